@@ -1,0 +1,1 @@
+"""Angular-margin distillation and angular-margin contrastive learning in JAX."""

@@ -1,0 +1,119 @@
+"""Checkpoints of a phase: the latest and the best, each whole or not there at all."""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from amdjax.errors import UserError
+
+FOLDER = "checkpoints"
+_SELECT = "accuracy"  # the evaluation's value by which the best is chosen
+
+
+class Checkpoints:
+    """The checkpoints of one phase, kept by orbax: the newest and the most accurate.
+
+    A step's checkpoint is written beside its final name and renamed when it is complete, so a
+    killed run leaves the one before it. Saving waits for the disk: the next step may then reuse
+    the state's memory, and a full disk is reported at once.
+    """
+
+    def __init__(self, phase_folder: Path):
+        """Opens, or creates, `phase_folder/checkpoints`."""
+        policies = checkpoint_managers
+        self._folder = phase_folder / FOLDER
+        self._manager = ocp.CheckpointManager(
+            self._folder.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                best_fn=_accuracy,
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [
+                        policies.LatestN(1),
+                        policies.BestN(
+                            get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False
+                        ),
+                    ]
+                ),
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=False,
+            ),
+        )
+
+    def latest_step(self) -> int | None:
+        """Returns the step of the newest checkpoint; None where there is none."""
+        return self._manager.latest_step()
+
+    def restore_latest(self, state: Any) -> Any:
+        """Returns the newest checkpoint in the structure, shapes and shardings of `state`."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+        return self._manager.restore(self.latest_step(), args=ocp.args.StandardRestore(abstract))
+
+    def save(self, step: int, state: Any, evaluation: dict[str, float] | None = None) -> None:
+        """Writes a checkpoint, with the values of an evaluation where there was one.
+
+        Raises:
+          UserError: if the disk is full or may not be written.
+        """
+        try:
+            self._manager.save(
+                step, args=ocp.args.StandardSave(state), metrics=evaluation, force=True
+            )
+        except Exception as error:
+            if not is_disk_error(error):
+                raise
+            raise UserError(
+                f"cannot write the checkpoint of step {step} to {self._folder}: "
+                f"{_last_line(error)}; the checkpoint of step {self.latest_step()} is kept, and "
+                "the same command goes on from it once there is room"
+            ) from error
+
+    def evaluations(self) -> dict[int, dict[str, float]]:
+        """Returns the evaluations that came with the kept checkpoints, by step."""
+        kept = {step: self._manager.metrics(step) for step in self._manager.all_steps()}
+        return {step: values for step, values in kept.items() if values}
+
+    def __enter__(self) -> "Checkpoints":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Releases orbax's resources."""
+        self._manager.close()
+
+
+def best_step(evaluations: dict[int, dict[str, float]]) -> int:
+    """Returns the step with the best evaluation, the later one of equals."""
+    return max(evaluations, key=lambda step: (_accuracy(evaluations[step]), step))
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Returns whether an error says that the disk is full, read-only or not ours."""
+    codes = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in codes:
+            return True
+        if any(word in str(error) for word in _DISK_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+_DISK_WORDS = (
+    "No space left",
+    "Disk quota exceeded",
+    "Read-only file system",
+    "Permission denied",
+    "File too large",
+)
+
+
+def _last_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[-1]
+
+
+def _accuracy(evaluation: dict[str, float]) -> float:
+    return evaluation[_SELECT]

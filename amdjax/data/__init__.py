@@ -1,0 +1,15 @@
+"""Data sets, and batches of them."""
+
+from amdjax.data.dataset import DATASETS, Dataset, load_dataset
+from amdjax.data.pipeline import EvalBatches, TrainBatches, prefetch
+from amdjax.data.splits import Split
+
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "EvalBatches",
+    "Split",
+    "TrainBatches",
+    "load_dataset",
+    "prefetch",
+]

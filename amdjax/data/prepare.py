@@ -1,0 +1,156 @@
+"""What the builders share: finding an archive, checking every image, preparing without noise."""
+
+import contextlib
+import io
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from absl import logging
+
+from amdjax.data.decode import decode_image, one_line
+from amdjax.data.splits import Source
+from amdjax.errors import UserError
+
+_CHUNK = 256
+
+
+def image_info(
+    builder: tfds.core.DatasetBuilder,
+    description: str,
+    labels: tfds.features.ClassLabel,
+    image_shape: tuple[int | None, int | None, int],
+) -> tfds.core.DatasetInfo:
+    """Returns what tfds wants to know of a set of labelled image files.
+
+    Args:
+      builder: the builder that asks.
+      description: one sentence.
+      labels: the classes, in the order of their numbers.
+      image_shape: [H,W,3], with None where it differs from file to file.
+    """
+    return tfds.core.DatasetInfo(
+        builder=builder,
+        description=description,
+        features=tfds.features.FeaturesDict(
+            {
+                "id": tfds.features.Text(),
+                "image": tfds.features.Image(shape=image_shape),
+                "label": labels,
+            }
+        ),
+        supervised_keys=("image", "label"),
+        disable_shuffling=True,  # example i is file i of the listing; batches are shuffled later
+    )
+
+
+def checked_examples(
+    names: Sequence[str], labels: Sequence[int], read: Callable[[str], bytes], where: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields tfds's examples of image files, each decoded once to see that it is whole.
+
+    Args:
+      names: the files' names, which become the examples' ids.
+      labels: their classes.
+      read: name -> the file's bytes; called from several threads.
+      where: what goes before a name in an error message.
+
+    Raises:
+      UserError: naming the first file that is damaged.
+    """
+
+    def example(index: int) -> tuple[int, dict[str, Any]]:
+        data = read(names[index])
+        decode_image(data, 0, f"{where}{names[index]}")
+        return index, {"id": names[index], "image": data, "label": labels[index]}
+
+    with ThreadPoolExecutor() as pool:
+        for first in range(0, len(names), _CHUNK):
+            yield from pool.map(example, range(first, min(first + _CHUNK, len(names))))
+
+
+def find_archive(
+    builder: tfds.core.DatasetBuilder, dl_manager: tfds.download.DownloadManager, url: str
+) -> Path:
+    """Returns the archive's path: where the user put it, or else where it was downloaded to.
+
+    Raises:
+      UserError: saying where to put it, if it is not there and cannot be downloaded.
+    """
+    name = url.rpartition("/")[2]
+    manual = Path(builder.data_dir_root) / "downloads" / "manual" / name
+    if manual.exists():
+        return manual
+    try:
+        return Path(dl_manager.download(url))
+    except Exception as error:  # network, proxy, disk, checksum: the way out is the same
+        raise UserError(
+            f"{name} could not be downloaded from {url} ({one_line(error)}); "
+            f"get it by other means and put it at {manual}"
+        ) from error
+
+
+def prepare(make: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.DatasetBuilder:
+    """Returns a builder whose files lie in its data_dir, written now unless they were there.
+
+    Args:
+      make: makes the builder; called again after writing, to read back what was written.
+
+    Raises:
+      UserError: if the files cannot be written, or are there but incomplete.
+    """
+    with _quiet():
+        builder = make()
+        if not builder.data_path.exists():
+            print(f"preparing {builder.name} in {builder.data_dir} (once)", file=sys.stderr)
+            _write(builder)
+            builder = make()
+    if not builder.is_prepared():
+        raise UserError(f"{builder.data_dir} holds no complete data set; remove it and try again")
+    return builder
+
+
+def _write(builder: tfds.core.DatasetBuilder) -> None:
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # stdout is for results
+            builder.download_and_prepare(file_format="array_record")
+    except OSError as error:
+        # Another process of the same run may have finished first: then all is well.
+        if not builder.data_path.exists():
+            raise UserError(
+                f"cannot prepare {builder.name} in {builder.data_dir}: {one_line(error)}"
+            ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def open_split(builder: tfds.core.DatasetBuilder, split: str) -> Source:
+    """Opens a prepared split for random access, images as encoded bytes.
+
+    Raises:
+      UserError: if it was prepared in a format that only TensorFlow reads, or is damaged.
+    """
+    try:
+        return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    except NotImplementedError as error:
+        raise UserError(
+            f"{builder.data_dir} is prepared as {builder.info.file_format.value}, which only "
+            "TensorFlow reads; choose another config.data.data_dir"
+        ) from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{builder.data_dir} cannot be read: {one_line(error)}; remove it and try again"
+        ) from error

@@ -1,0 +1,172 @@
+"""Angular-margin distillation: Jeon et al., Neurocomputing 518 (2023) 466-481."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from amdjax.errors import UserError, unknown_name
+from amdjax.losses import maps
+
+TERMS = ("angular", "positive", "negative")
+_EPS = 1e-7  # the published clip of the cosine: arccos has an infinite slope at 1
+_NORM_EPS = 1e-6  # the published addend of the map's norm
+
+
+class AMTerms(NamedTuple):
+    """The three terms of the AM loss, each float32 [B]."""
+
+    angular: jax.Array
+    positive: jax.Array
+    negative: jax.Array
+
+
+def am_terms(
+    student_feature: jax.Array,
+    teacher_feature: jax.Array,
+    margin: float = 1.35,
+    scale: float = 64.0,
+) -> AMTerms:
+    """Returns the angular, positive and negative term of one layer, for each sample.
+
+    With the attention map `q = Q / (|Q| + 1e-6)`, `Q = sum_c f^2`, the logits at each position are
+    `a = scale * cos(margin * arccos q)` (positive), `b = scale * (1 - q)` (negative) and
+    `G = log_sigmoid(a - b)` (angular). Each is scaled to unit L2 norm over the positions of the
+    map, and a term is the mean over the positions of the squared difference between teacher and
+    student. The mean (not the printed Frobenius norm) is what the published weight of 5000
+    belongs to; the margin is inside the positive term too, as in the published code.
+
+    Args:
+      student_feature: float [B,H,W,C].
+      teacher_feature: float [B,H',W',C']; receives no gradient. The larger map is average-pooled.
+      margin: m, multiplies the angle; dimensionless.
+      scale: s, multiplies the logits.
+
+    Returns:
+      `AMTerms`, computed in float32 whatever the features' dtype.
+
+    Raises:
+      UserError: if the larger map is no whole multiple of the smaller.
+    """
+    student, teacher = _logits(student_feature, teacher_feature, margin, scale)
+    return _distances(student, teacher)
+
+
+def am_loss(
+    student_feature: jax.Array,
+    teacher_feature: jax.Array,
+    margin: float = 1.35,
+    scale: float = 64.0,
+    terms: tuple[str, ...] = TERMS,
+) -> jax.Array:
+    """Returns the global AM loss of one layer, `(A + P + N) / 3` (Eq. 7), for each sample.
+
+    Args:
+      student_feature: float [B,H,W,C].
+      teacher_feature: float [B,H',W',C']; receives no gradient.
+      margin: m, multiplies the angle.
+      scale: s, multiplies the logits.
+      terms: which of "angular", "positive", "negative" to add (Figure 5). The divisor stays 3, so
+        that the weight of a term does not depend on its company.
+
+    Returns:
+      float32 [B].
+
+    Raises:
+      UserError: on an unknown or an empty list of terms, or sizes that do not match.
+    """
+    return am_global_local_loss(student_feature, teacher_feature, margin, scale, 1.0, 1, terms)
+
+
+def am_global_local_loss(
+    student_feature: jax.Array,
+    teacher_feature: jax.Array,
+    margin: float = 1.35,
+    scale: float = 64.0,
+    global_weight: float = 0.8,
+    grid: int = 2,
+    terms: tuple[str, ...] = TERMS,
+) -> jax.Array:
+    """Returns the AM loss of one layer over the whole map and its patches, for each sample.
+
+    `global_weight * AM(map) + (1 - global_weight) * mean_k AM(patch_k)` (Eq. 9). Patches are cut
+    from the globally normalised map; the unit L2 norms of the logits are taken within each patch.
+    `maps.patches` defines the patches where the grid does not divide the map.
+
+    Args:
+      student_feature: float [B,H,W,C].
+      teacher_feature: float [B,H',W',C']; receives no gradient.
+      margin: m, multiplies the angle.
+      scale: s, multiplies the logits.
+      global_weight: between 0 (patches alone) and 1 (the whole map alone).
+      grid: patches in each direction; 2 gives the paper's four quadrants.
+      terms: which of "angular", "positive", "negative" to add.
+
+    Returns:
+      float32 [B].
+
+    Raises:
+      UserError: on unknown terms, a weight outside [0, 1], a grid finer than the map, or sizes
+        that do not match.
+    """
+    _check_terms(terms)
+    if not 0.0 <= global_weight <= 1.0:
+        raise UserError(f"am: global_weight must be between 0 and 1, not {global_weight}")
+    student, teacher = _logits(student_feature, teacher_feature, margin, scale)
+    loss = jnp.zeros(student.angular.shape[0], jnp.float32)
+    if global_weight > 0.0:
+        loss += global_weight * _mean_of_terms(student, teacher, terms)
+    if global_weight < 1.0:
+        local = [
+            _mean_of_terms(AMTerms(*s), AMTerms(*t), terms)
+            for s, t in zip(
+                zip(*(maps.patches(x, grid) for x in student), strict=True),
+                zip(*(maps.patches(x, grid) for x in teacher), strict=True),
+                strict=True,
+            )
+        ]
+        loss += (1.0 - global_weight) * sum(local) / len(local)
+    return loss
+
+
+def _logits(
+    student_feature: jax.Array, teacher_feature: jax.Array, margin: float, scale: float
+) -> tuple[AMTerms, AMTerms]:
+    """The maps G, a and b [B,H,W] of both sides."""
+    student_feature, teacher_feature = maps.match_size(
+        student_feature.astype(jnp.float32),
+        jax.lax.stop_gradient(teacher_feature).astype(jnp.float32),
+    )
+
+    def logits(feature: jax.Array) -> AMTerms:
+        attention = maps.attention_map(feature)
+        cosine = attention / (maps.safe_norm(attention, axis=(1, 2)) + _NORM_EPS)
+        clipped = jnp.clip(cosine, -1.0 + _EPS, 1.0 - _EPS)
+        positive = scale * jnp.cos(margin * jnp.arccos(clipped))
+        negative = scale * (1.0 - cosine)
+        return AMTerms(jax.nn.log_sigmoid(positive - negative), positive, negative)
+
+    return logits(student_feature), logits(teacher_feature)
+
+
+def _distances(student: AMTerms, teacher: AMTerms) -> AMTerms:
+    def distance(s: jax.Array, t: jax.Array) -> jax.Array:
+        difference = maps.l2_normalize(s, axis=(1, 2)) - maps.l2_normalize(t, axis=(1, 2))
+        return jnp.mean(jnp.square(difference), axis=(1, 2))
+
+    return AMTerms(*(distance(s, t) for s, t in zip(student, teacher, strict=True)))
+
+
+def _mean_of_terms(student: AMTerms, teacher: AMTerms, terms: tuple[str, ...]) -> jax.Array:
+    parts = _distances(student, teacher)._asdict()
+    return sum(parts[name] for name in terms) / len(TERMS)
+
+
+def _check_terms(terms: tuple[str, ...]) -> None:
+    if not terms:
+        raise UserError(f"am: terms is empty; name at least one of {', '.join(TERMS)}")
+    for name in terms:
+        if name not in TERMS:
+            raise unknown_name("AM term", name, TERMS)
+    if len(set(terms)) < len(terms):
+        raise UserError(f"am: a term stands twice in terms={tuple(terms)}")

@@ -1,0 +1,29 @@
+"""Attention transfer: Zagoruyko & Komodakis, Paying more attention to attention, ICLR 2017."""
+
+import jax
+import jax.numpy as jnp
+
+from amdjax.losses import maps
+
+
+def at_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array:
+    """Returns the squared distance of the unit attention maps of one layer, for each sample.
+
+    `mean_hw (Q_S / |Q_S| - Q_T / |Q_T|)^2` with `Q = sum_c f^2` (p = 2; Eq. 2 with the mean over
+    positions of the authors' code).
+
+    Args:
+      student_feature: float [B,H,W,C].
+      teacher_feature: float [B,H',W',C']; receives no gradient. The larger map is average-pooled.
+
+    Returns:
+      float32 [B].
+
+    Raises:
+      UserError: if the larger map is no whole multiple of the smaller.
+    """
+    student, teacher = (
+        maps.l2_normalize(maps.attention_map(feature), axis=(1, 2))
+        for feature in maps.match_size(student_feature, jax.lax.stop_gradient(teacher_feature))
+    )
+    return jnp.mean(jnp.square(student - teacher), axis=(1, 2))

@@ -1,0 +1,30 @@
+"""Similarity preserving: Tung & Mori, Similarity-preserving knowledge distillation, ICCV 2019."""
+
+import jax
+import jax.numpy as jnp
+
+from amdjax.losses import maps
+
+
+def sp_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array:
+    """Returns the distance of the two batches' similarity matrices. It sees all samples.
+
+    `sum_ij (G_S - G_T)_ij^2 / B^2`, with `G = F F^T` of the flattened features `F` [B,HWC] and
+    each row of G scaled to unit L2 norm (Eqs. 1 to 4).
+
+    Args:
+      student_feature: float [B,...], the whole batch.
+      teacher_feature: float [B,...], of any other shape behind B; receives no gradient.
+
+    Returns:
+      float32 scalar.
+    """
+
+    def similarity(feature: jax.Array) -> jax.Array:
+        flat = feature.astype(jnp.float32).reshape(feature.shape[0], -1)
+        # The default precision of a matrix product is below float32 on GPU and TPU.
+        gram = jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST)
+        return maps.l2_normalize(gram, axis=1)
+
+    difference = similarity(student_feature) - similarity(jax.lax.stop_gradient(teacher_feature))
+    return jnp.sum(jnp.square(difference)) / difference.size

@@ -1,0 +1,76 @@
+"""The networks by name."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from amdjax.errors import UserError, unknown_name
+from amdjax.models.layers import Dtype
+from amdjax.models.resnet import CifarResNet, ImageNetResNet
+from amdjax.models.wrn import WideResNet
+
+_CIFAR_DEPTHS = (8, 14, 20, 26, 32, 44, 56, 80, 110)
+_IMAGENET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+_WIDE = ((10, 1), (10, 2), (16, 1), (16, 2), (16, 3), (16, 8), (28, 1), (28, 3), (40, 1), (40, 2))
+
+# The papers' networks; wide ResNets of any other depth and width are made from their name too.
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    **{f"wrn_{depth}_{widen}": partial(WideResNet, depth, widen) for depth, widen in _WIDE},
+    **{f"resnet{depth}": partial(CifarResNet, depth) for depth in _CIFAR_DEPTHS},
+    **{
+        f"resnet{depth}": partial(ImageNetResNet, blocks, depth >= 50)
+        for depth, blocks in _IMAGENET_BLOCKS.items()
+    },
+}
+
+
+def create_model(
+    name: str, num_classes: int, dtype: Dtype = jnp.float32, axis_name: str | None = None
+) -> nn.Module:
+    """Makes a network from its name.
+
+    Args:
+      name: a key of `MODELS`, or `wrn_D_K` with depth D = 6n + 4 and widening factor K. Letter
+        case and the separator do not matter: `WRN-16-2` is `wrn_16_2`, `resnet_20` is `resnet20`.
+      num_classes: C.
+      dtype: of the computation; parameters, statistics, embedding and logits stay float32.
+      axis_name: mapped axis over which batch norm averages in training; None: this shard alone.
+
+    Returns:
+      A linen module; `module.apply(variables, images, train=...)` returns `Outputs`.
+
+    Raises:
+      UserError: if the name is unknown or the depth is none that the family has.
+    """
+    key = re.sub(r"[-_]+", "_", name.strip().lower())
+    key = re.sub(r"^wrn(?=\d)", "wrn_", re.sub(r"^resnet_", "resnet", key))
+    builder = MODELS.get(key)
+    if wide := re.fullmatch(r"wrn_(\d+)_(\d+)", key):
+        depth, widen = int(wide[1]), int(wide[2])
+        if depth < 10 or (depth - 4) % 6 or widen < 1:
+            raise UserError(
+                f"model {name!r}: a wide ResNet needs a depth of 6n + 4 (10, 16, 22, 28, 34, 40, "
+                "...) and a width of at least 1"
+            )
+        builder = partial(WideResNet, depth, widen)
+    if builder is None:
+        raise unknown_name("model", name, MODELS)
+    return builder(num_classes=num_classes, dtype=dtype, axis_name=axis_name)
+
+
+def init_variables(model: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -> dict:
+    """Draws a network's first variables.
+
+    Args:
+      model: from `create_model`.
+      key: a JAX random key.
+      image_shape: (H, W, 3).
+
+    Returns:
+      {"params": ..., "batch_stats": ...}, all float32.
+    """
+    return jax.jit(model.init)(key, jnp.zeros((1, *image_shape), jnp.float32))

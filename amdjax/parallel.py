@@ -1,0 +1,182 @@
+"""Devices and processes: the only file that knows how many there are.
+
+A step is written for one device's shard of the batch with a named axis, `BATCH_AXIS`; `map_step`
+maps it over all devices of all processes.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from amdjax.errors import UserError
+
+BATCH_AXIS = "batch"
+
+
+def initialize() -> None:
+    """Joins the other processes, where the environment says that there are any.
+
+    Read are JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID, else Slurm's, Open
+    MPI's and the TPU pod's own variables. Without them this is a run of one process.
+    """
+    environment = os.environ
+    if "JAX_COORDINATOR_ADDRESS" in environment and "JAX_PROCESS_ID" in environment:
+        jax.distributed.initialize(
+            num_processes=int(environment["JAX_NUM_PROCESSES"]),
+            process_id=int(environment["JAX_PROCESS_ID"]),
+        )
+    elif (
+        ("SLURM_STEP_ID" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1)
+        or int(environment.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
+        or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+    ):
+        jax.distributed.initialize()
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Lays all devices (or those given) on one axis, `BATCH_AXIS`."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh(
+        (len(devices),), (BATCH_AXIS,), axis_types=(AxisType.Auto,), devices=devices
+    )
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raises UserError unless the devices divide the global batch into equal shards."""
+    if batch_size < 1 or batch_size % mesh.size:
+        raise UserError(
+            f"batch_size={batch_size} cannot be divided among {mesh.size} devices: "
+            f"take a positive multiple of {mesh.size}"
+        )
+
+
+def map_step(
+    step: Callable[..., Any], mesh: Mesh, batch_argument: int, donate: tuple[int, ...] = ()
+) -> Callable[..., Any]:
+    """Maps a step over the devices and compiles it.
+
+    Args:
+      step: a function of one device's shard; it makes its results equal on all devices with
+        collectives over `BATCH_AXIS`.
+      mesh: from `make_mesh`.
+      batch_argument: position of the argument that is split along its first axis; all others are
+        replicated.
+      donate: positions of arguments whose memory may be reused.
+
+    Returns:
+      The jit-compiled function of global arrays; its results are replicated.
+    """
+
+    def global_step(*arguments: Any) -> Any:
+        specs = tuple(P(BATCH_AXIS) if i == batch_argument else P() for i in range(len(arguments)))
+        # With check_vma=True a gradient with respect to replicated parameters comes back already
+        # summed over the axis, and pmean would leave it too large by the number of devices.
+        mapped = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
+        return mapped(*arguments)
+
+    return jax.jit(global_step, donate_argnums=donate)
+
+
+def gather(x: jax.Array) -> jax.Array:
+    """Inside a mapped step: joins the shards [b,...] of all devices to the batch [B,...]."""
+    return jax.lax.all_gather(x, BATCH_AXIS, tiled=True)
+
+
+def example_keys(key: jax.Array, count: int) -> jax.Array:
+    """Inside a mapped step: a random key for each example of this shard.
+
+    Example i of the global batch gets `fold_in(key, i)` however many devices share the batch.
+
+    Args:
+      key: the step's random key.
+      count: examples in this shard, b.
+
+    Returns:
+      keys [b].
+    """
+    rows = jax.lax.axis_index(BATCH_AXIS) * count + jnp.arange(count)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+
+
+def shard(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Puts this process's rows of a batch on its devices; the result is the global batch."""
+    sharding = NamedSharding(mesh, P(BATCH_AXIS))
+    return {
+        name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
+    }
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Puts a copy of every array on every device."""
+    return jax.device_put(tree, NamedSharding(mesh, P()))
+
+
+def settle(tree: Any) -> None:
+    """Waits for a step's results on CPU.
+
+    Steps with collectives that are dispatched without waiting can dead-lock on more virtual CPU
+    devices than cores; on other platforms the next step is dispatched at once.
+    """
+    if jax.default_backend() == "cpu":
+        jax.block_until_ready(tree)
+
+
+def process_index() -> int:
+    """Returns this process's number; process 0 writes the logs."""
+    return jax.process_index()
+
+
+def process_count() -> int:
+    """Returns the number of processes."""
+    return jax.process_count()
+
+
+class StopRequest:
+    """Asks, between two steps, whether the run was told to stop (SIGTERM or Ctrl-C).
+
+    A context manager: inside it SIGTERM and the first SIGINT are noted and nothing else happens.
+    With several processes JAX's preemption service takes SIGTERM and makes all processes stop
+    behind the same step.
+    """
+
+    def __enter__(self) -> "StopRequest":
+        """Installs the handlers."""
+        self._asked = False
+        self._previous = {}
+        numbers = [signal.SIGINT] if process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
+        for number in numbers:
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Puts the previous handlers back."""
+        self._restore()
+
+    def reached(self, step: int) -> bool:
+        """Returns whether to save and stop behind this step."""
+        if process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._asked
+
+    def _note(self, number: int, frame: Any) -> None:
+        self._asked = True
+        self._restore()  # a second signal ends the process at once
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

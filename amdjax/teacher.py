@@ -1,0 +1,143 @@
+"""A teacher that was trained before: from one of our runs, or from PyTorch."""
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from amdjax.checkpoint import FOLDER
+from amdjax.errors import UserError
+from amdjax.models import create_model, import_torch_state_dict
+
+# Where training scripts put the state dict inside a .pth file.
+_NESTED = ("state_dict", "model_state_dict", "model", "net")
+
+
+def load_teacher(path: str, name: str, num_classes: int) -> dict:
+    """Reads a teacher's variables.
+
+    Args:
+      path: `config.teacher.checkpoint`: a phase's folder, its `checkpoints` folder or one step in
+        it (the newest is taken), or PyTorch weights as `.npz`, `.safetensors`, `.pth` or `.pt`.
+      name: the model that the weights belong to.
+      num_classes: that the teacher must have.
+
+    Returns:
+      {"params": ..., "batch_stats": ...} of float32 arrays.
+
+    Raises:
+      UserError: if the file is missing, damaged, of another model, or of other classes.
+    """
+    file = Path(path).expanduser()
+    if not file.exists():
+        raise UserError(f"config.teacher.checkpoint: {path} does not exist")
+    if file.is_dir():
+        variables = _check(_read_orbax(file), name, file)
+    else:
+        variables = import_torch_state_dict(name, _read_file(file))
+    classes = variables["params"]["fc"]["bias"].shape[0]
+    if classes != num_classes:
+        raise UserError(
+            f"the teacher {path} has {classes} classes, the data set {num_classes}: "
+            "take a teacher that was trained on these classes"
+        )
+    return variables
+
+
+def _read_orbax(folder: Path) -> dict:
+    if (folder / FOLDER).is_dir():
+        folder = folder / FOLDER
+    steps = [int(child.name) for child in folder.iterdir() if child.name.isdigit()]
+    if steps:
+        folder = folder / str(max(steps))
+    if (folder / "default").is_dir():
+        folder = folder / "default"
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            tree = checkpointer.restore(folder.absolute())
+    except Exception as error:  # orbax has no common class for what may be wrong in a folder
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"the teacher {folder} is no complete checkpoint: {reason}") from error
+    return jax.tree.map(np.asarray, {k: tree[k] for k in ("params", "batch_stats") if k in tree})
+
+
+def _read_file(file: Path) -> Mapping[str, Any]:
+    readers = {
+        ".npz": _read_npz,
+        ".safetensors": _read_safetensors,
+        ".pth": _read_torch,
+        ".pt": _read_torch,
+    }
+    if file.suffix not in readers:
+        raise UserError(
+            f"the teacher {file} is of an unknown kind: it must be a checkpoint folder or end in "
+            f"{', '.join(readers)}"
+        )
+    try:
+        return readers[file.suffix](file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"the teacher {file} cannot be read: {reason}") from error
+
+
+def _read_npz(file: Path) -> Mapping[str, Any]:
+    with np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _read_safetensors(file: Path) -> Mapping[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
+def _read_torch(file: Path) -> Mapping[str, Any]:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"reading the teacher {file} needs PyTorch (pip install torch); or convert it once: "
+            "safetensors.torch.save_file(state_dict, 'teacher.safetensors')"
+        ) from error
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    for key in _NESTED:
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    return {key: value.numpy() for key, value in content.items() if hasattr(value, "numpy")}
+
+
+def _check(variables: dict, name: str, folder: Path) -> dict:
+    given = flax.traverse_util.flatten_dict(variables)
+    classes = variables.get("params", {}).get("fc", {}).get("bias", np.zeros(1)).shape[0]
+    model = create_model(name, classes)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    expected = flax.traverse_util.flatten_dict(shapes)
+    for path, leaf in expected.items():
+        key = "/".join(path)
+        if path not in given:
+            raise UserError(f"the teacher {folder} is no {name}: {key!r} is missing")
+        if given[path].shape != leaf.shape:
+            raise UserError(
+                f"the teacher {folder} is no {name}: {key!r} has the shape {given[path].shape}, "
+                f"expected {leaf.shape}"
+            )
+    if left := sorted("/".join(path) for path in set(given) - set(expected)):
+        raise UserError(f"the teacher {folder} is no {name}: {left[0]!r} is too much")
+    return variables

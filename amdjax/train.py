@@ -1,0 +1,258 @@
+"""A run: teacher, students, evaluation, results. Reads from top to bottom."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.sharding import Mesh
+
+from amdjax import parallel, results
+from amdjax.checkpoint import Checkpoints
+from amdjax.config import (
+    TEACHER,
+    Phase,
+    check_recipe,
+    compute_dtype,
+    phases,
+    validate,
+    write_recipe,
+)
+from amdjax.data import Dataset, EvalBatches, TrainBatches, load_dataset, prefetch
+from amdjax.data.augment import create_augment
+from amdjax.errors import UserError
+from amdjax.logs import PhaseLog
+from amdjax.losses import Inputs, objective
+from amdjax.metrics import EvalMetrics
+from amdjax.models import create_model, init_variables
+from amdjax.optim import create_optimizer, learning_rate_schedule
+from amdjax.state import TrainState
+from amdjax.step import make_eval_step, make_train_step
+from amdjax.teacher import load_teacher
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What all phases of a run share."""
+
+    config: ml_collections.ConfigDict
+    workdir: Path
+    dataset: Dataset
+    mesh: Mesh
+
+    def model(self, name: str) -> nn.Module:
+        """Makes a network for this run's data, type and devices."""
+        axis = parallel.BATCH_AXIS if self.config.sync_batch_norm else None
+        return create_model(name, self.dataset.num_classes, compute_dtype(self.config), axis)
+
+
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Trains what a config asks for, or goes on with it, and leaves the results in `workdir`.
+
+    Args:
+      config: see `configs/default.py`.
+      workdir: where every phase has its folder; `results.json` is written there at the end.
+
+    Raises:
+      UserError: on what the user can mend; what was finished until then is kept.
+    """
+    validate(config)
+    plan = phases(config)
+    mesh = parallel.make_mesh()
+    parallel.check_batch_size(config.batch_size, mesh)
+    for phase in plan:
+        check_recipe(config, phase, workdir / phase.name)
+    for phase in plan:
+        make_writable(workdir / phase.name)
+    job = Run(config, workdir, load_dataset(config.data), mesh)
+    check_shapes(job, plan)
+    teacher, outcomes = None, {}
+    if config.teacher.checkpoint and any(phase.needs_teacher for phase in plan):
+        teacher, outcomes[TEACHER] = import_teacher(job)
+    with parallel.StopRequest() as stop:
+        for phase in plan:
+            variables, outcomes[phase.name] = train_phase(job, phase, teacher, stop)
+            if outcomes[phase.name] is None:
+                print(f"stopped in {phase.name}; the same command goes on from here", flush=True)
+                return
+            if phase.name == TEACHER:
+                teacher = variables
+    if parallel.process_index() == 0:
+        results.write(workdir, config.data.name, outcomes)
+        print(results.table(outcomes), flush=True)
+
+
+def import_teacher(job: Run) -> tuple[dict, results.Outcome]:
+    """Loads the teacher that the config names, and evaluates it."""
+    teacher = job.config.teacher
+    variables = load_teacher(teacher.checkpoint, teacher.name, job.dataset.num_classes)
+    variables = parallel.replicate(variables, job.mesh)
+    evaluation = make_evaluate(job, job.model(teacher.name))(variables)
+    return variables, results.Outcome(teacher.name, count(variables), {0: evaluation})
+
+
+def train_phase(
+    job: Run, phase: Phase, teacher: dict | None, stop: parallel.StopRequest
+) -> tuple[dict, results.Outcome | None]:
+    """Trains one network, from the newest checkpoint of its folder where there is one.
+
+    Args:
+      job: the run.
+      phase: what to train.
+      teacher: the teacher's variables; None where the phase needs none.
+      stop: asked behind every step.
+
+    Returns:
+      The network's variables, and how it did; None if it was stopped before the end.
+
+    Raises:
+      UserError: if a value is not finite, or the disk is full.
+    """
+    config, folder = job.config, job.workdir / phase.name
+    write_recipe(config, phase, folder)
+    batches = TrainBatches(
+        job.dataset.train,
+        config.batch_size,
+        config.seed,
+        parallel.process_index(),
+        parallel.process_count(),
+    )
+    per_epoch = batches.steps_per_epoch
+    total = per_epoch * config.epochs
+    total = min(total, config.max_steps) if config.max_steps else total
+    model = job.model(phase.model)
+    optimizer = create_optimizer(config.optim, per_epoch, config.epochs)
+    learning_rate = learning_rate_schedule(config.optim, per_epoch, config.epochs)
+    init_key, step_key = jax.random.split(jax.random.key(config.seed))
+    variables = init_variables(model, init_key, job.dataset.image_shape)
+    state = parallel.replicate(TrainState.create(variables, optimizer), job.mesh)
+    step_key = parallel.replicate(step_key, job.mesh)
+    evaluate = make_evaluate(job, model)
+    train_step = parallel.map_step(
+        make_train_step(
+            model,
+            job.model(config.teacher.name) if phase.needs_teacher else None,
+            objective(phase.losses, per_epoch),
+            create_augment(config.augment)[0],
+            optimizer,
+        ),
+        job.mesh,
+        batch_argument=2,
+        donate=(0,),
+    )
+    teacher = teacher if phase.needs_teacher else None
+
+    checkpoints = Checkpoints(folder)
+    start = checkpoints.latest_step() or 0
+    if start:
+        state = checkpoints.restore_latest(state)
+    log = PhaseLog(
+        folder,
+        phase.name,
+        start,
+        total,
+        per_epoch,
+        config.batch_size,
+        enabled=parallel.process_index() == 0,
+    )
+    stopped = False
+    with log, checkpoints:
+        pending = None
+        for step, batch in enumerate(prefetch(batches, start, total), start + 1):
+            state, metrics = train_step(state, teacher, parallel.shard(batch, job.mesh), step_key)
+            parallel.settle(metrics)
+            # The step before is looked at while this one computes.
+            if pending is not None:
+                log.train_step(*jax.device_get(pending))
+            pending = (step, metrics)
+            stopped = stop.reached(step)
+            evaluates = step % (per_epoch * config.eval_every_epochs) == 0 or step == total
+            saves = evaluates or stopped or step % config.checkpoint_every_steps == 0
+            if saves or step % config.log_every_steps == 0:
+                log.train_step(*jax.device_get(pending))
+                pending = None
+                log.write_train(step, float(learning_rate(step - 1)))
+            if saves:
+                evaluation = evaluate(state.variables) if evaluates else None
+                checkpoints.save(step, state, evaluation)
+                if evaluation:
+                    log.write_evaluation(step, evaluation)
+                log.restart_clock()
+            if stopped and step < total:
+                return state.variables, None
+        return state.variables, results.Outcome(
+            phase.model, count(state.variables), checkpoints.evaluations()
+        )
+
+
+def make_evaluate(job: Run, model: nn.Module) -> Callable[[dict], dict[str, float]]:
+    """Makes a function from a network's variables to its values on the whole test split."""
+    split = job.dataset.test
+    batches = EvalBatches(
+        split, job.config.batch_size, parallel.process_index(), parallel.process_count()
+    )
+    normalize = create_augment(job.config.augment)[1]
+    eval_step = parallel.map_step(make_eval_step(model, normalize), job.mesh, batch_argument=1)
+
+    def evaluate(variables: dict) -> dict[str, float]:
+        total = EvalMetrics.empty()
+        for batch in prefetch(batches, 0, len(batches)):
+            metrics = eval_step(variables, parallel.shard(batch, job.mesh))
+            parallel.settle(metrics)
+            total = total.merge(metrics)
+        if total.accuracy.count != len(split):
+            raise AssertionError(f"evaluated {total.accuracy.count} of {len(split)} examples")
+        return {name: float(value) for name, value in total.compute().items()}
+
+    return evaluate
+
+
+def check_shapes(job: Run, plan: list[Phase]) -> None:
+    """Computes every phase's losses on shapes alone, so that what does not fit is said at once.
+
+    Raises:
+      UserError: if a network is unknown, or a loss cannot compare teacher and student.
+    """
+    images = jnp.zeros((2, *job.dataset.image_shape))
+    labels = jnp.zeros(2, jnp.int32)
+
+    def losses_of(phase: Phase) -> Any:
+        def outputs(name: str) -> Any:
+            return job.model(name).init_with_output(jax.random.key(0), images, train=False)[0]
+
+        teacher = outputs(job.config.teacher.name) if phase.needs_teacher else None
+        inputs = Inputs(outputs(phase.model), teacher, labels, gather=lambda x: x)
+        return objective(phase.losses).apply(inputs, jnp.zeros((), jnp.int32))
+
+    for phase in plan:
+        try:
+            jax.eval_shape(lambda phase=phase: losses_of(phase))
+        except UserError as error:
+            raise UserError(f"{phase.name}: {error}") from error
+
+
+def make_writable(folder: Path) -> None:
+    """Creates a folder, and makes sure before any work that files can be written to it.
+
+    Raises:
+      UserError: if not.
+    """
+    probe = folder / ".probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(bytes(4096))
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror}; make room there or choose another "
+            "--workdir"
+        ) from error
+
+
+def count(variables: dict) -> int:
+    """Returns a network's number of parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))

@@ -1,0 +1,79 @@
+"""Every setting, with its default; a recipe imports this and changes what it must.
+
+Any value can be overridden on the command line: `--config.student.name=wrn_16_2`,
+`--config.losses.am.margin=1.5`, `--config.methods=kd,amd_gl`.
+"""
+
+import ml_collections
+
+from amdjax.losses import default_losses
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the defaults: AMD(g+l) with the recipe of CIFAR-10."""
+    config = ml_collections.ConfigDict()
+
+    # All random numbers (first weights, order of the data, augmentation) are functions of it.
+    config.seed = 0
+    # Students to train, one after the other: names of amdjax/methods.py, or sums such as "kd+at".
+    config.methods = ("amd_gl",)
+
+    config.teacher = ml_collections.ConfigDict()
+    config.teacher.name = "wrn_16_3"
+    # Empty: train the teacher first. Else a folder of a finished phase (runs/x/teacher), or
+    # PyTorch weights as .npz, .safetensors or .pth.
+    config.teacher.checkpoint = ""
+
+    config.student = ml_collections.ConfigDict()
+    config.student.name = "wrn_16_1"
+
+    config.data = ml_collections.ConfigDict()
+    config.data.name = "cifar10"  # cifar10, cifar100, tiny_imagenet, digits, folder
+    # Holds the prepared data and downloads/manual/; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    config.data.data_dir = ""
+    config.data.folder = ""  # with name "folder": holds train/CLASS/* and val/CLASS/* or test/...
+    config.data.image_size = 0  # side in pixels; 0: as the data set has it
+    # A split of at most this size is decoded once and kept in memory, a larger one is streamed.
+    config.data.memory_gib = 4.0
+
+    # Augmentation of training images, on the device. The statistics are of values from 0 to 1;
+    # these are CIFAR-100's, which the papers' code uses for CIFAR-10 too.
+    config.augment = ml_collections.ConfigDict()
+    config.augment.mean = (0.507, 0.487, 0.441)
+    config.augment.std = (0.267, 0.256, 0.276)
+    config.augment.padding = 0  # pixels on each side before the random crop; 0: no crop
+    config.augment.pad_mode = "zero"  # zero or reflect
+    config.augment.flip = False  # left to right, with probability 1/2
+
+    config.batch_size = 128  # of all devices together; an incomplete last batch is dropped
+    config.epochs = 200  # of each phase, the teacher's too
+    config.max_steps = 0  # ends each phase early, for a trial; 0: no limit. May be raised later.
+
+    config.optim = ml_collections.ConfigDict()
+    config.optim.name = "sgd"  # sgd or adam
+    config.optim.learning_rate = 0.1
+    config.optim.boundaries = (40, 80, 120, 160)  # epochs at which the rate is multiplied by
+    config.optim.factor = 0.2
+    config.optim.momentum = 0.9  # sgd
+    config.optim.weight_decay = 1e-4  # times the parameter, added to the gradient, as in PyTorch
+    config.optim.decay_norms_and_biases = True
+    config.optim.ramp_up_epochs = 0.0  # rate times exp(-5 (1 - t)^2) at first; 0: none
+    config.optim.ramp_down_epochs = 0.0  # rate falls over the last so many epochs; 0: not
+    config.optim.beta1 = 0.9  # adam
+    config.optim.beta1_end = 0.5  # adam, at the end of the ramp-down
+    config.optim.beta2 = 0.999  # adam
+
+    # Weight and hyper-parameters of every loss; config.methods says which are switched on. The
+    # defaults stand with the losses (amdjax/losses/).
+    config.losses = default_losses()
+    config.losses.ce.weight = 0.1
+    config.losses.kd.weight = 0.9
+    config.losses.kd.temperature = 4.0
+
+    config.dtype = "float32"  # of the networks' computation: float32 or bfloat16; AM: float32
+    config.sync_batch_norm = True  # average batch statistics over all devices
+
+    config.eval_every_epochs = 1
+    config.log_every_steps = 50
+    config.checkpoint_every_steps = 1000  # besides one at each evaluation
+    return config

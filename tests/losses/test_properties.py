@@ -1,0 +1,192 @@
+"""What must hold of the losses whatever the numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from amdjax import losses
+from amdjax.errors import UserError
+from amdjax.losses import maps
+
+FEATURE_LOSSES = [
+    losses.at_loss,
+    losses.sp_loss,
+    losses.am_loss,
+    losses.am_global_local_loss,
+]
+ALL_LOSSES = [losses.kd_loss, *FEATURE_LOSSES]
+
+
+def _shape(loss):
+    return (4, 5) if loss is losses.kd_loss else (4, 6, 6, 3)
+
+
+def _pair(loss, seed=0):
+    rng = np.random.default_rng(seed)
+    return tuple(jnp.asarray(rng.normal(size=_shape(loss)), jnp.float32) for _ in range(2))
+
+
+@pytest.mark.parametrize("loss", ALL_LOSSES)
+def test_a_student_like_its_teacher_costs_nothing(loss):
+    student, teacher = _pair(loss)
+    np.testing.assert_allclose(loss(student, student), 0.0, atol=1e-12)
+    assert np.all(np.asarray(loss(student, teacher)) > 0)
+
+
+@pytest.mark.parametrize("loss", ALL_LOSSES)
+def test_no_gradient_for_the_teacher(loss):
+    student, teacher = _pair(loss)
+    gradient = jax.grad(lambda t: jnp.sum(loss(student, t)))(teacher)
+    np.testing.assert_array_equal(gradient, 0.0)
+
+
+@pytest.mark.parametrize("loss", ALL_LOSSES)
+def test_gradient_is_that_of_the_value(loss):
+    # AM is of the order 1e-4 here: scaled, so that the tolerances mean something.
+    scale = 1e3 if "am" in loss.__name__ else 1.0
+    student, teacher = _pair(loss)
+    with jax.enable_x64(True):
+        check_grads(
+            lambda s: scale * jnp.sum(loss(s, teacher)),
+            (student,),
+            order=1,
+            modes=["rev"],
+            eps=1e-2,
+            atol=2e-2,
+            rtol=2e-2,
+        )
+
+
+@pytest.mark.parametrize("loss", ALL_LOSSES)
+def test_jit_changes_nothing(loss):
+    student, teacher = _pair(loss)
+    np.testing.assert_allclose(
+        jax.jit(loss)(student, teacher), loss(student, teacher), rtol=1e-4, atol=1e-10
+    )
+
+
+@pytest.mark.parametrize("loss", ALL_LOSSES)
+def test_samples_are_treated_alike(loss):
+    student, teacher = _pair(loss)
+    order = jnp.asarray([2, 0, 3, 1])
+    value, permuted = loss(student, teacher), loss(student[order], teacher[order])
+    expected = value[order] if value.ndim else value
+    np.testing.assert_allclose(permuted, expected, rtol=1e-5)
+
+
+def _one_pixel(shape):
+    return jnp.zeros(shape).at[:, 0, 0].set(3.0)
+
+
+@pytest.mark.parametrize("loss", FEATURE_LOSSES)
+@pytest.mark.parametrize("student", [jnp.zeros, jnp.ones, _one_pixel], ids=["0", "1", "pixel"])
+@pytest.mark.parametrize("teacher", [jnp.zeros, jnp.ones, _one_pixel], ids=["0", "1", "pixel"])
+def test_degenerate_maps_stay_finite(loss, student, teacher):
+    shape = _shape(loss)
+    value, gradient = jax.value_and_grad(lambda s: jnp.sum(loss(s, teacher(shape))))(student(shape))
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(gradient))
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1e4])
+def test_kd_of_extreme_logits_stays_finite(confidence):
+    student = confidence * jax.nn.one_hot(jnp.arange(4) % 2, 2)
+    teacher = confidence * jax.nn.one_hot((jnp.arange(4) + 1) % 2, 2)
+    value, gradient = jax.value_and_grad(lambda s: losses.kd_loss(s, teacher).sum())(student)
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(gradient))
+
+
+@pytest.mark.parametrize("loss", [losses.amc_loss, losses.contrastive_loss])
+@pytest.mark.parametrize("same_embedding", [True, False])
+def test_pairs_at_zero_or_equal_stay_finite(loss, same_embedding):
+    embedding = jnp.ones((4, 3)) if same_embedding else jnp.zeros((4, 3))
+    for labels in (jnp.zeros(4, int), jnp.arange(4)):
+        value, gradient = jax.value_and_grad(loss)(embedding, labels)
+        assert np.isfinite(value)
+        assert np.all(np.isfinite(gradient))
+
+
+def test_pairs_need_an_even_batch():
+    with pytest.raises(UserError, match="even batch size, not 5"):
+        losses.amc_loss(jnp.ones((5, 3)), jnp.zeros(5, int))
+
+
+def test_am_is_computed_in_float32_from_bfloat16():
+    student, teacher = _pair(losses.am_loss)
+    value = losses.am_loss(student.astype(jnp.bfloat16), teacher.astype(jnp.bfloat16))
+    assert value.dtype == jnp.float32
+    rounded = (student.astype(jnp.bfloat16).astype(jnp.float32), teacher.astype(jnp.bfloat16))
+    np.testing.assert_array_equal(value, losses.am_loss(*rounded))
+
+
+def test_am_terms_can_be_switched_off():
+    student, teacher = _pair(losses.am_loss)
+    parts = losses.am_terms(student, teacher)
+    for terms in (("angular",), ("positive", "negative"), losses.TERMS):
+        expected = sum(getattr(parts, name) for name in terms) / 3
+        np.testing.assert_allclose(
+            losses.am_loss(student, teacher, terms=terms), expected, rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        (("angle",), "unknown AM term 'angle'; did you mean angular"),
+        ((), "terms is empty"),
+        (("angular", "angular"), "twice"),
+    ],
+)
+def test_am_refuses_other_terms(terms, message):
+    with pytest.raises(UserError, match=message):
+        losses.am_loss(*_pair(losses.am_loss), terms=terms)
+
+
+def test_am_global_and_local_are_mixed():
+    student, teacher = _pair(losses.am_loss)
+    of_weight = [
+        losses.am_global_local_loss(student, teacher, global_weight=w) for w in (0.0, 0.3, 1.0)
+    ]
+    np.testing.assert_allclose(of_weight[1], 0.7 * of_weight[0] + 0.3 * of_weight[2], rtol=1e-5)
+    np.testing.assert_allclose(of_weight[2], losses.am_loss(student, teacher), rtol=1e-6)
+    whole = losses.am_global_local_loss(student, teacher, global_weight=0.0, grid=1)
+    np.testing.assert_allclose(whole, of_weight[2], rtol=1e-6)
+    with pytest.raises(UserError, match=r"between 0 and 1, not 1\.5"):
+        losses.am_global_local_loss(student, teacher, global_weight=1.5)
+
+
+@pytest.mark.parametrize(("size", "grid"), [(8, 2), (7, 2), (8, 3), (7, 3), (5, 5)])
+def test_patches_tile_the_map(size, grid):
+    x = jnp.arange(2 * size * size).reshape(2, size, size)
+    pieces = list(maps.patches(x, grid))
+    assert len(pieces) == grid**2
+    np.testing.assert_array_equal(
+        np.sort(np.concatenate([piece.ravel() for piece in pieces])), np.arange(x.size)
+    )
+    sides = {side for piece in pieces for side in piece.shape[1:]}
+    assert max(sides) - min(sides) <= 1
+    assert pieces[0].shape[1] == size // grid
+
+
+def test_a_grid_finer_than_the_map_is_refused():
+    with pytest.raises(UserError, match="5x5 patches does not fit a 4x4 feature map"):
+        list(maps.patches(jnp.zeros((1, 4, 4)), 5))
+
+
+@pytest.mark.parametrize("loss", [losses.at_loss, losses.am_loss, losses.am_global_local_loss])
+def test_the_larger_map_is_pooled(loss):
+    rng = np.random.default_rng(1)
+    small = jnp.asarray(rng.normal(size=(2, 4, 4, 3)), jnp.float32)
+    large = jnp.asarray(rng.normal(size=(2, 8, 12, 5)), jnp.float32)
+    pooled = large.reshape(2, 4, 2, 4, 3, 5).mean((2, 4))
+    np.testing.assert_allclose(loss(large, small), loss(pooled, small), rtol=1e-6)
+    np.testing.assert_allclose(loss(small, large), loss(small, pooled), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 6, 1), (2, 8, 2, 1), (2, 5, 4, 1)])
+def test_sizes_without_exact_pooling_are_refused(shape):
+    with pytest.raises(UserError, match="whole multiple"):
+        losses.am_loss(jnp.ones(shape), jnp.ones((2, 4, 4, 1)))

@@ -1,0 +1,73 @@
+"""Every loss and its gradient against values computed by the published implementations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from amdjax import losses
+from tests.reference_values import cases, load, nhwc
+
+DISTILLATION = [
+    ("kd", losses.kd_loss, ("temperature",)),
+    ("at", losses.at_loss, ()),
+    ("sp", losses.sp_loss, ()),
+    ("amd_global", losses.am_loss, ("margin",)),
+    ("amd_global_local", losses.am_global_local_loss, ("margin",)),
+]
+
+
+@pytest.mark.parametrize(("name", "loss", "settings"), DISTILLATION, ids=lambda x: str(x)[:20])
+def test_distillation_loss_and_gradient(name, loss, settings):
+    for case in cases(name):
+        hyper = {key: float(case[key]) for key in settings}
+
+        def mean(student, case=case, hyper=hyper):
+            return jnp.mean(loss(student, case["teacher"], **hyper))
+
+        value, gradient = jax.jit(jax.value_and_grad(mean))(case["student"])
+        np.testing.assert_allclose(value, case["loss"], rtol=1e-5)
+        error = np.linalg.norm(gradient - case["grad"]) / np.linalg.norm(case["grad"])
+        assert error < 1e-4
+
+
+def test_am_terms():
+    arrays = load("amd_terms")
+    terms = losses.am_terms(
+        nhwc(arrays["student"]),
+        nhwc(arrays["teacher"]),
+        float(arrays["margin"]),
+        float(arrays["scale"]),
+    )
+    np.testing.assert_allclose(terms.angular.mean(), arrays["A"], rtol=1e-5)
+    np.testing.assert_allclose(terms.positive.mean(), arrays["P"], rtol=1e-5)
+    np.testing.assert_allclose(terms.negative.mean(), arrays["N"], rtol=1e-5)
+
+
+def test_pairs():
+    for case in cases("amc"):
+        margin = float(case["margin"])
+        value, gradient = jax.value_and_grad(losses.amc_loss)(
+            case["embedding"], case["label"], margin
+        )
+        np.testing.assert_allclose(value, case["loss"], rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(
+            gradient, case["grad"], atol=1e-4 * max(np.linalg.norm(case["grad"]), 1e-3)
+        )
+        np.testing.assert_allclose(
+            losses.contrastive_loss(case["embedding"], case["label"], margin),
+            case["euclidean_loss"],
+            rtol=1e-5,
+            atol=1e-7,
+        )
+
+
+def test_cross_entropy_of_labels_and_of_probabilities():
+    logits = jnp.asarray([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0]])
+    by_hand = [np.log(np.exp([0.0, -2.0, -3.0]).sum()), np.log(3.0)]
+    labels = jnp.asarray([0, 2])
+    np.testing.assert_allclose(losses.cross_entropy(logits, labels), by_hand, rtol=1e-6)
+    soft = jnp.asarray([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]])
+    np.testing.assert_allclose(
+        losses.cross_entropy(logits, soft), [by_hand[0] + 1.0, np.log(3.0)], rtol=1e-6
+    )

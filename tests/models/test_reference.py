@@ -1,0 +1,104 @@
+"""Imported PyTorch networks compute what they computed there."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from amdjax.errors import UserError
+from amdjax.losses import cross_entropy
+from amdjax.models import create_model, import_torch_state_dict
+from tests.reference_values import load, nhwc, prefixed
+
+NAMES = ["wrn_16_1", "resnet20"]
+
+
+def _setup(name):
+    arrays = load(f"model_{name}")
+    state_dict = prefixed(arrays, "param")
+    return arrays, state_dict, import_torch_state_dict(name, state_dict), create_model(name, 10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_evaluation_and_training_mode(name):
+    arrays, state_dict, variables, model = _setup(name)
+    images = nhwc(arrays["image"])
+    outputs = model.apply(variables, images, train=False)
+    np.testing.assert_allclose(outputs.logits, arrays["logits_eval"], atol=1e-4)
+    outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(outputs.logits, arrays["logits_train"], atol=1e-4)
+    after = import_torch_state_dict(name, {**state_dict, **prefixed(arrays, "after_train")})
+    jax.tree.map(
+        lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5),
+        updates["batch_stats"],
+        after["batch_stats"],
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_number_of_parameters(name):
+    arrays, _, variables, _ = _setup(name)
+    assert sum(x.size for x in jax.tree.leaves(variables["params"])) == arrays["n_params"]
+
+
+def test_features_of_wide_resnet():
+    arrays, _, variables, model = _setup("wrn_16_1")
+    features = model.apply(variables, nhwc(arrays["image"][:1])).features
+    for i, place in enumerate(("stage1", "stage2", "stage3")):
+        np.testing.assert_allclose(features[place], nhwc(arrays[f"feat_eval_{i}"]), atol=1e-4)
+
+
+def test_features_of_resnet():
+    arrays, _, variables, model = _setup("resnet20")
+    features = model.apply(variables, nhwc(arrays["image"])).features
+    for i, place in enumerate(("stage1", "stage2", "stage3")):
+        np.testing.assert_allclose(
+            jnp.linalg.norm(features[place]), arrays[f"feat_eval_norm_{i}"], rtol=1e-5
+        )
+
+
+def test_every_gradient_of_training_cross_entropy():
+    arrays, state_dict, variables, model = _setup("wrn_16_1")
+
+    def loss(params):
+        outputs, _ = model.apply(
+            {**variables, "params": params},
+            nhwc(arrays["image"]),
+            train=True,
+            mutable=["batch_stats"],
+        )
+        return cross_entropy(outputs.logits, arrays["label"]).mean()
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(variables["params"])
+    np.testing.assert_allclose(value, arrays["loss_train"], rtol=1e-5)
+    theirs = import_torch_state_dict("wrn_16_1", {**state_dict, **prefixed(arrays, "grad")})
+    errors = jax.tree.map(
+        lambda a, b: float(np.linalg.norm(a - b) / np.linalg.norm(b)), gradient, theirs["params"]
+    )
+    assert max(jax.tree.leaves(errors)) < 1e-4
+
+
+def _without(key):
+    return lambda weights: {k: v for k, v in weights.items() if k != key}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_without("block2.layer.1.bn2.weight"), "'block2.layer.1.bn2.weight' is missing"),
+        (_without("fc.weight"), "'fc.weight' is missing"),
+        (lambda w: {**w, "conv1.weight": np.zeros((16, 3, 5, 5))}, r"'conv1.weight' has the shape"),
+        (lambda w: {**w, "fc2.weight": np.zeros((1, 1))}, r"1 keys too many \(fc2.weight"),
+    ],
+)
+def test_import_names_the_key(change, message):
+    state_dict = prefixed(load("model_wrn_16_1"), "param")
+    with pytest.raises(UserError, match=message):
+        import_torch_state_dict("wrn_16_1", change(state_dict))
+
+
+def test_import_drops_the_prefix_of_parallel_training():
+    _, state_dict, variables, _ = _setup("resnet20")
+    prefix = {f"module.{key}": value for key, value in state_dict.items()}
+    again = import_torch_state_dict("resnet20", prefix)
+    jax.tree.map(np.testing.assert_array_equal, again, variables)
