@@ -1,6 +1,7 @@
 """Checkpoints of a phase: the latest and the best, each whole or not there at all."""
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,14 @@ from orbax.checkpoint import checkpoint_managers
 from amdjax.errors import UserError
 
 FOLDER = "checkpoints"
+_DISK_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EFBIG,
+)
 _SELECT = "accuracy"  # the evaluation's value by which the best is chosen
 
 
@@ -59,16 +68,17 @@ class Checkpoints:
           UserError: if the disk is full or may not be written.
         """
         try:
+            _reserve(self._folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
             self._manager.save(
                 step, args=ocp.args.StandardSave(state), metrics=evaluation, force=True
             )
         except Exception as error:
-            if not is_disk_error(error):
+            reason = disk_error(error)
+            if reason is None:
                 raise
             raise UserError(
-                f"cannot write the checkpoint of step {step} to {self._folder}: "
-                f"{_last_line(error)}; the checkpoint of step {self.latest_step()} is kept, and "
-                "the same command goes on from it once there is room"
+                f"cannot write the checkpoint of step {step} to {self._folder}: {reason}; what was "
+                "saved before is kept, and the same command goes on from it once there is room"
             ) from error
 
     def evaluations(self) -> dict[int, dict[str, float]]:
@@ -90,29 +100,25 @@ def best_step(evaluations: dict[int, dict[str, float]]) -> int:
     return max(evaluations, key=lambda step: (_accuracy(evaluations[step]), step))
 
 
-def is_disk_error(error: BaseException) -> bool:
-    """Returns whether an error says that the disk is full, read-only or not ours."""
-    codes = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+def _reserve(folder: Path, size: int) -> None:
+    """Takes room on the disk and gives it back: orbax, left to find the disk full, is not brief."""
+    probe = folder / f".room.{os.getpid()}"
+    try:
+        with probe.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def disk_error(error: BaseException) -> str | None:
+    """Returns the system's words if an error says that the disk is full or not ours; else None."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in codes:
-            return True
-        if any(word in str(error) for word in _DISK_WORDS):
-            return True
+        for code in _DISK_ERRORS:
+            words = os.strerror(code)
+            if words in str(error) or (isinstance(error, OSError) and error.errno == code):
+                return words
         error = error.__cause__ or error.__context__
-    return False
-
-
-_DISK_WORDS = (
-    "No space left",
-    "Disk quota exceeded",
-    "Read-only file system",
-    "Permission denied",
-    "File too large",
-)
-
-
-def _last_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[-1]
+    return None
 
 
 def _accuracy(evaluation: dict[str, float]) -> float:

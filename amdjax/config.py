@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import ml_collections
 from absl import flags
-from ml_collections import config_flags
+from ml_collections.config_flags import config_flags
 
 from amdjax.errors import UserError, unknown_name
 from amdjax.logs import write_atomically
@@ -31,6 +31,7 @@ _AT_LEAST = {
     "log_every_steps": 1,
     "checkpoint_every_steps": 1,
 }
+_CONFIG_FLAG = ("--config", "-config")
 # Lists of words that may be given bare: --config.methods=kd,amd_gl
 _BARE_LIST = re.compile(r"(--?config\.(?:\S+\.)?(?:methods|features|terms))=([\w+]+(?:,[\w+]+)*,?)")
 
@@ -66,18 +67,22 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         the near ones.
     """
     words = [_quote_list(word) for word in argv]
+    for file in _config_files(words):
+        if not Path(file).is_file():
+            raise UserError(f"--config: {file} is not there")
     sys.argv[:] = words  # where config flags look for the overrides
     try:
-        left = flags.FLAGS(words)
-        if flags.FLAGS["config"].value is not None:
-            flags.FLAGS.config.keys()  # a config file that cannot be read raises here only
+        return flags.FLAGS(words)
     except (AttributeError, KeyError) as error:
         raise _unknown_key(words, error) from error
     except (flags.Error, config_flags.UnsupportedOperationError, TypeError, ValueError) as error:
         raise UserError(f"command line: {error}") from error
-    except (OSError, ImportError) as error:
-        raise UserError(f"the config file cannot be read: {error}") from error
-    return left
+
+
+def _config_files(words: Sequence[str]) -> list[str]:
+    files = [match[1] for word in words if (match := re.match(r"--?config=(.+)", word))]
+    files += [after for word, after in itertools.pairwise(words) if word in _CONFIG_FLAG]
+    return [file.split(":")[0] for file in files]
 
 
 def _quote_list(word: str) -> str:
@@ -88,12 +93,12 @@ def _quote_list(word: str) -> str:
 
 
 def _unknown_key(words: Sequence[str], error: Exception) -> UserError:
-    paths = [match[1] for word in words if (match := re.match(r"--?config=(.+)", word))]
-    paths += [after for word, after in itertools.pairwise(words) if word.strip("-") == "config"]
+    files = _config_files(words)
     given = [match[1] for word in words if (match := re.match(r"--?config\.([^=]+)", word))]
-    if not paths or not given:
+    if not files or not given:
         return UserError(f"command line: {error}")
-    known = _flatten(config_flags.ConfigFileFlagParser("config").parse(paths[-1]).to_dict())
+    config = config_flags.ConfigFileFlagParser("config").parse(files[-1])
+    known = _flatten(config.to_dict())
     groups = {key.rsplit(".", depth)[0] for key in known for depth in range(key.count(".") + 1)}
     for key in given:
         if key not in groups:

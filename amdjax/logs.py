@@ -190,7 +190,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 def _describe(values: dict[str, float]) -> str:
     """The values of a training line, the total first and its parts behind it."""
-    apart = ("loss", "accuracy", "grad_norm")
+    apart = ("loss", "accuracy", "grad_norm", "param_norm")
     parts = " ".join(f"{name} {value:.4g}" for name, value in values.items() if name not in apart)
     return f"loss {values['loss']:.4g} ({parts})  accuracy {values['accuracy']:.4f}"
 

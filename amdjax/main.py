@@ -7,7 +7,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from amdjax import parallel
-from amdjax.checkpoint import is_disk_error
+from amdjax.checkpoint import disk_error
 from amdjax.config import parse_flags
 from amdjax.errors import UserError
 from amdjax.train import run
@@ -21,7 +21,7 @@ flags.mark_flag_as_required("config")
 
 def main(_: list[str]) -> None:
     """Runs the config and leaves everything in the workdir."""
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)  # orbax logs what it then raises, tracebacks and all
     parallel.initialize()
     name = Path(flags.FLAGS["config"].config_filename.split(":")[0]).stem
     run(_CONFIG.value, Path(_WORKDIR.value or f"runs/{name}"))
@@ -34,7 +34,7 @@ def run_app() -> None:
     except UserError as error:
         message = str(error)
     except OSError as error:
-        if not is_disk_error(error):
+        if disk_error(error) is None:
             raise
         message = f"{error}; make room there or choose another --workdir"
     print(f"error: {message}", file=sys.stderr)

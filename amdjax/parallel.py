@@ -131,8 +131,13 @@ def settle(tree: Any) -> None:
 
 
 def process_index() -> int:
-    """Returns this process's number; process 0 writes the logs."""
+    """Returns this process's number."""
     return jax.process_index()
+
+
+def is_writer() -> bool:
+    """Returns whether this process is the one that writes logs and results and prints."""
+    return jax.process_index() == 0
 
 
 def process_count() -> int:

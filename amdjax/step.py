@@ -33,17 +33,19 @@ def make_train_step(
       optimizer: from `create_optimizer`.
 
     Returns:
-      `step(state, teacher_variables, batch, key) -> (state, metrics)`, to be mapped with
+      `step(state, teacher_variables, batch, seed) -> (state, metrics)`, to be mapped with
       `parallel.map_step`. `batch` has "image" uint8 [b,H,W,3] and "label" int32 [b]. All random
-      numbers come from `fold_in(key, state.step)`. The metrics are float32 scalars, means over the
-      global batch: "loss", one for each part by name, "accuracy" and "grad_norm".
+      numbers come from `fold_in(key(seed), state.step)`. The metrics are float32 scalars:
+      "loss", one for each part by name and "accuracy", means over the global batch, and
+      "grad_norm" and "param_norm", L2 norms of the gradient and of the new parameters.
     """
 
     def step(
-        state: TrainState, teacher_variables: Any, batch: Batch, key: jax.Array
+        state: TrainState, teacher_variables: Any, batch: Batch, seed: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         labels = batch["label"]
-        keys = parallel.example_keys(jax.random.fold_in(key, state.step), labels.shape[0])
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        keys = parallel.example_keys(key, labels.shape[0])
         images = augment(keys, batch["image"])
         taught = None if teacher is None else teacher.apply(teacher_variables, images, train=False)
 
@@ -65,13 +67,11 @@ def make_train_step(
             (grads, metrics, batch_stats), parallel.BATCH_AXIS
         )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        state = TrainState(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-        )
-        return state, {**metrics, "grad_norm": optax.tree.norm(grads)}
+        params = optax.apply_updates(state.params, updates)
+        # The norm of the new parameters shows at once that they are not finite, where the loss
+        # would show it only in the next step, behind a checkpoint.
+        metrics |= {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
+        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
     return step
 

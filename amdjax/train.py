@@ -3,16 +3,16 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from jax.sharding import Mesh
 
 from amdjax import parallel, results
 from amdjax.checkpoint import Checkpoints
+from amdjax.checks import check_shapes, check_writable
 from amdjax.config import (
     TEACHER,
     Phase,
@@ -24,9 +24,8 @@ from amdjax.config import (
 )
 from amdjax.data import Dataset, EvalBatches, TrainBatches, load_dataset, prefetch
 from amdjax.data.augment import create_augment
-from amdjax.errors import UserError
 from amdjax.logs import PhaseLog
-from amdjax.losses import Inputs, objective
+from amdjax.losses import objective
 from amdjax.metrics import EvalMetrics
 from amdjax.models import create_model, init_variables
 from amdjax.optim import create_optimizer, learning_rate_schedule
@@ -66,10 +65,11 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     parallel.check_batch_size(config.batch_size, mesh)
     for phase in plan:
         check_recipe(config, phase, workdir / phase.name)
-    for phase in plan:
-        make_writable(workdir / phase.name)
+    if parallel.is_writer():
+        for phase in plan:
+            check_writable(workdir / phase.name)
     job = Run(config, workdir, load_dataset(config.data), mesh)
-    check_shapes(job, plan)
+    check_shapes(config, plan, job.dataset.num_classes, job.dataset.image_shape)
     teacher, outcomes = None, {}
     if config.teacher.checkpoint and any(phase.needs_teacher for phase in plan):
         teacher, outcomes[TEACHER] = import_teacher(job)
@@ -81,7 +81,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
                 return
             if phase.name == TEACHER:
                 teacher = variables
-    if parallel.process_index() == 0:
+    if parallel.is_writer():
         results.write(workdir, config.data.name, outcomes)
         print(results.table(outcomes), flush=True)
 
@@ -113,7 +113,8 @@ def train_phase(
       UserError: if a value is not finite, or the disk is full.
     """
     config, folder = job.config, job.workdir / phase.name
-    write_recipe(config, phase, folder)
+    if parallel.is_writer():
+        write_recipe(config, phase, folder)
     batches = TrainBatches(
         job.dataset.train,
         config.batch_size,
@@ -127,10 +128,9 @@ def train_phase(
     model = job.model(phase.model)
     optimizer = create_optimizer(config.optim, per_epoch, config.epochs)
     learning_rate = learning_rate_schedule(config.optim, per_epoch, config.epochs)
-    init_key, step_key = jax.random.split(jax.random.key(config.seed))
-    variables = init_variables(model, init_key, job.dataset.image_shape)
+    seed = np.uint32(config.seed)
+    variables = init_variables(model, jax.random.key(seed), job.dataset.image_shape)
     state = parallel.replicate(TrainState.create(variables, optimizer), job.mesh)
-    step_key = parallel.replicate(step_key, job.mesh)
     evaluate = make_evaluate(job, model)
     train_step = parallel.map_step(
         make_train_step(
@@ -157,13 +157,13 @@ def train_phase(
         total,
         per_epoch,
         config.batch_size,
-        enabled=parallel.process_index() == 0,
+        enabled=parallel.is_writer(),
     )
     stopped = False
     with log, checkpoints:
         pending = None
         for step, batch in enumerate(prefetch(batches, start, total), start + 1):
-            state, metrics = train_step(state, teacher, parallel.shard(batch, job.mesh), step_key)
+            state, metrics = train_step(state, teacher, parallel.shard(batch, job.mesh), seed)
             parallel.settle(metrics)
             # The step before is looked at while this one computes.
             if pending is not None:
@@ -209,48 +209,6 @@ def make_evaluate(job: Run, model: nn.Module) -> Callable[[dict], dict[str, floa
         return {name: float(value) for name, value in total.compute().items()}
 
     return evaluate
-
-
-def check_shapes(job: Run, plan: list[Phase]) -> None:
-    """Computes every phase's losses on shapes alone, so that what does not fit is said at once.
-
-    Raises:
-      UserError: if a network is unknown, or a loss cannot compare teacher and student.
-    """
-    images = jnp.zeros((2, *job.dataset.image_shape))
-    labels = jnp.zeros(2, jnp.int32)
-
-    def losses_of(phase: Phase) -> Any:
-        def outputs(name: str) -> Any:
-            return job.model(name).init_with_output(jax.random.key(0), images, train=False)[0]
-
-        teacher = outputs(job.config.teacher.name) if phase.needs_teacher else None
-        inputs = Inputs(outputs(phase.model), teacher, labels, gather=lambda x: x)
-        return objective(phase.losses).apply(inputs, jnp.zeros((), jnp.int32))
-
-    for phase in plan:
-        try:
-            jax.eval_shape(lambda phase=phase: losses_of(phase))
-        except UserError as error:
-            raise UserError(f"{phase.name}: {error}") from error
-
-
-def make_writable(folder: Path) -> None:
-    """Creates a folder, and makes sure before any work that files can be written to it.
-
-    Raises:
-      UserError: if not.
-    """
-    probe = folder / ".probe"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(bytes(4096))
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {folder}: {error.strerror}; make room there or choose another "
-            "--workdir"
-        ) from error
 
 
 def count(variables: dict) -> int:

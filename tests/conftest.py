@@ -1,7 +1,18 @@
-"""Four virtual devices, so that every test of the mapped step runs on more than one."""
+"""Four virtual devices, so that every test of the mapped step can run on more than one."""
 
 import os
+from pathlib import Path
+
+import pytest
+
+from tests.make_data import write_folder
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 )
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 64 training and 32 test images in four classes."""
+    return write_folder(tmp_path_factory.mktemp("images") / "set", per_class=16, size=16)

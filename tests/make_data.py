@@ -5,8 +5,23 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import ml_collections
 import numpy as np
 from PIL import Image
+
+
+def data_settings(name: str, data_dir: Path, **changes) -> ml_collections.ConfigDict:
+    """Returns `config.data` for a data set, all in memory, with changes."""
+    data = ml_collections.ConfigDict(
+        {"name": name, "data_dir": str(data_dir), "folder": "", "image_size": 0, "memory_gib": 1.0}
+    )
+    data.update(changes)
+    return data
+
+
+def manual_archive(data_dir: Path, name: str) -> Path:
+    """Returns where an archive is looked for that was downloaded by hand."""
+    return data_dir / "downloads" / "manual" / name
 
 
 def class_images(classes: int, per_class: int, size: int, seed: int) -> np.ndarray:
@@ -84,7 +99,7 @@ def write_cifar10_archive(path: Path, per_file: int = 4) -> np.ndarray:
     labels = np.arange(per_file, dtype=np.uint8)[:, None] % 10
     files = {"batches.meta.txt": "".join(f"class{label}\n" for label in range(10)).encode() + b"\n"}
     for name, batch in zip(names, images, strict=True):
-        planes = batch.transpose(0, 3, 1, 2).reshape(per_file, -1)
+        planes = batch.transpose(0, 3, 1, 2).reshape(per_file, 3072)
         files[name] = np.concatenate([labels, planes], axis=1).tobytes()
     with tarfile.open(path, "w:gz") as archive:
         for name, data in files.items():

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
-from absl import logging
+from tensorflow_datasets.core.download import downloader
 
 from amdjax.data.decode import decode_image, one_line
 from amdjax.data.splits import Source
@@ -84,6 +85,7 @@ def find_archive(
     manual = Path(builder.data_dir_root) / "downloads" / "manual" / name
     if manual.exists():
         return manual
+    downloader.MAX_RETRIES = 3  # tfds's own 10 take minutes where there is no network at all
     try:
         return Path(dl_manager.download(url))
     except Exception as error:  # network, proxy, disk, checksum: the way out is the same
@@ -129,12 +131,15 @@ def _write(builder: tfds.core.DatasetBuilder) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("absl", "urllib3")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def open_split(builder: tfds.core.DatasetBuilder, split: str) -> Source:

@@ -14,6 +14,8 @@ from amdjax.errors import UserError
 
 _URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 _ROOT = "tiny-imagenet-200/"
+_ANNOTATIONS = "val/val_annotations.txt"
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, UnicodeDecodeError, OSError)
 
 
 class TinyImagenet(tfds.core.GeneratorBasedBuilder):
@@ -68,10 +70,11 @@ class _Archive:
 
     def test_files(self) -> tuple[list[str], list[int]]:
         """Returns names and labels of what val/val_annotations.txt lists."""
-        annotations = "val/val_annotations.txt"
-        rows = [line.split("\t") for line in self._lines(annotations)]
+        rows = [line.split("\t") for line in self._lines(_ANNOTATIONS)]
+        if not rows:
+            raise UserError(f"{self.path}: {_ANNOTATIONS} lists no images")
         names = [f"{_ROOT}val/images/{row[0]}" for row in rows]
-        return names, [self._label("".join(row[1:2]), annotations) for row in rows]
+        return names, [self._label("".join(row[1:2]), _ANNOTATIONS) for row in rows]
 
     def _label(self, wnid: str, where: str) -> int:
         if wnid not in self._labels:
@@ -79,7 +82,7 @@ class _Archive:
         return self._labels[wnid]
 
     def _lines(self, name: str) -> list[str]:
-        return self.read(_ROOT + name).decode().splitlines()
+        return self._guard(name, lambda: self.read(_ROOT + name).decode().splitlines())
 
     def read(self, name: str) -> bytes:
         """Returns a file's bytes."""
@@ -88,7 +91,7 @@ class _Archive:
     def _guard(self, name: str, action: Callable[[], Any]) -> Any:
         try:
             return action()
-        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError) as error:
+        except _DAMAGE as error:
             raise UserError(
                 f"{self.path} is not a whole tiny-imagenet-200.zip: {name}: {one_line(error)}"
             ) from error

@@ -1,0 +1,177 @@
+"""The command as a user types it: its errors, and being killed at any moment."""
+
+import json
+import signal
+import socket
+import subprocess
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from tests.tiny import PYTHON, ROOT, command, finish, start
+
+MISTAKES = [
+    (["--config.studnt.name=x"], "unknown config key 'studnt.name'; did you mean student.name"),
+    (["--config.losses.am.margn=2"], "'losses.am.margn'; did you mean losses.am.margin"),
+    (["--config.epochs=many"], "config.epochs=many"),
+    (["--wrkdir=x"], "Did you mean: workdir"),
+    (["--config.methods=amd_lg"], "unknown method 'amd_lg'; did you mean amd_g"),
+    (["--config=configs/digit.py"], "configs/digit.py is not there"),
+    (["--workdir=/dev/null/x"], "cannot write to /dev/null/x/teacher: Not a directory"),
+]
+
+
+@pytest.fixture
+def begin():
+    """Starts commands, and ends with the test those that still run."""
+    running = []
+
+    def begin(*arguments, **environment):
+        running.append(start(*arguments, **environment))
+        return running[-1]
+
+    yield begin
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def _is_one_clear_line(code, out, err, message):
+    assert code == 2, err
+    assert message in err
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1
+    assert "Traceback" not in out + err
+
+
+def test_mistakes_get_one_line_and_exit_code_2(images, tmp_path, begin):
+    running = [begin(command(images, tmp_path, *flags)) for flags, _ in MISTAKES]
+    for process, (_, message) in zip(running, MISTAKES, strict=True):
+        out, err = process.communicate(timeout=120)
+        _is_one_clear_line(process.returncode, out, err, message)
+
+
+def test_without_a_config_the_flag_is_named():
+    code, out, err = finish(PYTHON)
+    _is_one_clear_line(code, out, err, "--config")
+
+
+def _parameters(phase_folder, step):
+    folder = phase_folder / "checkpoints" / str(step) / "default"
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(folder.absolute())
+
+
+def _wait_for_lines(path, lines, process):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if path.exists() and len(path.read_text().splitlines()) >= lines:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    raise AssertionError(f"{path} has not got {lines} lines")
+
+
+@pytest.mark.slow
+def test_killed_and_stopped_runs_end_with_the_same_bits(images, tmp_path, begin):
+    flags = ["--config.checkpoint_every_steps=3", "--config.epochs=6", "--config.augment.flip"]
+    code, _, err = finish(command(images, tmp_path / "whole", *flags))
+    assert code == 0, err
+
+    words = command(images, tmp_path / "broken", *flags)
+    for phase, lines, number in (
+        ("teacher", 5, signal.SIGKILL),
+        ("teacher", 14, signal.SIGTERM),
+        ("amd_gl", 2, signal.SIGKILL),
+        ("amd_gl", 20, signal.SIGKILL),
+        ("amd_gl", 30, signal.SIGTERM),
+    ):
+        process = begin(words)
+        _wait_for_lines(tmp_path / "broken" / phase / "metrics.jsonl", lines, process)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=120)
+        if number == signal.SIGTERM:
+            assert process.returncode == 0, err
+            assert f"stopped in {phase}; the same command goes on from here" in out
+        else:
+            assert process.returncode == -signal.SIGKILL
+    code, _, err = finish(words)
+    assert code == 0, err
+
+    for phase in ("teacher", "amd_gl"):
+        whole = _parameters(tmp_path / "whole" / phase, 48)
+        broken = _parameters(tmp_path / "broken" / phase, 48)
+        assert whole["params"].keys() == broken["params"].keys()
+        _assert_equal(whole, broken)
+        lines = [
+            [
+                json.loads(line)["step"]
+                for line in (tmp_path / name / phase / "metrics.jsonl").read_text().splitlines()
+            ]
+            for name in ("whole", "broken")
+        ]
+        assert lines[0] == lines[1]
+    whole, broken = (
+        json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "broken")
+    )
+    assert whole == broken
+
+
+def _assert_equal(a, b):
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            _assert_equal(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        for x, y in zip(a, b, strict=True):
+            _assert_equal(x, y)
+    elif a is not None:
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_said_and_loses_nothing(images, tmp_path):
+    limit = ["bash", "-c", 'ulimit -f 100; exec "$@"', "bash"]  # no file above 100 KiB
+    code, _, err = finish(command(images, tmp_path, methods="scratch"))
+    assert code == 0, err
+    words = command(images, tmp_path, methods="at")
+    code, out, err = finish([*limit, *words])
+    _is_one_clear_line(code, out, err, "cannot write the checkpoint of step 8")
+    assert (tmp_path / "scratch" / "checkpoints" / "16").is_dir()
+    code, _, err = finish(words)
+    assert code == 0, err
+
+
+def test_two_processes_give_what_one_gives(images, tmp_path, begin):
+    flags = ["--config.max_steps=4", "--config.checkpoint_every_steps=2"]
+    code, _, err = finish(command(images, tmp_path / "one", *flags, methods="scratch"))
+    assert code == 0, err
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = [
+        begin(
+            command(images, tmp_path / "two", *flags, methods="scratch"),
+            JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(index),
+        )
+        for index in range(2)
+    ]
+    for process in running:
+        _, err = process.communicate(timeout=200)
+        assert process.returncode == 0, err
+    one, two = (
+        json.loads((tmp_path / name / "results.json").read_text())["methods"]["scratch"]["final"]
+        for name in ("one", "two")
+    )
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        np.testing.assert_allclose(two[key], value, rtol=1e-4)
+
+
+def test_nothing_imports_tensorflow():
+    words = "import sys, amdjax.main; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([PYTHON[0], "-c", words], cwd=ROOT).returncode == 0
