@@ -43,7 +43,7 @@ def am_terms(
       scale: s, multiplies the logits.
 
     Returns:
-      `AMTerms`, computed in float32 whatever the features' dtype.
+      `AMTerms`; bfloat16 features are cast to float32 first.
 
     Raises:
       UserError: if the larger map is no whole multiple of the smaller.
@@ -134,8 +134,7 @@ def _logits(
 ) -> tuple[AMTerms, AMTerms]:
     """The maps G, a and b [B,H,W] of both sides."""
     student_feature, teacher_feature = maps.match_size(
-        student_feature.astype(jnp.float32),
-        jax.lax.stop_gradient(teacher_feature).astype(jnp.float32),
+        maps.widen(student_feature), maps.widen(jax.lax.stop_gradient(teacher_feature))
     )
 
     def logits(feature: jax.Array) -> AMTerms:

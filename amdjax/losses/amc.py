@@ -30,7 +30,7 @@ def amc_loss(embedding: jax.Array, labels: jax.Array, margin: float = 0.5) -> ja
     Raises:
       UserError: if B is odd.
     """
-    first, second = _halves(maps.l2_normalize(embedding.astype(jnp.float32), axis=-1))
+    first, second = _halves(maps.l2_normalize(maps.widen(embedding), axis=-1))
     cosine = jnp.clip(jnp.sum(first * second, axis=-1), -1.0 + _EPS, 1.0 - _EPS)
     distance = jnp.arccos(cosine)
     return _contrast(jnp.square(distance), distance, labels, margin)
@@ -54,7 +54,7 @@ def contrastive_loss(embedding: jax.Array, labels: jax.Array, margin: float = 1.
     Raises:
       UserError: if B is odd.
     """
-    first, second = _halves(embedding.astype(jnp.float32))
+    first, second = _halves(maps.widen(embedding))
     squared = jnp.sum(jnp.square(first - second), axis=-1)
     distance = jnp.sqrt(jnp.maximum(squared, 1e-12))
     return _contrast(squared, distance, labels, margin)

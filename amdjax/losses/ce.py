@@ -1,8 +1,9 @@
 """Cross-entropy, the supervised loss."""
 
 import jax
-import jax.numpy as jnp
 import optax
+
+from amdjax.losses import maps
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -15,7 +16,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Returns:
       float32 [B], in nats.
     """
-    logits = logits.astype(jnp.float32)
+    logits = maps.widen(logits)
     if labels.ndim == 1:
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return optax.softmax_cross_entropy(logits, labels)

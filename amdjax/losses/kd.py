@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from amdjax.losses import maps
+
 
 def kd_loss(
     student_logits: jax.Array, teacher_logits: jax.Array, temperature: float = 4.0
@@ -21,8 +23,7 @@ def kd_loss(
     Returns:
       float32 [B], in nats times T^2.
     """
-    student = jax.nn.log_softmax(student_logits.astype(jnp.float32) / temperature)
-    teacher = jax.nn.log_softmax(
-        jax.lax.stop_gradient(teacher_logits).astype(jnp.float32) / temperature
-    )
+    student = jax.nn.log_softmax(maps.widen(student_logits) / temperature)
+    teacher_logits = maps.widen(jax.lax.stop_gradient(teacher_logits))
+    teacher = jax.nn.log_softmax(teacher_logits / temperature)
     return temperature**2 * jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)

@@ -14,6 +14,11 @@ from amdjax.errors import UserError
 _TINY = 1e-30  # below the square of any float32 norm that matters, above float32's underflow
 
 
+def widen(x: jax.Array) -> jax.Array:
+    """Casts to float32 what is narrower: bfloat16 cannot hold the differences that losses are."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def safe_norm(x: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
     """Returns the L2 norm over `axis`, with gradient zero (not NaN) where the norm is zero.
 
@@ -38,9 +43,10 @@ def l2_normalize(x: jax.Array, axis: int | tuple[int, ...], eps: float = 1e-12) 
     Returns:
       The scaled array, of x's shape and dtype.
     """
-    return x * jax.lax.rsqrt(
-        jnp.maximum(jnp.sum(jnp.square(x), axis=axis, keepdims=True), eps * eps)
-    )
+    # Not rsqrt: its last bits are lost on some platforms, and the losses are small differences of
+    # unit vectors.
+    square = jnp.maximum(jnp.sum(jnp.square(x), axis=axis, keepdims=True), eps * eps)
+    return x / jnp.sqrt(square)
 
 
 def attention_map(feature: jax.Array) -> jax.Array:
@@ -54,7 +60,7 @@ def attention_map(feature: jax.Array) -> jax.Array:
     Returns:
       float32 [B,H,W], not negative.
     """
-    return jnp.sum(jnp.square(feature.astype(jnp.float32)), axis=-1)
+    return jnp.sum(jnp.square(widen(feature)), axis=-1)
 
 
 def match_size(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -21,7 +21,7 @@ def sp_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array
     """
 
     def similarity(feature: jax.Array) -> jax.Array:
-        flat = feature.astype(jnp.float32).reshape(feature.shape[0], -1)
+        flat = maps.widen(feature).reshape(feature.shape[0], -1)
         # The default precision of a matrix product is below float32 on GPU and TPU.
         gram = jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST)
         return maps.l2_normalize(gram, axis=1)
