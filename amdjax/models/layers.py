@@ -19,11 +19,35 @@ class Outputs:
       logits: float32 [B,C].
       features: place -> [B,h,w,c] in the compute dtype: "stem", "stage1", "stage2", ...
       embedding: float32 [B,D], the average-pooled input of the classifier.
+      class_weights: float32 [D,C], the classifier's kernel, for losses of the angle between an
+        embedding and its class.
     """
 
     logits: jax.Array
     features: dict[str, jax.Array]
     embedding: jax.Array
+    class_weights: jax.Array
+
+
+Edit = Callable[[str, jax.Array], jax.Array]
+
+
+class Taps:
+    """Collects the features of a forward pass, and lets them be changed on their way.
+
+    Attributes:
+      features: place -> the feature as the network computed it.
+    """
+
+    def __init__(self, edit: Edit | None = None):
+        """Takes the change: (place, feature) -> what the network goes on with; None: nothing."""
+        self.features: dict[str, jax.Array] = {}
+        self._edit = edit
+
+    def __call__(self, place: str, x: jax.Array) -> jax.Array:
+        """Notes the feature x of a place, and returns what the network goes on with."""
+        self.features[place] = x
+        return x if self._edit is None else self._edit(place, x)
 
 
 class BatchNorm(nn.Module):
@@ -96,16 +120,55 @@ def conv(
     )
 
 
-def classifier(num_classes: int, *, name: str = "fc") -> Callable[[jax.Array], jax.Array]:
-    """Returns the linear layer from the embedding to the logits, in float32, bias zero at first.
+class Dropout(nn.Module):
+    """Dropout whose masks do not depend on how many devices share the batch.
+
+    Each example has its own random numbers, from the "dropout" key and its place in the global
+    batch. What is kept is divided by `1 - rate`.
+
+    Attributes:
+      rate: share of the entries that become zero in training.
+      train: whether to drop anything.
+      axis_name: mapped axis along which the batch is divided; None: this shard is the batch.
+    """
+
+    rate: float
+    train: bool
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps x [B,...] to the same shape and dtype."""
+        if not self.train or self.rate == 0 or self.is_initializing():
+            return x
+        first = 0 if self.axis_name is None else jax.lax.axis_index(self.axis_name) * x.shape[0]
+        rows = first + jnp.arange(x.shape[0])
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), rows)
+        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)
+        return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
+
+
+def classify(embedding: jax.Array, taps: Taps, num_classes: int, *, name: str = "fc") -> Outputs:
+    """Ends a network, inside its compact method, with a float32 linear layer of zero bias.
 
     The weights are drawn from U(-1/sqrt(D), 1/sqrt(D)), D the length of the embedding.
+
+    Args:
+      embedding: float32 [B,D].
+      taps: with the features of this forward pass.
+      num_classes: C.
+      name: of the layer.
+
+    Returns:
+      The network's outputs.
     """
-    return nn.Dense(
+    layer = nn.Dense(
         num_classes,
         kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
         name=name,
     )
+    logits = layer(embedding)
+    return Outputs(logits, taps.features, embedding, layer.variables["params"]["kernel"])
 
 
 def global_mean(x: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from amdjax.models.layers import BatchNorm, Dtype, Outputs, classifier, conv, global_mean
+from amdjax.models.layers import BatchNorm, Dtype, Edit, Outputs, Taps, classify, conv, global_mean
 
 
 class WideResNet(nn.Module):
@@ -34,11 +34,11 @@ class WideResNet(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> Outputs:
-        """Maps images float [B,H,W,3] to `Outputs`."""
+    def __call__(self, x: jax.Array, train: bool = False, edit: Edit | None = None) -> Outputs:
+        """Maps images float [B,H,W,3] to `Outputs`; `edit` may change features on the way."""
+        taps = Taps(edit)
         norm = partial(BatchNorm, train=train, axis_name=self.axis_name, dtype=self.dtype)
-        x = conv(16, 3, dtype=self.dtype, name="conv1")(x)
-        features = {"stem": x}
+        x = taps("stem", conv(16, 3, dtype=self.dtype, name="conv1")(x))
         for stage in (1, 2, 3):
             x = _Stage(
                 blocks=(self.depth - 4) // 6,
@@ -47,9 +47,9 @@ class WideResNet(nn.Module):
                 norm=norm,
                 name=f"block{stage}",
             )(x)
-            features[f"stage{stage}"] = x
+            x = taps(f"stage{stage}", x)
         embedding = global_mean(nn.relu(norm(name="bn1")(x)))
-        return Outputs(classifier(self.num_classes)(embedding), features, embedding)
+        return classify(embedding, taps, self.num_classes)
 
 
 class _Stage(nn.Module):

@@ -17,7 +17,7 @@ def _outputs(seed, channels=3):
 
     features = {"stem": draw(4, 8, 8, channels), "stage1": draw(4, 8, 8, channels)}
     features |= {"stage2": draw(4, 4, 4, channels), "stage3": draw(4, 2, 2, channels)}
-    return Outputs(draw(4, 5), features, draw(4, channels))
+    return Outputs(draw(4, 5), features, draw(4, channels), draw(channels, 5))
 
 
 @pytest.fixture
