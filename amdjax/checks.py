@@ -3,14 +3,34 @@
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 
 from amdjax.config import Phase
-from amdjax.errors import UserError
+from amdjax.errors import UserError, unknown_name
 from amdjax.losses import Inputs, objective
-from amdjax.models import create_model
+from amdjax.models import Outputs, create_model
+
+
+def example_outputs(model: nn.Module, image_shape: tuple[int, ...]) -> Outputs:
+    """Returns what a network of new variables makes of two black images."""
+    images = jnp.zeros((2, *image_shape))
+    return model.init_with_output(jax.random.key(0), images, train=False)[0]
+
+
+def example_inputs(
+    student: nn.Module, teacher: nn.Module | None, image_shape: tuple[int, ...]
+) -> Inputs:
+    """Returns what an objective would read of two black images; for `Objective.init`."""
+    return Inputs(
+        example_outputs(student, image_shape),
+        None if teacher is None else example_outputs(teacher, image_shape),
+        labels=jnp.zeros(2, jnp.int32),
+        step=jnp.zeros((), jnp.int32),
+        gather=lambda x: x,
+    )
 
 
 def check_shapes(
@@ -28,19 +48,19 @@ def check_shapes(
       image_shape: (H, W, 3) of the data set.
 
     Raises:
-      UserError: if a network is unknown, or a loss cannot compare teacher and student.
+      UserError: if a network is unknown, a loss cannot compare teacher and student, or moments
+        are to be exchanged at a place that the student does not have.
     """
-    images = jnp.zeros((2, *image_shape))
-    labels = jnp.zeros(2, jnp.int32)
 
     def losses_of(phase: Phase) -> Any:
-        def outputs(name: str) -> Any:
-            model = create_model(name, num_classes)
-            return model.init_with_output(jax.random.key(0), images, train=False)[0]
-
-        teacher = outputs(config.teacher.name) if phase.needs_teacher else None
-        inputs = Inputs(outputs(phase.model), teacher, labels, gather=lambda x: x)
-        return objective(phase.losses).apply(inputs, jnp.zeros((), jnp.int32))
+        student = create_model(phase.model, num_classes)
+        teacher = None if phase.teacher is None else create_model(config.teacher.name, num_classes)
+        inputs = example_inputs(student, teacher, image_shape)
+        features = inputs.student.features
+        if not phase.is_teacher and config.mix.name == "moex" and config.mix.place not in features:
+            raise unknown_name("config.mix.place", config.mix.place, features)
+        goal = objective(phase.losses)
+        return goal.apply(goal.init(jax.random.key(0), inputs), inputs)
 
     for phase in plan:
         try:

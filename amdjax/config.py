@@ -17,10 +17,12 @@ from ml_collections.config_flags import config_flags
 from amdjax.errors import UserError, unknown_name
 from amdjax.logs import write_atomically
 from amdjax.losses import objective
-from amdjax.methods import METHODS, method_losses
+from amdjax.methods import METHODS, method_losses, needs_early_teacher
 
 TEACHER = "teacher"
+EARLY_TEACHER = "teacher_early"
 _RECIPE_FILE = "recipe.json"
+_DATA_KEYS = ("name", "folder", "image_size")
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _AT_LEAST = {
     "seed": 0,
@@ -33,7 +35,9 @@ _AT_LEAST = {
 }
 _CONFIG_FLAG = ("--config", "-config")
 # Lists of words that may be given bare: --config.methods=kd,amd_gl
-_BARE_LIST = re.compile(r"(--?config\.(?:\S+\.)?(?:methods|features|terms))=([\w+]+(?:,[\w+]+)*,?)")
+_BARE_LIST = re.compile(
+    r"(--?config\.(?:\S+\.)?(?:methods|seeds|features|terms))=([\w+]+(?:,[\w+]+)*,?)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,16 +45,28 @@ class Phase:
     """One training within a run: the teacher's, or a student's with one method.
 
     Attributes:
-      name: "teacher" or the method's name; the phase's folder in the workdir.
+      name: the phase's folder in the workdir: a teacher's, or the method's name with the seed
+        behind it where that is not the config's.
+      method: the student's method; a teacher's name.
       model: name of the network that is trained.
       losses: name -> settings, for `objective`.
-      needs_teacher: whether a loss reads the teacher's outputs.
+      seed: of all random numbers.
+      teacher: name of the phase whose network is the teacher; None where no loss reads one.
+      share: of the epochs after which the phase ends, its schedules unchanged.
     """
 
     name: str
+    method: str
     model: str
     losses: dict[str, dict[str, Any]]
-    needs_teacher: bool
+    seed: int
+    teacher: str | None = None
+    share: float = 1.0
+
+    @property
+    def is_teacher(self) -> bool:
+        """Whether it is a teacher that is trained here."""
+        return self.method in (TEACHER, EARLY_TEACHER)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -89,7 +105,8 @@ def _quote_list(word: str) -> str:
     match = _BARE_LIST.fullmatch(word)
     if match is None:
         return word
-    return f"{match[1]}={tuple(part for part in match[2].split(',') if part)}"
+    parts = (part for part in match[2].split(",") if part)
+    return f"{match[1]}={tuple(int(part) if part.isdigit() else part for part in parts)}"
 
 
 def _unknown_key(words: Sequence[str], error: Exception) -> UserError:
@@ -119,8 +136,17 @@ def validate(config: ml_collections.ConfigDict) -> None:
         raise unknown_name("dtype", config.dtype, _DTYPES)
     if not config.methods:
         raise UserError(f"config.methods is empty; known methods: {', '.join(METHODS)}")
-    if len(set(config.methods)) < len(config.methods):
-        raise UserError(f"config.methods names a method twice: {', '.join(config.methods)}")
+    for key in ("methods", "seeds"):
+        values = [str(value) for value in config[key]]
+        if len(set(values)) < len(values):
+            raise UserError(f"config.{key} names one twice: {', '.join(values)}")
+    if any(seed < 0 for seed in config.seeds):
+        raise UserError(f"config.seeds must be at least 0, not {min(config.seeds)}")
+    if not 0 < config.teacher.early_share <= 1:
+        raise UserError(
+            "config.teacher.early_share must be above 0 and at most 1, not "
+            f"{config.teacher.early_share}"
+        )
 
 
 def compute_dtype(config: ml_collections.ConfigDict) -> Any:
@@ -129,20 +155,50 @@ def compute_dtype(config: ml_collections.ConfigDict) -> Any:
 
 
 def phases(config: ml_collections.ConfigDict) -> list[Phase]:
-    """Returns the phases of a run in their order: the teacher's, if it must be trained, first.
+    """Returns the phases of a run in their order: the teachers', if any must be trained, first.
 
     Raises:
-      UserError: on an unknown method or setting of a loss.
+      UserError: on an unknown method or setting of a loss, or a method that cannot learn from the
+        teacher that is given.
     """
-    students = []
-    for method in config.methods:
-        losses = method_losses(method, config.losses)
-        needs_teacher = objective(losses).needs_teacher
-        students.append(Phase(method, config.student.name, losses, needs_teacher))
-    if any(phase.needs_teacher for phase in students) and not config.teacher.checkpoint:
-        losses = method_losses("scratch", config.losses)
-        return [Phase(TEACHER, config.teacher.name, losses, needs_teacher=False), *students]
-    return students
+    students = [
+        _student(config, method, seed)
+        for method in config.methods
+        for seed in config.seeds or (config.seed,)
+    ]
+    wanted = {phase.teacher for phase in students}
+    if config.teacher.checkpoint:
+        if EARLY_TEACHER in wanted:
+            raise UserError(
+                "eskd trains a teacher that it stops early, but config.teacher.checkpoint gives "
+                "one: leave that empty, or give an early checkpoint and take the method kd with "
+                "--config.losses.kd.until=0.25"
+            )
+        return students
+    losses = method_losses("scratch", config.losses)
+    shares = {TEACHER: 1.0, EARLY_TEACHER: config.teacher.early_share}
+    teachers = [
+        Phase(name, name, config.teacher.name, losses, config.seed, share=share)
+        for name, share in shares.items()
+        if name in wanted
+    ]
+    return [*teachers, *students]
+
+
+def _student(config: ml_collections.ConfigDict, method: str, seed: int) -> Phase:
+    losses = method_losses(method, config.losses)
+    goal = objective(losses)
+    teacher = None
+    if goal.needs_teacher:
+        teacher = EARLY_TEACHER if needs_early_teacher(method) else TEACHER
+    if goal.needs_hard_labels and config.mix.name != "none":
+        raise UserError(
+            f"{method}: {' and '.join(goal.needs_hard_labels)} compares whole classes and cannot "
+            f"use the mixed labels of config.mix.name={config.mix.name!r}; set it to none (pairs "
+            "are defined for mixed images with losses.amc.pair_labels=predicted)"
+        )
+    name = method if seed == config.seed else f"{method}-seed{seed}"
+    return Phase(name, method, config.student.name, losses, seed, teacher)
 
 
 def check_recipe(config: ml_collections.ConfigDict, phase: Phase, folder: Path) -> None:
@@ -181,17 +237,21 @@ def write_recipe(config: ml_collections.ConfigDict, phase: Phase, folder: Path) 
 
 
 def _recipe(config: ml_collections.ConfigDict, phase: Phase) -> dict[str, Any]:
-    keys = ("seed", "dtype", "batch_size", "epochs", "eval_every_epochs", "sync_batch_norm")
+    keys = ("dtype", "batch_size", "epochs", "eval_every_epochs", "sync_batch_norm")
     recipe = {
         **{key: config[key] for key in keys},
+        "seed": phase.seed,
+        "share": phase.share,
         "model": phase.model,
         "losses": phase.losses,
         "optim": config.optim.to_dict(),
         "augment": config.augment.to_dict(),
-        "data": {key: config.data[key] for key in ("name", "folder", "image_size")},
+        "data": {key: config.data[key] for key in _DATA_KEYS},
     }
-    if phase.needs_teacher:
-        recipe["teacher"] = config.teacher.to_dict()
+    if not phase.is_teacher:
+        recipe["mix"] = config.mix.to_dict()
+    if phase.teacher is not None:
+        recipe["teacher"] = {"seed": config.seed, **config.teacher.to_dict()}
     return json.loads(json.dumps(recipe))  # tuples become lists, as they are in the file
 
 

@@ -10,17 +10,23 @@ from amdjax import parallel
 from amdjax.checkpoint import disk_error
 from amdjax.config import parse_flags
 from amdjax.errors import UserError
+from amdjax.listing import listing
 from amdjax.train import run
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, or your own.")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of checkpoints, metrics and results; default: runs/CONFIG."
 )
-flags.mark_flag_as_required("config")
+_LIST = flags.DEFINE_bool("list", False, "Print methods, losses, models and data sets, and stop.")
 
 
 def main(_: list[str]) -> None:
-    """Runs the config and leaves everything in the workdir."""
+    """Runs the config and leaves everything in the workdir; or lists what there is."""
+    if _LIST.value:
+        print(listing())
+        return
+    if _CONFIG.value is None:
+        raise UserError("--config=configs/NAME.py is missing (or --list, to see what there is)")
     logging.set_verbosity(logging.FATAL)  # orbax logs what it then raises, tracebacks and all
     parallel.initialize()
     name = Path(flags.FLAGS["config"].config_filename.split(":")[0]).stem

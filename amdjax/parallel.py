@@ -91,6 +91,16 @@ def gather(x: jax.Array) -> jax.Array:
     return jax.lax.all_gather(x, BATCH_AXIS, tiled=True)
 
 
+def reverse(x: jax.Array) -> jax.Array:
+    """Inside a mapped step: this shard's rows of the global batch [B,...] in reverse order.
+
+    So that example i meets example B - 1 - i, however many devices share the batch.
+    """
+    devices = jax.lax.axis_size(BATCH_AXIS)
+    pairs = [(device, devices - 1 - device) for device in range(devices)]
+    return jax.lax.ppermute(x, BATCH_AXIS, pairs)[::-1]
+
+
 def example_keys(key: jax.Array, count: int) -> jax.Array:
     """Inside a mapped step: a random key for each example of this shard.
 

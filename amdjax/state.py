@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from amdjax.losses.objective import Variables
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -17,23 +19,35 @@ class TrainState:
         are functions of it.
       params: the student's (or the trained teacher's) parameters.
       batch_stats: its running statistics.
-      opt_state: optax's.
+      objective: the variables of losses that have some; "params" are trained with the network's,
+        "state" moves by itself.
+      opt_state: optax's, for `trainable`.
     """
 
     step: jax.Array
     params: Any
     batch_stats: Any
+    objective: Variables
     opt_state: optax.OptState
 
     @classmethod
-    def create(cls, variables: dict, optimizer: optax.GradientTransformation) -> "TrainState":
+    def create(
+        cls, variables: dict, objective: Variables, optimizer: optax.GradientTransformation
+    ) -> "TrainState":
         """Returns the state before the first step."""
+        trainable = {"model": variables["params"], "objective": objective["params"]}
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
             batch_stats=variables["batch_stats"],
-            opt_state=optimizer.init(variables["params"]),
+            objective=objective,
+            opt_state=optimizer.init(trainable),
         )
+
+    @property
+    def trainable(self) -> dict[str, Any]:
+        """What the optimiser moves."""
+        return {"model": self.params, "objective": self.objective["params"]}
 
     @property
     def variables(self) -> dict:

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from amdjax import parallel
+from amdjax.data.mix import Mix, Mixed
 from amdjax.losses import Inputs, Objective
 from amdjax.metrics import EvalMetrics
+from amdjax.models import Outputs
 from amdjax.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -22,6 +24,8 @@ def make_train_step(
     objective: Objective,
     augment: Callable[[jax.Array, jax.Array], jax.Array],
     optimizer: optax.GradientTransformation,
+    mix: Mix | None = None,
+    teacher_sees_mixed: bool = True,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Makes the training step of a phase.
 
@@ -31,13 +35,16 @@ def make_train_step(
       objective: what is minimised.
       augment: (keys [b], uint8 images) -> float images.
       optimizer: from `create_optimizer`.
+      mix: from `create_mix`; None: examples are not mixed.
+      teacher_sees_mixed: whether the teacher is asked on the mixed image, or on the image alone.
 
     Returns:
       `step(state, teacher_variables, batch, seed) -> (state, metrics)`, to be mapped with
       `parallel.map_step`. `batch` has "image" uint8 [b,H,W,3] and "label" int32 [b]. All random
       numbers come from `fold_in(key(seed), state.step)`. The metrics are float32 scalars:
-      "loss", one for each part by name and "accuracy", means over the global batch, and
-      "grad_norm" and "param_norm", L2 norms of the gradient and of the new parameters.
+      "loss", one for each part by name and "accuracy" (of the images' own labels, mixed or not),
+      means over the global batch, and "grad_norm" and "param_norm", L2 norms of the gradient and of
+      the new parameters.
     """
 
     def step(
@@ -45,45 +52,60 @@ def make_train_step(
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         labels = batch["label"]
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        keys = parallel.example_keys(key, labels.shape[0])
-        images = augment(keys, batch["image"])
-        taught = None if teacher is None else teacher.apply(teacher_variables, images, train=False)
+        images = augment(parallel.example_keys(key, labels.shape[0]), batch["image"])
+        mix_key, dropout_key = (jax.random.fold_in(key, 2**31 + use) for use in (0, 1))
+        mixed = Mixed(images, labels, None)
+        if mix is not None:
+            mixed = mix(mix_key, images, labels, student.num_classes)
+        taught = None
+        if teacher is not None:
+            seen = mixed.images if teacher_sees_mixed else images
+            taught = teacher.apply(teacher_variables, seen, train=False)
 
-        def loss_of(params: Any) -> tuple[jax.Array, tuple]:
+        def loss_of(trainable: dict[str, Any]) -> tuple[jax.Array, tuple]:
             outputs, updates = student.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                images,
+                {"params": trainable["model"], "batch_stats": state.batch_stats},
+                mixed.images,
                 train=True,
+                edit=mixed.edit,
                 mutable=["batch_stats"],
+                rngs={"dropout": dropout_key},
             )
-            inputs = Inputs(outputs, taught, labels, parallel.gather)
-            total, parts = objective.apply(inputs, state.step)
-            accuracy = jnp.mean(jnp.argmax(outputs.logits, axis=-1) == labels)
-            metrics = {"loss": total, **parts, "accuracy": accuracy}
-            return total, (metrics, updates["batch_stats"])
+            own = {**state.objective, "params": trainable["objective"]}
+            inputs = Inputs(outputs, taught, mixed.labels, state.step, parallel.gather)
+            total, parts, moved = objective.apply(own, inputs)
+            hits = jnp.argmax(objective.predict(outputs).logits, axis=-1) == labels
+            metrics = {"loss": total, **parts, "accuracy": jnp.mean(hits)}
+            return total, (metrics, updates["batch_stats"], moved)
 
-        grads, (metrics, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
-        grads, metrics, batch_stats = jax.lax.pmean(
-            (grads, metrics, batch_stats), parallel.BATCH_AXIS
+        grads, moved = jax.grad(loss_of, has_aux=True)(state.trainable)
+        # Statistics and centres of the shards are means over equal numbers of examples, and so is
+        # what the whole batch would give.
+        grads, (metrics, batch_stats, own_state) = jax.lax.pmean(
+            (grads, moved), parallel.BATCH_AXIS
         )
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+        trained = optax.apply_updates(state.trainable, updates)
         # The norm of the new parameters shows at once that they are not finite, where the loss
         # would show it only in the next step, behind a checkpoint.
-        metrics |= {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
-        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+        metrics |= {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(trained)}
+        own = {"params": trained["objective"], "state": own_state}
+        return TrainState(state.step + 1, trained["model"], batch_stats, own, opt_state), metrics
 
     return step
 
 
 def make_eval_step(
-    model: nn.Module, normalize: Callable[[jax.Array], jax.Array]
+    model: nn.Module,
+    normalize: Callable[[jax.Array], jax.Array],
+    predict: Callable[[Outputs], Outputs] = lambda outputs: outputs,
 ) -> Callable[[dict, Batch], EvalMetrics]:
     """Makes the evaluation step of a network.
 
     Args:
       model: the network.
       normalize: uint8 images -> float images.
+      predict: outputs -> outputs whose logits predict; see `Objective`.
 
     Returns:
       `step(variables, batch) -> EvalMetrics` over the global batch, to be mapped with
@@ -91,7 +113,7 @@ def make_eval_step(
     """
 
     def step(variables: dict, batch: Batch) -> EvalMetrics:
-        outputs = model.apply(variables, normalize(batch["image"]), train=False)
+        outputs = predict(model.apply(variables, normalize(batch["image"]), train=False))
         return EvalMetrics.gather_from_model_output(
             axis_name=parallel.BATCH_AXIS,
             logits=outputs.logits,

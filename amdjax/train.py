@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from amdjax import parallel, results
 from amdjax.checkpoint import Checkpoints
-from amdjax.checks import check_shapes, check_writable
+from amdjax.checks import check_shapes, check_writable, example_inputs
 from amdjax.config import (
     TEACHER,
     Phase,
@@ -24,10 +24,11 @@ from amdjax.config import (
 )
 from amdjax.data import Dataset, EvalBatches, TrainBatches, load_dataset, prefetch
 from amdjax.data.augment import create_augment
+from amdjax.data.mix import create_mix
 from amdjax.logs import PhaseLog
 from amdjax.losses import objective
 from amdjax.metrics import EvalMetrics
-from amdjax.models import create_model, init_variables
+from amdjax.models import Outputs, create_model, init_variables
 from amdjax.optim import create_optimizer, learning_rate_schedule
 from amdjax.state import TrainState
 from amdjax.step import make_eval_step, make_train_step
@@ -70,29 +71,31 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             check_writable(workdir / phase.name)
     job = Run(config, workdir, load_dataset(config.data), mesh)
     check_shapes(config, plan, job.dataset.num_classes, job.dataset.image_shape)
-    teacher, outcomes = None, {}
-    if config.teacher.checkpoint and any(phase.needs_teacher for phase in plan):
-        teacher, outcomes[TEACHER] = import_teacher(job)
+    teachers: dict[str, dict] = {}
+    outcomes: results.Outcomes = {}
+    if config.teacher.checkpoint and any(phase.teacher for phase in plan):
+        teachers[TEACHER], outcomes[TEACHER] = import_teacher(job)
     with parallel.StopRequest() as stop:
         for phase in plan:
-            variables, outcomes[phase.name] = train_phase(job, phase, teacher, stop)
-            if outcomes[phase.name] is None:
+            variables, outcome = train_phase(job, phase, teachers.get(phase.teacher), stop)
+            if outcome is None:
                 print(f"stopped in {phase.name}; the same command goes on from here", flush=True)
                 return
-            if phase.name == TEACHER:
-                teacher = variables
+            outcomes.setdefault(phase.method, {})[phase.seed] = outcome
+            if phase.is_teacher:
+                teachers[phase.name] = variables
     if parallel.is_writer():
         results.write(workdir, config.data.name, outcomes)
         print(results.table(outcomes), flush=True)
 
 
-def import_teacher(job: Run) -> tuple[dict, results.Outcome]:
+def import_teacher(job: Run) -> tuple[dict, dict[int, results.Outcome]]:
     """Loads the teacher that the config names, and evaluates it."""
-    teacher = job.config.teacher
+    teacher, seed = job.config.teacher, job.config.seed
     variables = load_teacher(teacher.checkpoint, teacher.name, job.dataset.num_classes)
     variables = parallel.replicate(variables, job.mesh)
-    evaluation = make_evaluate(job, job.model(teacher.name))(variables)
-    return variables, results.Outcome(teacher.name, count(variables), {0: evaluation})
+    evaluation = make_evaluate(job, job.model(teacher.name), lambda outputs: outputs)(variables)
+    return variables, {seed: results.Outcome(teacher.name, count(variables), {0: evaluation})}
 
 
 def train_phase(
@@ -118,33 +121,39 @@ def train_phase(
     batches = TrainBatches(
         job.dataset.train,
         config.batch_size,
-        config.seed,
+        phase.seed,
         parallel.process_index(),
         parallel.process_count(),
     )
     per_epoch = batches.steps_per_epoch
-    total = per_epoch * config.epochs
+    total = max(1, round(per_epoch * config.epochs * phase.share))
     total = min(total, config.max_steps) if config.max_steps else total
+    seed, image_shape = np.uint32(phase.seed), job.dataset.image_shape
     model = job.model(phase.model)
+    teacher_model = None if phase.teacher is None else job.model(config.teacher.name)
+    goal = objective(phase.losses, per_epoch, config.epochs)
     optimizer = create_optimizer(config.optim, per_epoch, config.epochs)
     learning_rate = learning_rate_schedule(config.optim, per_epoch, config.epochs)
-    seed = np.uint32(config.seed)
-    variables = init_variables(model, jax.random.key(seed), job.dataset.image_shape)
-    state = parallel.replicate(TrainState.create(variables, optimizer), job.mesh)
-    evaluate = make_evaluate(job, model)
+    variables = init_variables(model, jax.random.key(seed), image_shape)
+    own = jax.jit(lambda key: goal.init(key, example_inputs(model, teacher_model, image_shape)))(
+        jax.random.fold_in(jax.random.key(seed), 1)
+    )
+    state = parallel.replicate(TrainState.create(variables, own, optimizer), job.mesh)
+    evaluate = make_evaluate(job, model, goal.predict)
     train_step = parallel.map_step(
         make_train_step(
             model,
-            job.model(config.teacher.name) if phase.needs_teacher else None,
-            objective(phase.losses, per_epoch),
+            teacher_model,
+            goal,
             create_augment(config.augment)[0],
             optimizer,
+            None if phase.is_teacher else create_mix(config.mix, parallel.reverse),
+            config.mix.teacher_sees_mixed,
         ),
         job.mesh,
         batch_argument=2,
         donate=(0,),
     )
-    teacher = teacher if phase.needs_teacher else None
 
     checkpoints = Checkpoints(folder)
     start = checkpoints.latest_step() or 0
@@ -189,14 +198,18 @@ def train_phase(
         )
 
 
-def make_evaluate(job: Run, model: nn.Module) -> Callable[[dict], dict[str, float]]:
+def make_evaluate(
+    job: Run, model: nn.Module, predict: Callable[[Outputs], Outputs]
+) -> Callable[[dict], dict[str, float]]:
     """Makes a function from a network's variables to its values on the whole test split."""
     split = job.dataset.test
     batches = EvalBatches(
         split, job.config.batch_size, parallel.process_index(), parallel.process_count()
     )
     normalize = create_augment(job.config.augment)[1]
-    eval_step = parallel.map_step(make_eval_step(model, normalize), job.mesh, batch_argument=1)
+    eval_step = parallel.map_step(
+        make_eval_step(model, normalize, predict), job.mesh, batch_argument=1
+    )
 
     def evaluate(variables: dict) -> dict[str, float]:
         total = EvalMetrics.empty()

@@ -17,12 +17,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0
     # Students to train, one after the other: names of amdjax/methods.py, or sums such as "kd+at".
     config.methods = ("amd_gl",)
+    # Repeats every student with these seeds (the teacher's is `seed`); empty: once, with `seed`.
+    config.seeds = ()
 
     config.teacher = ml_collections.ConfigDict()
     config.teacher.name = "wrn_16_3"
     # Empty: train the teacher first. Else a folder of a finished phase (runs/x/teacher), or
     # PyTorch weights as .npz, .safetensors or .pth.
     config.teacher.checkpoint = ""
+    config.teacher.early_share = 0.25  # of the epochs, for eskd: where its teacher stops
 
     config.student = ml_collections.ConfigDict()
     config.student.name = "wrn_16_1"
@@ -44,6 +47,16 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.padding = 0  # pixels on each side before the random crop; 0: no crop
     config.augment.pad_mode = "zero"  # zero or reflect
     config.augment.flip = False  # left to right, with probability 1/2
+    config.augment.noise = 0.0  # standard deviation of Gaussian noise on the normalised image
+
+    # Mixing of examples in the students' training; the teacher is trained without.
+    config.mix = ml_collections.ConfigDict()
+    config.mix.name = "none"  # none, mixup, cutmix, moex
+    config.mix.alpha = 0.2  # mixup, cutmix: the share of the image is drawn from Beta(alpha, alpha)
+    config.mix.probability = 1.0  # of mixing a batch
+    config.mix.place = "stem"  # moex: the feature whose moments are exchanged
+    config.mix.moex_share = 0.5  # moex: weight of the label of the image itself
+    config.mix.teacher_sees_mixed = True  # else the teacher is asked on the image alone
 
     config.batch_size = 128  # of all devices together; an incomplete last batch is dropped
     config.epochs = 200  # of each phase, the teacher's too
@@ -67,8 +80,9 @@ def get_config() -> ml_collections.ConfigDict:
     # defaults stand with the losses (amdjax/losses/).
     config.losses = default_losses()
     config.losses.ce.weight = 0.1
-    config.losses.kd.weight = 0.9
-    config.losses.kd.temperature = 4.0
+    for name in ("kd", "eskd"):
+        config.losses[name].weight = 0.9
+        config.losses[name].temperature = 4.0
 
     config.dtype = "float32"  # of the networks' computation: float32 or bfloat16; AM: float32
     config.sync_batch_norm = True  # average batch statistics over all devices

@@ -25,6 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optim.boundaries = (30, 60, 90)
     config.optim.factor = 0.1
     config.losses.ce.weight = 0.7
-    config.losses.kd.weight = 0.3
-    config.losses.kd.temperature = 16.0
+    for name in ("kd", "eskd"):
+        config.losses[name].weight = 0.3
+        config.losses[name].temperature = 16.0
     return config

@@ -10,6 +10,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from amdjax.data.dataset import DATASETS
+from amdjax.data.mix import MIXES
+from amdjax.losses import LOSSES
+from amdjax.methods import METHODS
+from amdjax.models import MODELS
 from tests.tiny import PYTHON, ROOT, command, finish, start
 
 MISTAKES = [
@@ -51,6 +56,15 @@ def test_mistakes_get_one_line_and_exit_code_2(images, tmp_path, begin):
     for process, (_, message) in zip(running, MISTAKES, strict=True):
         out, err = process.communicate(timeout=120)
         _is_one_clear_line(process.returncode, out, err, message)
+
+
+def test_list_has_a_line_for_every_entry():
+    code, out, err = finish([*PYTHON, "--list"])
+    assert (code, err) == (0, "")
+    lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ")}
+    for registry in (METHODS, LOSSES, MODELS, DATASETS, MIXES):
+        for name in registry:
+            assert len(lines[name].split()) > 1
 
 
 def test_without_a_config_the_flag_is_named():

@@ -1,5 +1,7 @@
 import json
 
+import numpy as np
+
 from amdjax import results
 
 OUTCOME = results.Outcome(
@@ -19,17 +21,61 @@ def test_final_is_the_last_and_best_the_most_accurate():
 
 
 def test_results_file(tmp_path):
-    results.write(tmp_path, "digits", {"teacher": OUTCOME, "kd": OUTCOME})
+    results.write(tmp_path, "digits", {"teacher": {0: OUTCOME}, "kd": {0: OUTCOME}})
     content = json.loads((tmp_path / "results.json").read_text())
     assert content["data"] == "digits"
     assert content["teacher"]["final"]["accuracy"] == 0.625
     assert content["methods"]["kd"]["best"]["accuracy"] == 0.75
-    results.write(tmp_path, "digits", {"amc": OUTCOME})
+    results.write(tmp_path, "digits", {"amc": {0: OUTCOME}})
     assert json.loads((tmp_path / "results.json").read_text())["teacher"] is None
 
 
 def test_table_has_a_line_for_each_network():
-    lines = results.table({"teacher": OUTCOME, "amd_gl": OUTCOME}).splitlines()
+    lines = results.table({"teacher": {0: OUTCOME}, "amd_gl": {0: OUTCOME}}).splitlines()
     assert lines[0].split()[:2] == ["model", "parameters"]
     assert lines[3].split() == ["amd_gl", "resnet8", "78,042", "62.50", "1.0000", "12.50", "75.00"]
     assert len({len(line) for line in lines[2:4]}) == 1
+
+
+def _with_accuracy(accuracy):
+    return results.Outcome("resnet8", 1, {9: {"accuracy": accuracy, "nll": 1.0, "ece": 0.125}})
+
+
+SEVERAL = {
+    "teacher": {0: OUTCOME},
+    "amd_gl": dict(enumerate(map(_with_accuracy, (0.75, 0.875, 0.8125)))),
+    "kd": dict(enumerate(map(_with_accuracy, (0.625, 0.625, 0.6875)))),
+}
+
+
+def test_paired_differences():
+    (entry,) = results.compare(SEVERAL)
+    assert (entry.method, entry.baseline, entry.seeds) == ("amd_gl", "kd", 3)
+    difference = np.array([0.125, 0.25, 0.125])
+    np.testing.assert_allclose(entry.difference, difference.mean())
+    statistic = difference.mean() / (difference.std(ddof=1) / np.sqrt(3))
+    # Student's t with two degrees of freedom has this tail.
+    p_value = 1 - statistic / np.sqrt(2 + statistic**2)
+    np.testing.assert_allclose(entry.p_value, p_value, rtol=1e-6)
+    assert results.compare({"kd": {0: OUTCOME}, "at": {0: OUTCOME}}) == []
+
+
+def test_several_seeds(tmp_path):
+    results.write(tmp_path, "digits", SEVERAL)
+    content = json.loads((tmp_path / "results.json").read_text())
+    row = content["methods"]["amd_gl"]
+    np.testing.assert_allclose(row["final"]["accuracy"], 0.8125)
+    np.testing.assert_allclose(row["std"]["final"]["accuracy"], 0.0625)
+    assert row["seeds"]["1"]["final"]["accuracy"] == 0.875
+    assert content["comparisons"][0]["method"] == "amd_gl"
+    table = results.table(SEVERAL)
+    assert "81.25 ± 6.25" in table
+    assert "amd_gl - kd  +16.67 points  p = 0.0572" in table
+
+
+def test_equal_differences_have_no_p_value(tmp_path):
+    same = {**SEVERAL, "amd_gl": SEVERAL["kd"]}
+    assert "p not defined" in results.table(same)
+    results.write(tmp_path, "digits", same)
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["comparisons"][0]["p_value"] is None

@@ -7,7 +7,9 @@ import optax
 import pytest
 
 from amdjax import parallel
+from amdjax.checks import example_inputs
 from amdjax.data.augment import create_augment
+from amdjax.data.mix import create_mix
 from amdjax.losses import LOSSES, objective
 from amdjax.models import create_model, import_torch_state_dict, init_variables
 from amdjax.optim import create_optimizer
@@ -21,6 +23,9 @@ AMD = {
     "kd": {"weight": 0.9, "temperature": 4.0},
     "am": {"weight": 5000.0},
 }
+
+
+NOTHING = {"params": {}, "state": {}}  # variables of losses that have none
 
 
 def _sgd(learning_rate=0.05):
@@ -54,7 +59,7 @@ def test_five_steps_of_amd_as_in_pytorch(devices):
         ),
         mesh,
     )
-    state = parallel.replicate(TrainState.create(student, _sgd()), mesh)
+    state = parallel.replicate(TrainState.create(student, NOTHING, _sgd()), mesh)
     given = parallel.replicate(teacher, mesh)
     for i, expected in enumerate(arrays["records"]):
         batch = {
@@ -80,7 +85,7 @@ def test_five_steps_of_amd_as_in_pytorch(devices):
         np.testing.assert_allclose(a, b, atol=1e-3 * np.abs(b).max())
 
 
-def _run(devices, losses, steps=10, sync=True):
+def _run(devices, losses, steps=10, sync=True, mix="none"):
     """Ten steps with augmentation on random images; returns the losses and the last state."""
     mesh = _mesh(devices)
     axis = parallel.BATCH_AXIS if sync else None
@@ -88,11 +93,15 @@ def _run(devices, losses, steps=10, sync=True):
     teacher = create_model("resnet8", 4, axis_name=axis)
     config = default.get_config()
     config.augment.padding, config.augment.flip = 2, True
+    config.mix.name, config.mix.alpha = mix, 1.0
     augment, _ = create_augment(config.augment)
-    step = _map_step(
-        make_train_step(student, teacher, objective(losses), augment, _sgd(0.01)), mesh
+    goal = objective(losses)
+    mixer = create_mix(config.mix, parallel.reverse)
+    step = _map_step(make_train_step(student, teacher, goal, augment, _sgd(0.01), mixer), mesh)
+    own = goal.init(jax.random.key(3), example_inputs(student, teacher, (16, 16, 3)))
+    state = TrainState.create(
+        init_variables(student, jax.random.key(1), (16, 16, 3)), own, _sgd(0.01)
     )
-    state = TrainState.create(init_variables(student, jax.random.key(1), (16, 16, 3)), _sgd(0.01))
     given = init_variables(teacher, jax.random.key(2), (16, 16, 3))
     state, given = parallel.replicate((state, given), mesh)
     rng = np.random.default_rng(0)
@@ -109,10 +118,8 @@ def _run(devices, losses, steps=10, sync=True):
 
 
 def test_the_number_of_devices_changes_nothing():
-    everything = {name: {} for name in LOSSES}
-    everything["at"] = {"weight": 10.0}
-    everything["sp"] = {"weight": 10.0}
-    everything["am"] = {"weight": 10.0}
+    everything = {name: {} for name in ("ce", "kd", "amc", "contrastive")}
+    everything |= {name: {"weight": 10.0} for name in ("at", "sp", "am")}
     one, state = _run(1, everything)
     for devices in (2, 4):
         other, other_state = _run(devices, everything)
@@ -122,6 +129,30 @@ def test_the_number_of_devices_changes_nothing():
             other_state.variables,
             state.variables,
         )
+
+
+def test_no_loss_depends_on_the_number_of_devices():
+    catalogue = {
+        name: {"weight": min(loss.weight, 1.0)}
+        for name, loss in LOSSES.items()
+        if loss.scores is None
+    }
+    catalogue |= {"a_softmax": {}, "pkt": {"weight": 100.0}, "afds": {"adapter": True}}
+    one, state = _run(1, catalogue, steps=2)
+    four, other_state = _run(4, catalogue, steps=2)
+    np.testing.assert_allclose(four, one, rtol=1e-4, atol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+        other_state.objective,
+        state.objective,
+    )
+
+
+@pytest.mark.parametrize("mix", ["mixup", "cutmix", "moex"])
+def test_partners_do_not_depend_on_the_number_of_devices(mix):
+    one, _ = _run(1, {"ce": {}}, steps=3, mix=mix)
+    four, _ = _run(4, {"ce": {}}, steps=3, mix=mix)
+    np.testing.assert_allclose(four, one, rtol=1e-5, atol=1e-5)
 
 
 def test_without_synchronised_batch_norm_the_statistics_are_averaged():
@@ -144,7 +175,7 @@ def test_random_numbers_depend_on_the_step_alone():
 
     model = create_model("resnet8", 2, axis_name=parallel.BATCH_AXIS)
     step = _map_step(make_train_step(model, None, objective({"ce": {}}), augment, _sgd()), mesh)
-    state = TrainState.create(init_variables(model, jax.random.key(0), (8, 8, 3)), _sgd())
+    state = TrainState.create(init_variables(model, jax.random.key(0), (8, 8, 3)), NOTHING, _sgd())
     state = parallel.replicate(state, mesh)
     batch = parallel.shard(
         {"image": np.zeros((4, 8, 8, 3), np.uint8), "label": np.zeros(4, np.int32)}, mesh
@@ -191,7 +222,9 @@ def test_bfloat16_follows_float32():
             make_train_step(student, teacher, objective(AMD), lambda k, x: x / 128.0 - 1, _sgd()),
             mesh,
         )
-        state = TrainState.create(init_variables(student, jax.random.key(1), (8, 8, 3)), _sgd())
+        state = TrainState.create(
+            init_variables(student, jax.random.key(1), (8, 8, 3)), NOTHING, _sgd()
+        )
         given = init_variables(teacher, jax.random.key(2), (8, 8, 3))
         rng = np.random.default_rng(0)
         batch = {

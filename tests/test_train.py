@@ -122,7 +122,7 @@ def test_a_value_that_is_not_finite_stops_the_run(images, tmp_path):
         ({"batch_size": 400}, "64 training images do not fill one batch of 400"),
         ({"epochs": 0}, "config.epochs must be at least 1, not 0"),
         ({"methods": ()}, "config.methods is empty"),
-        ({"methods": ("kd", "kd")}, "names a method twice"),
+        ({"methods": ("kd", "kd")}, "config.methods names one twice: kd, kd"),
         ({"methods": ("kd+sq",)}, "unknown method 'sq'; did you mean sp"),
         ({"dtype": "float16"}, "unknown dtype 'float16'; did you mean bfloat16"),
         ({"student": {"name": "resnet9"}}, "scratch: unknown model 'resnet9'; did you mean resnet"),
@@ -131,6 +131,11 @@ def test_a_value_that_is_not_finite_stops_the_run(images, tmp_path):
         ({"augment": {"pad_mode": "zeros"}}, "did you mean zero"),
         ({"augment": {"std": (1.0, 0.0, 1.0)}}, "augment.std needs three"),
         ({"data": {"name": "digit"}}, "unknown data set 'digit'; did you mean digits"),
+        ({"seeds": (1, 1)}, "config.seeds names one twice: 1, 1"),
+        ({"seeds": (-1,)}, "config.seeds must be at least 0, not -1"),
+        ({"teacher": {"early_share": 0.0}}, "early_share must be above 0"),
+        ({"augment": {"noise": -0.1}}, "augment.noise must not be negative"),
+        ({"mix": {"name": "moex", "place": "stage9"}}, "unknown config.mix.place 'stage9'"),
     ],
 )
 def test_what_cannot_be_run(images, tmp_path, change, message):
@@ -146,6 +151,7 @@ def test_what_cannot_be_run(images, tmp_path, change, message):
         ({"am": {"features": ("stage4",)}}, "amd_gl: unknown feature of the student 'stage4'"),
         ({"am": {"grid": 5}}, "amd_gl: a grid of 5x5 patches does not fit a 4x4 feature map"),
         ({"am": {"terms": ("angle",)}}, "amd_gl: unknown AM term"),
+        ({"am": {"mask_threshold": 1.5}}, "amd_gl: am: mask_threshold must be"),
     ],
 )
 def test_losses_are_tried_before_any_training(images, tmp_path, change, message):
@@ -154,3 +160,70 @@ def test_losses_are_tried_before_any_training(images, tmp_path, change, message)
     with pytest.raises(UserError, match=message):
         run(config, tmp_path)
     assert not (tmp_path / "scratch" / "metrics.jsonl").exists()
+
+
+def test_seeds_and_an_early_teacher(images, tmp_path, capsys):
+    config = tiny_config(images, ("kd", "eskd"))
+    config.seeds = (0, 3)
+    config.teacher.early_share = 0.5
+    config.epochs = 1
+    run(config, tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["teacher"]["final"]["step"] == 8
+    assert results["teacher_early"]["final"]["step"] == 4
+    assert list(results["methods"]) == ["kd", "eskd"]
+    for row in results["methods"].values():
+        assert list(row["seeds"]) == ["0", "3"]
+        by_seed = [row["seeds"][seed]["final"]["nll"] for seed in ("0", "3")]
+        assert by_seed[0] != by_seed[1]
+        np.testing.assert_allclose(row["final"]["nll"], np.mean(by_seed))
+    folders = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert folders == {"teacher", "teacher_early", "kd", "kd-seed3", "eskd", "eskd-seed3"}
+    assert "eskd - kd" in capsys.readouterr().out
+    parts = _lines(tmp_path / "eskd")[-2]
+    np.testing.assert_allclose(parts["loss"], 0.1 * parts["ce"] + 0.9 * parts["eskd"], rtol=1e-5)
+    early, late = (_lines(tmp_path / name)[0] for name in ("teacher_early", "teacher"))
+    assert early["loss"] == late["loss"]
+
+
+def test_eskd_cannot_stop_a_teacher_that_is_given(images, tmp_path):
+    config = tiny_config(images, ("eskd",))
+    config.teacher.checkpoint = str(tmp_path)
+    with pytest.raises(UserError, match="eskd trains a teacher that it stops early"):
+        run(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("method", ["amc", "kd+center", "dkd", "arcface"])
+def test_hard_labels_are_not_mixed(images, tmp_path, method):
+    config = tiny_config(images, (method,))
+    config.mix.name = "cutmix"
+    with pytest.raises(UserError, match=r"cannot use the mixed labels of config\.mix\.name"):
+        run(config, tmp_path)
+
+
+def test_what_losses_learn_is_kept(images, tmp_path):
+    """A run that is stopped between two steps goes on with the losses' own variables."""
+    config = tiny_config(images, ("hint+center",))
+    config.epochs = 1
+    run(config, tmp_path / "first")
+    config.teacher.checkpoint = str(tmp_path / "first" / "teacher")
+    run(config, tmp_path / "whole")
+    config.max_steps = 5
+    run(config, tmp_path / "parts")
+    config.max_steps = 0
+    run(config, tmp_path / "parts")
+    whole, parts = (_lines(tmp_path / name / "hint+center")[-1] for name in ("whole", "parts"))
+    assert whole == parts
+
+
+def test_mixed_students_of_a_teacher_that_saw_no_mixtures(images, tmp_path):
+    config = tiny_config(images, ("amd_gl",))
+    config.epochs = 1
+    run(config, tmp_path / "plain")
+    config.mix.name, config.mix.alpha = "mixup", 1.0
+    config.mix.teacher_sees_mixed = False
+    run(config, tmp_path / "mixed")
+    plain, mixed = (_lines(tmp_path / name / "teacher") for name in ("plain", "mixed"))
+    assert [line["loss"] for line in plain[:2]] == [line["loss"] for line in mixed[:2]]
+    plain, mixed = (_lines(tmp_path / name / "amd_gl")[0] for name in ("plain", "mixed"))
+    assert plain["loss"] != mixed["loss"]

@@ -63,6 +63,21 @@ def random_flip(keys: jax.Array, images: jax.Array) -> jax.Array:
     return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
 
 
+def add_noise(keys: jax.Array, images: jax.Array, std: float) -> jax.Array:
+    """Adds Gaussian noise to normalised images.
+
+    Args:
+      keys: random keys [B], one for each image.
+      images: float [B,H,W,3].
+      std: its standard deviation, on the scale of the images.
+
+    Returns:
+      float [B,H,W,3].
+    """
+    noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(keys)
+    return images + std * noise
+
+
 def create_augment(
     augment: ml_collections.ConfigDict,
 ) -> tuple[Callable[[jax.Array, jax.Array], jax.Array], Callable[[jax.Array], jax.Array]]:
@@ -72,16 +87,18 @@ def create_augment(
       augment: `config.augment`.
 
     Returns:
-      (train, evaluate): `train(keys [B], images)` crops, flips and normalises as the config says;
-      `evaluate(images)` normalises.
+      (train, evaluate): `train(keys [B], images)` crops, flips, normalises and adds noise as the
+      config says; `evaluate(images)` normalises.
 
     Raises:
-      UserError: on an unknown pad mode, negative padding, or statistics of the wrong length.
+      UserError: on an unknown pad mode, negative padding or noise, or statistics of the wrong
+        length.
     """
     if augment.pad_mode not in _PAD_MODES:
         raise unknown_name("augment.pad_mode", augment.pad_mode, _PAD_MODES)
-    if augment.padding < 0:
-        raise UserError(f"augment.padding must not be negative, not {augment.padding}")
+    for name in ("padding", "noise"):
+        if augment[name] < 0:
+            raise UserError(f"augment.{name} must not be negative, not {augment[name]}")
     for name in ("mean", "std"):
         if len(augment[name]) != 3 or (name == "std" and min(augment[name]) <= 0):
             raise UserError(f"augment.{name} needs three (positive) numbers, not {augment[name]}")
@@ -95,6 +112,10 @@ def create_augment(
             images = random_crop(crop_keys, images, augment.padding, augment.pad_mode)
         if augment.flip:
             images = random_flip(flip_keys, images)
-        return evaluate(images)
+        images = evaluate(images)
+        if augment.noise:
+            noise_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 2)
+            images = add_noise(noise_keys, images, augment.noise)
+        return images
 
     return train, evaluate

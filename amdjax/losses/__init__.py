@@ -3,9 +3,20 @@
 from amdjax.losses.am import TERMS, AMTerms, am_global_local_loss, am_loss, am_terms
 from amdjax.losses.amc import amc_loss, contrastive_loss
 from amdjax.losses.at import at_loss
+from amdjax.losses.cc import cc_loss
 from amdjax.losses.ce import cross_entropy
+from amdjax.losses.dist import dist_loss
+from amdjax.losses.dkd import dkd_loss
+from amdjax.losses.ft import ft_loss
+from amdjax.losses.hint import hint_loss
 from amdjax.losses.kd import kd_loss
-from amdjax.losses.objective import LOSSES, Inputs, Objective, default_losses, objective
+from amdjax.losses.margins import a_softmax_loss, arcface_loss, cosface_loss
+from amdjax.losses.nst import nst_loss
+from amdjax.losses.objective import Objective, default_losses, objective
+from amdjax.losses.pkt import pkt_loss
+from amdjax.losses.registry import LOSSES, Inputs, Loss
+from amdjax.losses.rkd import rkd_loss
+from amdjax.losses.softmaxes import spherical_softmax_loss, taylor_softmax_loss
 from amdjax.losses.sp import sp_loss
 
 __all__ = [
@@ -13,16 +24,30 @@ __all__ = [
     "TERMS",
     "AMTerms",
     "Inputs",
+    "Loss",
     "Objective",
+    "a_softmax_loss",
     "am_global_local_loss",
     "am_loss",
     "am_terms",
     "amc_loss",
+    "arcface_loss",
     "at_loss",
+    "cc_loss",
     "contrastive_loss",
+    "cosface_loss",
     "cross_entropy",
     "default_losses",
+    "dist_loss",
+    "dkd_loss",
+    "ft_loss",
+    "hint_loss",
     "kd_loss",
+    "nst_loss",
     "objective",
+    "pkt_loss",
+    "rkd_loss",
     "sp_loss",
+    "spherical_softmax_loss",
+    "taylor_softmax_loss",
 ]

@@ -86,6 +86,7 @@ def am_global_local_loss(
     global_weight: float = 0.8,
     grid: int = 2,
     terms: tuple[str, ...] = TERMS,
+    mask_threshold: float = 0.0,
 ) -> jax.Array:
     """Returns the AM loss of one layer over the whole map and its patches, for each sample.
 
@@ -101,18 +102,23 @@ def am_global_local_loss(
       global_weight: between 0 (patches alone) and 1 (the whole map alone).
       grid: patches in each direction; 2 gives the paper's four quadrants.
       terms: which of "angular", "positive", "negative" to add.
+      mask_threshold: where the teacher's attention map, scaled to a largest value of 1, is not
+        above it, both maps are set to zero before they are normalised (masked features; the paper
+        takes 0.5); 0 masks nothing.
 
     Returns:
       float32 [B].
 
     Raises:
-      UserError: on unknown terms, a weight outside [0, 1], a grid finer than the map, or sizes
-        that do not match.
+      UserError: on unknown terms, a weight outside [0, 1], a threshold outside [0, 1), a grid finer
+        than the map, or sizes that do not match.
     """
     _check_terms(terms)
     if not 0.0 <= global_weight <= 1.0:
         raise UserError(f"am: global_weight must be between 0 and 1, not {global_weight}")
-    student, teacher = _logits(student_feature, teacher_feature, margin, scale)
+    if not 0.0 <= mask_threshold < 1.0:
+        raise UserError(f"am: mask_threshold must be at least 0 and below 1, not {mask_threshold}")
+    student, teacher = _logits(student_feature, teacher_feature, margin, scale, mask_threshold)
     loss = jnp.zeros(student.angular.shape[0], jnp.float32)
     if global_weight > 0.0:
         loss += global_weight * _mean_of_terms(student, teacher, terms)
@@ -130,22 +136,31 @@ def am_global_local_loss(
 
 
 def _logits(
-    student_feature: jax.Array, teacher_feature: jax.Array, margin: float, scale: float
+    student_feature: jax.Array,
+    teacher_feature: jax.Array,
+    margin: float,
+    scale: float,
+    mask_threshold: float = 0.0,
 ) -> tuple[AMTerms, AMTerms]:
     """The maps G, a and b [B,H,W] of both sides."""
-    student_feature, teacher_feature = maps.match_size(
-        maps.widen(student_feature), maps.widen(jax.lax.stop_gradient(teacher_feature))
+    student, teacher = (
+        maps.attention_map(feature)
+        for feature in maps.match_size(
+            maps.widen(student_feature), maps.widen(jax.lax.stop_gradient(teacher_feature))
+        )
     )
+    if mask_threshold > 0.0:
+        keep = teacher > mask_threshold * jnp.max(teacher, axis=(1, 2), keepdims=True)
+        student, teacher = jnp.where(keep, student, 0.0), jnp.where(keep, teacher, 0.0)
 
-    def logits(feature: jax.Array) -> AMTerms:
-        attention = maps.attention_map(feature)
+    def logits(attention: jax.Array) -> AMTerms:
         cosine = attention / (maps.safe_norm(attention, axis=(1, 2)) + _NORM_EPS)
         clipped = jnp.clip(cosine, -1.0 + _EPS, 1.0 - _EPS)
         positive = scale * jnp.cos(margin * jnp.arccos(clipped))
         negative = scale * (1.0 - cosine)
         return AMTerms(jax.nn.log_sigmoid(positive - negative), positive, negative)
 
-    return logits(student_feature), logits(teacher_feature)
+    return logits(student), logits(teacher)
 
 
 def _distances(student: AMTerms, teacher: AMTerms) -> AMTerms:

@@ -32,6 +32,11 @@ def safe_norm(x: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
     return jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=axis, keepdims=True), _TINY))
 
 
+def absolute(x: jax.Array) -> jax.Array:
+    """Returns |x| with gradient zero at zero, where `jnp.abs` has gradient one."""
+    return x * jnp.sign(x)
+
+
 def l2_normalize(x: jax.Array, axis: int | tuple[int, ...], eps: float = 1e-12) -> jax.Array:
     """Scales x to unit L2 norm over `axis`: `x / max(|x|, eps)`.
 
@@ -79,19 +84,10 @@ def match_size(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.A
     """
     (sh, sw), (th, tw) = student.shape[1:3], teacher.shape[1:3]
     if sh >= th and sw >= tw:
-        return _average_pool(student, th, tw), teacher
+        return resize(student, th, tw), teacher
     if sh <= th and sw <= tw:
-        return student, _average_pool(teacher, sh, sw)
+        return student, resize(teacher, sh, sw)
     raise UserError(_size_message(sh, sw, th, tw))
-
-
-def _average_pool(x: jax.Array, height: int, width: int) -> jax.Array:
-    batch, h, w, channels = x.shape
-    if h % height or w % width:
-        raise UserError(_size_message(h, w, height, width))
-    if (h, w) == (height, width):
-        return x
-    return x.reshape(batch, height, h // height, width, w // width, channels).mean(axis=(2, 4))
 
 
 def _size_message(h: int, w: int, height: int, width: int) -> str:
@@ -100,6 +96,32 @@ def _size_message(h: int, w: int, height: int, width: int) -> str:
         "whole multiple of the smaller; choose other `features` for this loss, another model or "
         "another image size"
     )
+
+
+def resize(x: jax.Array, height: int, width: int) -> jax.Array:
+    """Brings maps to a size: averages over whole windows where smaller, repeats where larger.
+
+    Args:
+      x: float [B,H,W,...].
+      height: wanted.
+      width: wanted.
+
+    Returns:
+      float [B,height,width,...].
+
+    Raises:
+      UserError: if one size is no whole multiple of the other.
+    """
+    for axis, size in ((1, height), (2, width)):
+        have = x.shape[axis]
+        if max(have, size) % min(have, size):
+            raise UserError(_size_message(*x.shape[1:3], height, width))
+        if have > size:
+            windows = (*x.shape[:axis], size, have // size, *x.shape[axis + 1 :])
+            x = x.reshape(windows).mean(axis + 1)
+        else:
+            x = jnp.repeat(x, size // have, axis=axis)
+    return x
 
 
 def patches(x: jax.Array, grid: int) -> Iterator[jax.Array]:

@@ -1,146 +1,51 @@
-"""From a config to one function: the weighted sum of named losses."""
+"""From a config to what a phase minimises: the weighted sum of named losses."""
 
-import dataclasses
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 
 from amdjax.errors import UserError, unknown_name
-from amdjax.losses.am import am_global_local_loss
-from amdjax.losses.amc import amc_loss, contrastive_loss
-from amdjax.losses.at import at_loss
-from amdjax.losses.ce import cross_entropy
-from amdjax.losses.kd import kd_loss
-from amdjax.losses.sp import sp_loss
+from amdjax.losses.registry import LOSSES, Inputs, Loss
 from amdjax.models.layers import Outputs
 from amdjax.optim import epoch_of, ramp_up
 
-Gather = Callable[[jax.Array], jax.Array]
+# The objective's own variables: "params" are trained by gradient, "state" moves by itself.
+Variables = dict[str, dict[str, Any]]
 
 
-class Inputs(NamedTuple):
-    """All that a loss may read in one step.
-
-    Attributes:
-      student: the student's outputs.
-      teacher: the teacher's; None where no loss asks for it.
-      labels: int [B] or class probabilities [B,C].
-      gather: joins the shards of a batch, for losses that see all samples.
-    """
-
-    student: Outputs
-    teacher: Outputs | None
-    labels: jax.Array
-    gather: Gather
-
-
-# How each kind of loss reads the outputs. A reader's keyword arguments are hyper-parameters too.
-
-
-def _from_labels(loss: Callable, inputs: Inputs, **hyper: Any) -> jax.Array:
-    return loss(inputs.student.logits, inputs.labels, **hyper)
-
-
-def _from_logits(loss: Callable, inputs: Inputs, **hyper: Any) -> jax.Array:
-    return loss(inputs.student.logits, inputs.teacher.logits, **hyper)
-
-
-def _from_features(
-    loss: Callable,
-    inputs: Inputs,
-    *,
-    features: tuple[str, ...] = ("stage1", "stage2", "stage3"),
-    **hyper: Any,
-) -> jax.Array:
-    return _mean_over_features(loss, inputs, features, hyper, gather=lambda x: x)
-
-
-def _from_all_features(
-    loss: Callable,
-    inputs: Inputs,
-    *,
-    features: tuple[str, ...] = ("stage1", "stage2", "stage3"),
-    **hyper: Any,
-) -> jax.Array:
-    return _mean_over_features(loss, inputs, features, hyper, gather=inputs.gather)
-
-
-def _from_pairs(
-    loss: Callable, inputs: Inputs, *, pair_labels: str = "true", **hyper: Any
-) -> jax.Array:
-    if pair_labels not in ("true", "predicted"):
-        raise unknown_name("kind of pair_labels", pair_labels, ("true", "predicted"))
-    labels = inputs.labels
-    if pair_labels == "predicted":
-        labels = jnp.argmax(inputs.student.logits, axis=-1)
-    return loss(inputs.gather(inputs.student.embedding), inputs.gather(labels), **hyper)
-
-
-def _mean_over_features(
-    loss: Callable, inputs: Inputs, features: tuple[str, ...], hyper: dict, gather: Gather
-) -> jax.Array:
-    if not features:
-        raise UserError("a loss has an empty list of features; name at least one")
-    for side, outputs in (("student", inputs.student), ("teacher", inputs.teacher)):
-        for name in features:
-            if name not in outputs.features:
-                raise unknown_name(f"feature of the {side}", name, outputs.features)
-    values = [
-        loss(gather(inputs.student.features[name]), gather(inputs.teacher.features[name]), **hyper)
-        for name in features
-    ]
-    return sum(values) / len(values)
-
-
-@dataclasses.dataclass(frozen=True)
-class Loss:
-    """An entry of the registry.
+class Objective(NamedTuple):
+    """What a phase minimises.
 
     Attributes:
-      function: the loss, a pure function of arrays whose keyword arguments are hyper-parameters.
-        It returns [B], one value for each sample, or a scalar if it sees all samples.
-      reader: takes the function's arrays from the outputs.
-      weight: the published one, where there is one.
-      summary: one line for people.
+      init: (key, inputs) -> variables of the losses that have some, by collection ("params",
+        "state"), loss and call; of the inputs only the shapes matter.
+      apply: (variables, inputs) -> (total, {name: value}, the new "state" collection). Total and
+        values are float32 scalars, the values without their weights. Per-sample losses are
+        averaged over this shard's samples.
+      predict: outputs -> outputs whose logits' softmax are the predicted probabilities.
+      needs_teacher: whether any loss reads the teacher.
+      needs_hard_labels: names of the losses that cannot use class probabilities.
     """
 
-    function: Callable[..., jax.Array]
-    reader: Callable[..., jax.Array]
+    init: Callable[[jax.Array, Inputs], Variables]
+    apply: Callable[[Variables, Inputs], tuple[jax.Array, dict[str, jax.Array], Any]]
+    predict: Callable[[Outputs], Outputs]
+    needs_teacher: bool
+    needs_hard_labels: tuple[str, ...]
+
+
+class _Term(NamedTuple):
+    name: str
+    loss: Loss
     weight: float
-    summary: str
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether the teacher's outputs are read."""
-        return self.reader in (_from_logits, _from_features, _from_all_features)
-
-    def defaults(self) -> dict[str, Any]:
-        """Returns the hyper-parameters of `config.losses.<name>` with their defaults."""
-        return {
-            "weight": self.weight,
-            "ramp_up_epochs": 0.0,
-            **{
-                name: parameter.default
-                for function in (self.reader, self.function)
-                for name, parameter in inspect.signature(function).parameters.items()
-                if parameter.default is not parameter.empty
-            },
-        }
-
-
-LOSSES: dict[str, Loss] = {
-    "ce": Loss(cross_entropy, _from_labels, 1.0, "cross-entropy with the labels"),
-    "kd": Loss(kd_loss, _from_logits, 0.9, "knowledge distillation, T^2 KL(teacher || student)"),
-    "at": Loss(at_loss, _from_features, 1000.0, "attention transfer"),
-    "sp": Loss(sp_loss, _from_all_features, 3000.0, "similarity preserving"),
-    "am": Loss(am_global_local_loss, _from_features, 5000.0, "angular margin, global and local"),
-    "amc": Loss(amc_loss, _from_pairs, 0.1, "angular-margin contrastive loss of pairs"),
-    "contrastive": Loss(contrastive_loss, _from_pairs, 0.1, "Euclidean contrastive loss of pairs"),
-}
+    ramp_up_epochs: float
+    until: float
+    reading: dict[str, Any]  # hyper-parameters of the reader
+    hyper: dict[str, Any]  # those of the loss
 
 
 def default_losses() -> ml_collections.ConfigDict:
@@ -148,61 +53,110 @@ def default_losses() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict({name: loss.defaults() for name, loss in LOSSES.items()})
 
 
-class Objective(NamedTuple):
-    """What a phase minimises.
-
-    Attributes:
-      apply: (inputs, step) -> (total, {name: value}), float32 scalars; the values are without
-        their weights. Per-sample losses are averaged over this shard's samples.
-      needs_teacher: whether any loss reads the teacher.
-    """
-
-    apply: Callable[[Inputs, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
-    needs_teacher: bool
-
-
-def objective(losses: Mapping[str, Mapping[str, Any]], steps_per_epoch: int = 1) -> Objective:
+def objective(
+    losses: Mapping[str, Mapping[str, Any]], steps_per_epoch: int = 1, epochs: int = 1
+) -> Objective:
     """Builds the weighted sum of losses.
 
-    `total = sum_i weight_i * ramp_i(epoch) * mean(loss_i)`, with the ramp `exp(-5 (1 - e / R)^2)`
-    of the whole epochs e done, zero in epoch 0, where `ramp_up_epochs` R is above 0. A loss of
-    weight zero is not computed.
+    `total = sum_i weight_i * ramp_i(epoch) * mean(loss_i)`. The ramp is `exp(-5 (1 - e / R)^2)` of
+    the whole epochs e done, zero in epoch 0, where `ramp_up_epochs` R is above 0; from the share
+    `until` of the epochs on it is zero. A loss of weight zero is not computed.
 
     Args:
       losses: name -> hyper-parameters, as in `config.losses`; what is left out has its default.
-      steps_per_epoch: needed for the ramp alone.
+      steps_per_epoch: needed for ramp and end alone.
+      epochs: length of the phase, needed for the end alone.
 
     Returns:
       An `Objective`.
 
     Raises:
-      UserError: on an unknown loss or hyper-parameter, or if nothing is left to minimise.
+      UserError: on an unknown loss or hyper-parameter, two losses that predict in different ways,
+        or if nothing is left to minimise.
     """
-    terms = []
-    for name, given in losses.items():
-        if name not in LOSSES:
-            raise unknown_name("loss", name, LOSSES)
-        hyper = LOSSES[name].defaults()
-        for key in given:
-            if key not in hyper:
-                raise unknown_name(f"hyper-parameter of the loss {name}", key, hyper)
-        hyper.update(given)
-        weight, ramp = hyper.pop("weight"), hyper.pop("ramp_up_epochs")
-        if weight != 0:
-            terms.append((name, LOSSES[name], weight, ramp, hyper))
+    terms = [_term(name, given) for name, given in losses.items()]
+    terms = [term for term in terms if term.weight != 0]
     if not terms:
         raise UserError(
             "there is no loss with a weight other than zero; set config.losses.<name>.weight"
         )
+    predicting = [term for term in terms if term.loss.scores is not None]
+    if len(predicting) > 1:
+        names = " and ".join(term.name for term in predicting)
+        raise UserError(f"{names} predict in different ways and cannot be added up: take one")
 
-    def apply(inputs: Inputs, step: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        total, parts = jnp.zeros((), jnp.float32), {}
-        for name, loss, weight, ramp, hyper in terms:
-            parts[name] = jnp.mean(loss.reader(loss.function, inputs, **hyper))
-            if ramp > 0:
-                epoch = epoch_of(step, steps_per_epoch)
-                weight = weight * jnp.where(epoch < 1, 0.0, ramp_up(epoch, ramp))
-            total += weight * parts[name]
-        return total, parts
+    def predict(outputs: Outputs) -> Outputs:
+        for term in predicting:
+            outputs = outputs.replace(logits=term.loss.scores(outputs, term.hyper))
+        return outputs
 
-    return Objective(apply, any(loss.needs_teacher for _, loss, *_ in terms))
+    def read(term: _Term, inputs: Inputs) -> dict[str, tuple]:
+        if term.loss.scores is None:
+            inputs = inputs._replace(student=predict(inputs.student))
+        return term.loss.reader(inputs, **term.reading)
+
+    def init(key: jax.Array, inputs: Inputs) -> Variables:
+        variables: Variables = {"params": {}, "state": {}}
+        for term in terms:
+            if not term.loss.has_variables:
+                continue
+            module = term.loss.function(**term.hyper)
+            for place, arrays in read(term, inputs).items():
+                key, own = jax.random.split(key)
+                for collection, tree in module.init(own, *arrays).items():
+                    variables[collection].setdefault(term.name, {})[place] = tree
+        return variables
+
+    def apply(
+        variables: Variables, inputs: Inputs
+    ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any]]:
+        total, parts, state = jnp.zeros((), jnp.float32), {}, {}
+        for term in terms:
+            values = []
+            for place, arrays in read(term, inputs).items():
+                if term.loss.has_variables:
+                    own = {
+                        name: collection[term.name][place]
+                        for name, collection in variables.items()
+                        if term.name in collection
+                    }
+                    module: nn.Module = term.loss.function(**term.hyper)
+                    value, moved = module.apply(own, *arrays, mutable=["state"])
+                    if moved:
+                        state.setdefault(term.name, {})[place] = moved["state"]
+                else:
+                    value = term.loss.function(*arrays, **term.hyper)
+                values.append(jnp.mean(value))
+            parts[term.name] = sum(values) / len(values)
+            total += _weight(term, inputs.step) * parts[term.name]
+        return total, parts, state
+
+    def _weight(term: _Term, step: jax.Array) -> jax.Array | float:
+        weight, epoch = term.weight, epoch_of(step, steps_per_epoch)
+        if term.ramp_up_epochs > 0:
+            weight *= jnp.where(epoch < 1, 0.0, ramp_up(epoch, term.ramp_up_epochs))
+        if term.until < 1:
+            weight *= jnp.where(epoch < term.until * epochs, 1.0, 0.0)
+        return weight
+
+    return Objective(
+        init,
+        apply,
+        predict,
+        any(term.loss.needs_teacher for term in terms),
+        tuple(term.name for term in terms if term.loss.needs_hard_labels(term.reading)),
+    )
+
+
+def _term(name: str, given: Mapping[str, Any]) -> _Term:
+    if name not in LOSSES:
+        raise unknown_name("loss", name, LOSSES)
+    loss = LOSSES[name]
+    hyper = loss.defaults()
+    for key in given:
+        if key not in hyper:
+            raise unknown_name(f"hyper-parameter of the loss {name}", key, hyper)
+    hyper.update(given)
+    schedule = {key: hyper.pop(key) for key in ("weight", "ramp_up_epochs", "until")}
+    reading = {key: hyper.pop(key) for key in loss.reader_defaults()}
+    return _Term(name, loss, **schedule, reading=reading, hyper=hyper)

@@ -63,6 +63,7 @@ class BatchNorm(nn.Module):
       dtype: of the result.
       momentum: weight of the old running value.
       eps: added to the variance.
+      use_scale: learn the scale; else it is 1.
     """
 
     train: bool
@@ -70,6 +71,7 @@ class BatchNorm(nn.Module):
     dtype: Dtype = jnp.float32
     momentum: float = 0.9
     eps: float = 1e-5
+    use_scale: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -77,7 +79,7 @@ class BatchNorm(nn.Module):
         channels = (x.shape[-1],)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels)
-        scale = self.param("scale", nn.initializers.ones, channels)
+        scale = self.param("scale", nn.initializers.ones, channels) if self.use_scale else 1.0
         bias = self.param("bias", nn.initializers.zeros, channels)
         if self.train:
             mean, var, unbiased = self._batch_statistics(x.astype(jnp.float32))

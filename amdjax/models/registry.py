@@ -3,28 +3,70 @@
 import re
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from amdjax.errors import UserError, unknown_name
+from amdjax.models.convnet import ConvNet
 from amdjax.models.layers import Dtype
+from amdjax.models.mobilenet import MobileNetV2
 from amdjax.models.resnet import CifarResNet, ImageNetResNet
+from amdjax.models.shufflenet import ShuffleNetV2
+from amdjax.models.vgg import VGG
 from amdjax.models.wrn import WideResNet
 
 _CIFAR_DEPTHS = (8, 14, 20, 26, 32, 44, 56, 80, 110)
 _IMAGENET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 _WIDE = ((10, 1), (10, 2), (16, 1), (16, 2), (16, 3), (16, 8), (28, 1), (28, 3), (40, 1), (40, 2))
+_VGG_CONVOLUTIONS = {8: (1, 1, 1, 1, 1), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3)}
+
+
+class Entry(NamedTuple):
+    """A known network.
+
+    Attributes:
+      builder: (num_classes, dtype, axis_name) -> linen module.
+      summary: one line for people.
+    """
+
+    builder: Callable[..., nn.Module]
+    summary: str
+
 
 # The papers' networks; wide ResNets of any other depth and width are made from their name too.
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    **{f"wrn_{depth}_{widen}": partial(WideResNet, depth, widen) for depth, widen in _WIDE},
-    **{f"resnet{depth}": partial(CifarResNet, depth) for depth in _CIFAR_DEPTHS},
+MODELS: dict[str, Entry] = {
     **{
-        f"resnet{depth}": partial(ImageNetResNet, blocks, depth >= 50)
+        f"wrn_{depth}_{widen}": Entry(
+            partial(WideResNet, depth, widen), f"WRN-{depth}-{widen}, for small images"
+        )
+        for depth, widen in _WIDE
+    },
+    **{
+        f"resnet{depth}": Entry(partial(CifarResNet, depth), f"ResNet-{depth}, for small images")
+        for depth in _CIFAR_DEPTHS
+    },
+    **{
+        f"resnet{depth}": Entry(
+            partial(ImageNetResNet, blocks, depth >= 50), f"ResNet-{depth}, for ImageNet"
+        )
         for depth, blocks in _IMAGENET_BLOCKS.items()
     },
+    **{
+        f"vgg{depth}": Entry(partial(VGG, counts), f"VGG-{depth} with batch norm, for small images")
+        for depth, counts in _VGG_CONVOLUTIONS.items()
+    },
+    "mobilenet_v2": Entry(MobileNetV2, "MobileNetV2, the narrow variant of the AMD paper"),
+    "shufflenet_v2": Entry(ShuffleNetV2, "ShuffleNetV2 1x, for small images"),
+    "amc_net": Entry(
+        partial(ConvNet, ((64,) * 3, (128,) * 3, (256, 128))), "the AMC paper's 8 convolutions"
+    ),
+    "conv13": Entry(
+        partial(ConvNet, ((128,) * 3, (256,) * 3, (512, 256, 128))),
+        "the larger network of the AMC code's ancestors (Pi model)",
+    ),
 }
 
 
@@ -47,8 +89,8 @@ def create_model(
       UserError: if the name is unknown or the depth is none that the family has.
     """
     key = re.sub(r"[-_]+", "_", name.strip().lower())
-    key = re.sub(r"^wrn(?=\d)", "wrn_", re.sub(r"^resnet_", "resnet", key))
-    builder = MODELS.get(key)
+    key = re.sub(r"^wrn(?=\d)", "wrn_", re.sub(r"^(resnet|vgg)_", r"\1", key))
+    builder = MODELS[key].builder if key in MODELS else None
     if wide := re.fullmatch(r"wrn_(\d+)_(\d+)", key):
         depth, widen = int(wide[1]), int(wide[2])
         if depth < 10 or (depth - 4) % 6 or widen < 1:

@@ -16,6 +16,8 @@ import numpy as np
 from amdjax.errors import UserError
 from amdjax.models.registry import create_model
 
+# What VGG, MobileNetV2 and ShuffleNetV2 call the last layer there.
+_CLASSIFIER = re.compile(r"^(classifier|classifier\.1|linear)\.(?=weight$|bias$)")
 _LEAF = {
     "kernel": "weight",
     "scale": "weight",
@@ -28,9 +30,10 @@ _LEAF = {
 def import_torch_state_dict(name: str, state_dict: Mapping[str, Any]) -> dict:
     """Turns a PyTorch state dict into the variables of the model of that name.
 
-    Understood are the wide ResNets and CIFAR ResNets of RepDistiller's naming and torchvision's
-    ResNets. Kernels are transposed from OIHW to HWIO, linear weights from [C,D] to [D,C]; the
-    number of classes is that of `fc.weight`.
+    Understood are the wide ResNets, CIFAR ResNets, VGG with batch norm and ShuffleNetV2 of
+    RepDistiller's naming, TGD's MobileNetV2, and torchvision's ResNets. Kernels are transposed from
+    OIHW to HWIO, linear weights from [C,D] to [D,C]; the number of classes is that of the last
+    layer's weights.
 
     Args:
       name: a name that `create_model` takes.
@@ -44,7 +47,7 @@ def import_torch_state_dict(name: str, state_dict: Mapping[str, Any]) -> dict:
       UserError: if a key is missing or of another shape, or if keys are left over; it names them.
     """
     arrays = {
-        key.removeprefix("module."): np.asarray(value)
+        _CLASSIFIER.sub("fc.", key.removeprefix("module.")): np.asarray(value)
         for key, value in state_dict.items()
         if not key.endswith("num_batches_tracked")
     }

@@ -59,3 +59,15 @@ def test_an_image_depends_on_its_own_key_alone(images):
     assert np.abs(whole - train(_keys(64, seed=1), images)).max() > 0
     config.padding, config.flip = 0, False
     np.testing.assert_array_equal(create_augment(config)[0](keys, images), evaluate(images))
+
+
+def test_noise_is_gaussian_and_of_each_example(images):
+    config = default.get_config().augment
+    config.noise = 0.15
+    train, evaluate = create_augment(config)
+    noise = np.asarray(train(_keys(64), images) - evaluate(images))
+    np.testing.assert_allclose(noise.std(), 0.15, rtol=0.03)
+    np.testing.assert_allclose(noise.mean(), 0.0, atol=0.01)
+    assert np.abs(noise[0] - noise[1]).max() > 0.1
+    one = train(_keys(64)[5:6], images[5:6]) - evaluate(images[5:6])
+    np.testing.assert_array_equal(one, noise[5:6])

@@ -14,6 +14,12 @@ DISTILLATION = [
     ("sp", losses.sp_loss, ()),
     ("amd_global", losses.am_loss, ("margin",)),
     ("amd_global_local", losses.am_global_local_loss, ("margin",)),
+    ("nst", losses.nst_loss, ()),
+    ("ft", losses.ft_loss, ()),
+    ("fitnet", losses.hint_loss, ()),
+    ("rkd", losses.rkd_loss, ()),
+    ("pkt", losses.pkt_loss, ()),
+    ("cc", losses.cc_loss, ()),
 ]
 
 

@@ -1,0 +1,89 @@
+"""Attention-based feature matching: Ji, Heo & Park, Show, attend and distill, AAAI 2021."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from amdjax.losses import maps
+
+
+class Summary(NamedTuple):
+    """What AFD needs of a feature, small enough to be gathered.
+
+    Attributes:
+      channels: float32 [B,C], the mean over positions.
+      positions: float32 [B,H,W], the mean over channels of the squares.
+    """
+
+    channels: jax.Array
+    positions: jax.Array
+
+
+def summarize(feature: jax.Array) -> Summary:
+    """Reduces a feature [B,H,W,C]."""
+    feature = maps.widen(feature)
+    return Summary(jnp.mean(feature, axis=(1, 2)), jnp.mean(jnp.square(feature), axis=-1))
+
+
+class AttentionFeatureMatching(nn.Module):
+    """Every teacher layer against every student layer, weighted by a trained attention.
+
+    `sum_t mean_b sum_s alpha_ts mean_hw (v_s - v_t)^2` (Eqs. 2 to 5). v is the positions' summary
+    of unit L2 norm, the student's resized to the teacher's before; alpha is the softmax over the
+    student's layers of `(q_t . W_t k_s + p_t . p_s) / sqrt(dimension)`, with queries q of the
+    teacher's and keys k of the student's channel means through a linear layer and batch norm (a
+    ReLU on k). The norms use the statistics of the batch, so the loss sees all samples.
+
+    Attributes:
+      dimension: of queries and keys.
+    """
+
+    dimension: int = 128
+
+    @nn.compact
+    def __call__(self, student: list[Summary], teacher: list[Summary]) -> jax.Array:
+        """Maps both sides' layers to a float32 scalar; the teacher receives no gradient.
+
+        Raises:
+          UserError: if of two maps none is a whole multiple of the other.
+        """
+        teacher = jax.lax.stop_gradient(teacher)
+        queries = jnp.stack(
+            [self._linear(t.channels, self.dimension, f"query_{i}") for i, t in enumerate(teacher)],
+            axis=1,
+        )
+        keys = jnp.stack(
+            [self._linear(s.channels, self.dimension, f"key_{i}") for i, s in enumerate(student)],
+            axis=1,
+        )
+        batch, layers = keys.shape[:2]
+        keys = nn.relu(keys).reshape(batch * layers, self.dimension)
+        bilinear = self._linear(keys, self.dimension * len(teacher), "bilinear")
+        bilinear = bilinear.reshape(batch, layers, len(teacher), self.dimension)
+        init = nn.initializers.xavier_normal()
+        places_t = self.param("p_t", init, (len(teacher), self.dimension))
+        places_s = self.param("p_s", init, (layers, self.dimension))
+        logits = jnp.einsum("bstd,btd->bts", bilinear, queries) + places_t @ places_s.T
+        attention = nn.softmax(logits / jnp.sqrt(self.dimension), axis=-1)
+        loss = jnp.zeros((), keys.dtype)
+        for i, layer in enumerate(teacher):
+            height, width = layer.positions.shape[1:]
+            values = jnp.stack(
+                [_unit(maps.resize(s.positions, height, width)) for s in student], axis=1
+            )
+            distance = jnp.square(values - _unit(layer.positions)[:, None]).mean(axis=(2, 3))
+            loss += jnp.mean(jnp.sum(attention[:, i] * distance, axis=1))
+        return loss
+
+    def _linear(self, x: jax.Array, features: int, name: str) -> jax.Array:
+        """A linear layer and batch norm with the batch's own statistics."""
+        x = nn.Dense(features, name=f"{name}_linear")(x)
+        scale = self.param(f"{name}_scale", nn.initializers.ones, (features,))
+        bias = self.param(f"{name}_bias", nn.initializers.zeros, (features,))
+        return (x - x.mean(0)) * jax.lax.rsqrt(x.var(0) + 1e-5) * scale + bias
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    return maps.l2_normalize(x, axis=(1, 2))

@@ -1,0 +1,45 @@
+"""Correlation congruence: Peng et al., ICCV 2019, in the form of the common benchmark code."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from amdjax.losses import maps
+
+
+def cc_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
+    """Returns the correlation of neighbours' differences between student and teacher.
+
+    `mean_i sum_d |s_i - t_i|_d |s_(i+1) - t_(i+1)|_d` over the B - 1 pairs of neighbours in the
+    batch. It sees all samples.
+
+    Args:
+      student: embedding, float [B,D], the whole batch.
+      teacher: embedding, float [B,D]; receives no gradient.
+
+    Returns:
+      float32 scalar.
+    """
+    return _congruence(maps.widen(student), maps.widen(jax.lax.stop_gradient(teacher)))
+
+
+class CorrelationCongruence(nn.Module):
+    """`cc_loss` behind a trained linear layer for each side, as embeddings differ in length.
+
+    Attributes:
+      dimension: of the common space.
+    """
+
+    dimension: int = 128
+
+    @nn.compact
+    def __call__(self, student: jax.Array, teacher: jax.Array) -> jax.Array:
+        """Maps embeddings [B,D] and [B,D'] to the scalar; the teacher's layer is trained too."""
+        student = nn.Dense(self.dimension, name="student")(student)
+        teacher = nn.Dense(self.dimension, name="teacher")(jax.lax.stop_gradient(teacher))
+        return _congruence(student, teacher)
+
+
+def _congruence(student: jax.Array, teacher: jax.Array) -> jax.Array:
+    difference = maps.absolute(student - teacher)
+    return jnp.mean(jnp.sum(difference[:-1] * difference[1:], axis=1))

@@ -1,0 +1,54 @@
+"""Decoupled knowledge distillation: Zhao et al., CVPR 2022."""
+
+import jax
+import jax.numpy as jnp
+
+from amdjax.losses import maps
+from amdjax.losses.kd import standardize_logits
+
+
+def dkd_loss(
+    student_logits: jax.Array,
+    teacher_logits: jax.Array,
+    labels: jax.Array,
+    temperature: float = 4.0,
+    target_weight: float = 1.0,
+    other_weight: float = 8.0,
+    standardize: bool = False,
+) -> jax.Array:
+    """Returns the divergence about the target and that among the others, for each sample.
+
+    `T^2 (alpha KL(b_T || b_S) + beta KL(o_T || o_S))` (Eq. 7): b is the pair of probabilities of
+    the label and of all other classes together, o the distribution among the others, both of the
+    softmax at temperature T.
+
+    Args:
+      student_logits: float [B,C].
+      teacher_logits: float [B,C]; receives no gradient.
+      labels: int [B].
+      temperature: T > 0.
+      target_weight: alpha.
+      other_weight: beta.
+      standardize: compare logits of zero mean and unit deviation; see `standardize_logits`.
+
+    Returns:
+      float32 [B], in nats times T^2.
+    """
+    is_target = jax.nn.one_hot(labels, student_logits.shape[-1], dtype=bool)
+
+    def parts(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = maps.widen(logits)
+        logits = (standardize_logits(logits) if standardize else logits) / temperature
+        log_p = jax.nn.log_softmax(logits)
+        target = jnp.sum(jnp.where(is_target, log_p, 0.0), axis=-1)
+        # Not log(1 - p): that is -inf for a sure network.
+        rest = jax.nn.logsumexp(jnp.where(is_target, -jnp.inf, log_p), axis=-1)
+        others = jnp.where(is_target, 0.0, log_p - rest[:, None])
+        return jnp.stack([target, rest], axis=-1), others
+
+    student, student_others = parts(student_logits)
+    teacher, teacher_others = parts(jax.lax.stop_gradient(teacher_logits))
+    target = jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
+    weight = jnp.where(is_target, 0.0, jnp.exp(teacher_others))
+    others = jnp.sum(weight * (teacher_others - student_others), axis=-1)
+    return temperature**2 * (target_weight * target + other_weight * others)

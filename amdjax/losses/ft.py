@@ -1,0 +1,29 @@
+"""Factor transfer: Kim, Park & Kwak, NeurIPS 2018; the distance, without the paraphraser."""
+
+import jax
+import jax.numpy as jnp
+
+from amdjax.losses import maps
+
+
+def ft_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array:
+    """Returns the mean absolute difference of one layer's unit factors, for each sample.
+
+    `mean_hw |F_S / |F_S| - F_T / |F_T||` with the factor `F = sum_c f^2`: attention transfer's
+    maps at an L1 distance, which is what the common benchmark code compares.
+
+    Args:
+      student_feature: float [B,H,W,C].
+      teacher_feature: float [B,H',W',C']; receives no gradient. The larger map is average-pooled.
+
+    Returns:
+      float32 [B].
+
+    Raises:
+      UserError: if the larger map is no whole multiple of the smaller.
+    """
+    student, teacher = (
+        maps.l2_normalize(maps.attention_map(feature), axis=(1, 2))
+        for feature in maps.match_size(student_feature, jax.lax.stop_gradient(teacher_feature))
+    )
+    return jnp.mean(maps.absolute(student - teacher), axis=(1, 2))

@@ -1,0 +1,37 @@
+"""Neuron selectivity transfer: Huang & Wang, Like what you like, arXiv 1707.01219, 2017."""
+
+import jax
+import jax.numpy as jnp
+
+from amdjax.losses import maps
+
+
+def nst_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array:
+    """Returns the squared maximum mean discrepancy of the channels' maps of one layer.
+
+    Every channel's map, scaled to unit L2 norm over the positions, is one sample of its network's
+    distribution; with the kernel `k(x, y) = <x, y>^2` and means over all pairs of channels,
+    `mean k(t, t) + mean k(s, s) - 2 mean k(s, t)` (Eq. 6, polynomial kernel).
+
+    Args:
+      student_feature: float [B,H,W,C].
+      teacher_feature: float [B,H',W',C']; receives no gradient. The larger map is average-pooled.
+
+    Returns:
+      float32 [B].
+
+    Raises:
+      UserError: if the larger map is no whole multiple of the smaller.
+    """
+    student, teacher = (
+        maps.l2_normalize(feature.reshape(feature.shape[0], -1, feature.shape[-1]), axis=1)
+        for feature in maps.match_size(
+            maps.widen(student_feature), maps.widen(jax.lax.stop_gradient(teacher_feature))
+        )
+    )
+
+    def kernel(x: jax.Array, y: jax.Array) -> jax.Array:
+        products = jnp.einsum("bpc,bpd->bcd", x, y, precision=jax.lax.Precision.HIGHEST)
+        return jnp.mean(jnp.square(products), axis=(1, 2))
+
+    return kernel(teacher, teacher) + kernel(student, student) - 2.0 * kernel(student, teacher)

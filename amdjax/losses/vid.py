@@ -1,0 +1,38 @@
+"""Variational information distillation: Ahn et al., CVPR 2019."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from amdjax.losses import maps
+
+_INITIAL_VARIANCE = 5.0
+_EPS = 1e-5  # the published least variance
+
+
+class VariationalInformation(nn.Module):
+    """The negative log-likelihood of one teacher feature, given the student's.
+
+    `mean_hwc 0.5 ((mu - f_T)^2 / var_c + log var_c)` (Eqs. 4 and 5): mu comes from the student's
+    feature through three trained 1x1 convolutions as wide as the teacher's feature, with ReLU
+    between them, and `var_c = softplus(p_c) + 1e-5` is trained too, 5 at first.
+    """
+
+    @nn.compact
+    def __call__(self, student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array:
+        """Maps features [B,H,W,C] and [B,H',W',C'] to float32 [B]; the teacher's has no gradient.
+
+        The larger map is average-pooled; a UserError says if that cannot be done exactly.
+        """
+        x, teacher = maps.match_size(
+            maps.widen(student_feature), maps.widen(jax.lax.stop_gradient(teacher_feature))
+        )
+        channels = teacher.shape[-1]
+        for i in range(3):
+            x = nn.Conv(channels, (1, 1), use_bias=False, name=f"regressor_{i}")(x)
+            x = nn.relu(x) if i < 2 else x
+        at_first = jnp.log(jnp.expm1(_INITIAL_VARIANCE - _EPS))
+        raw = self.param("log_scale", nn.initializers.constant(at_first), (channels,))
+        variance = nn.softplus(raw) + _EPS
+        likelihood = jnp.square(x - teacher) / variance + jnp.log(variance)
+        return 0.5 * jnp.mean(likelihood, axis=(1, 2, 3))

@@ -1,0 +1,78 @@
+"""Plain convolutional networks of the angular-margin contrastive loss.
+
+Choi, Som & Turaga, AMC-Loss: angular margin contrastive loss for improved explainability in image
+classification, CVPR workshops 2020 (the network in its repository), and the 13-layer network of
+semi-supervised learning from which that descends: Laine & Aila, Temporal ensembling, ICLR 2017.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from amdjax.models.layers import (
+    BatchNorm,
+    Dropout,
+    Dtype,
+    Edit,
+    Outputs,
+    Taps,
+    classify,
+    global_mean,
+)
+
+
+class ConvNet(nn.Module):
+    """Two stages of three 3x3 convolutions, then one unpadded 3x3 and some 1x1 convolutions.
+
+    Each convolution is followed by a batch norm with a bias alone and a leaky ReLU of slope 0.1;
+    max-pooling by 2 and dropout of 0.5 follow each of the first two stages. Norm and initial
+    weights are those of the repository's TensorFlow layers (no scale, 0.001 added to the variance,
+    Glorot's uniform distribution), except that the running statistics move as fast as in the other
+    networks. In training the "dropout" key is needed.
+
+    The features are the stages' last activations, before the pooling: 32, 16 and 6 pixels for a
+    32x32 input; "stem" is the first activation.
+
+    Attributes:
+      stages: width of the convolutions of each of the three stages.
+      num_classes: C.
+      dtype: of the computation; parameters, statistics and logits are float32.
+      axis_name: mapped axis over which batch norm averages in training, and along which the batch
+        is divided for dropout; None: none.
+    """
+
+    stages: Sequence[Sequence[int]]
+    num_classes: int
+    dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, edit: Edit | None = None) -> Outputs:
+        """Maps images float [B,H,W,3] to `Outputs`; `edit` may change features on the way."""
+        taps = Taps(edit)
+        norm = partial(BatchNorm, train=train, axis_name=self.axis_name, dtype=self.dtype)
+        for stage, widths in enumerate(self.stages, start=1):
+            last = stage == len(self.stages)
+            for i, width in enumerate(widths):
+                kernel = 1 if last and i > 0 else 3
+                x = nn.Conv(
+                    width,
+                    (kernel, kernel),
+                    padding="VALID" if last else "SAME",
+                    use_bias=False,
+                    dtype=self.dtype,
+                    kernel_init=nn.initializers.glorot_uniform(),
+                    name=f"conv{stage}_{i}",
+                )(x)
+                x = norm(eps=1e-3, use_scale=False, name=f"bn{stage}_{i}")(x)
+                x = nn.leaky_relu(x, 0.1)
+                if stage == 1 and i == 0:
+                    x = taps("stem", x)
+            x = taps(f"stage{stage}", x)
+            if not last:
+                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+                x = Dropout(0.5, train, self.axis_name)(x)
+        return classify(global_mean(x), taps, self.num_classes)

@@ -1,0 +1,68 @@
+"""VGG for small images: Simonyan & Zisserman, Very deep convolutional networks, ICLR 2015.
+
+With batch norm and one linear layer, as in RepDistiller (Tian et al., Contrastive representation
+distillation, ICLR 2020). Modules carry the names there, `block0.3` written as `block0_3`; only its
+`classifier` is called `fc`, as in every family here.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from amdjax.models.layers import BatchNorm, Dtype, Edit, Outputs, Taps, classify, global_mean
+
+_WIDTHS = (64, 128, 256, 512, 512)
+
+
+class VGG(nn.Module):
+    """Five blocks of 3x3 convolutions, 64, 128, 256, 512 and 512 channels wide.
+
+    The features "stage1" to "stage5" are the blocks' outputs behind the ReLU: 32, 16, 8, 4 and 4
+    pixels for a 32x32 input. Max-pooling by 2 stands between the blocks, before the last one for
+    inputs of 64x64 and more alone: 64, 32, 16, 8 and 4 pixels. "stem" is the output of the first
+    convolution behind its ReLU.
+
+    Attributes:
+      convolutions: number of convolutions of each block.
+      num_classes: C.
+      dtype: of the computation; parameters, statistics and logits are float32.
+      axis_name: mapped axis over which batch norm averages in training; None: none.
+    """
+
+    convolutions: Sequence[int]
+    num_classes: int
+    dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, edit: Edit | None = None) -> Outputs:
+        """Maps images float [B,H,W,3] to `Outputs`; `edit` may change features on the way."""
+        taps = Taps(edit)
+        norm = partial(BatchNorm, train=train, axis_name=self.axis_name, dtype=self.dtype)
+        pools = 4 if x.shape[1] >= 64 else 3
+        for block, (width, count) in enumerate(zip(_WIDTHS, self.convolutions, strict=True)):
+            if 0 < block <= pools:
+                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            for i in range(count):
+                # In PyTorch's sequence each convolution is followed by its norm and its ReLU.
+                x = _conv(width, self.dtype, name=f"block{block}_{3 * i}")(x)
+                x = nn.relu(norm(name=f"block{block}_{3 * i + 1}")(x))
+                if block == i == 0:
+                    x = taps("stem", x)
+            x = taps(f"stage{block + 1}", x)
+        return classify(global_mean(x), taps, self.num_classes)
+
+
+def _conv(width: int, dtype: Dtype, *, name: str) -> nn.Conv:
+    # The bias does nothing before a batch norm; it is there because RepDistiller's weights have it.
+    return nn.Conv(
+        width,
+        (3, 3),
+        padding=1,
+        dtype=dtype,
+        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        name=name,
+    )
