@@ -22,7 +22,7 @@ from amdjax.methods import METHODS, method_losses, needs_early_teacher
 TEACHER = "teacher"
 EARLY_TEACHER = "teacher_early"
 _RECIPE_FILE = "recipe.json"
-_DATA_KEYS = ("name", "folder", "image_size")
+_DATA_KEYS = ("name", "folder", "image_size", "random_resized_crop")
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _AT_LEAST = {
     "seed": 0,

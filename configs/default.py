@@ -31,11 +31,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.student.name = "wrn_16_1"
 
     config.data = ml_collections.ConfigDict()
-    config.data.name = "cifar10"  # cifar10, cifar100, tiny_imagenet, digits, folder
+    config.data.name = "cifar10"  # python -m amdjax.main --list shows all
     # Holds the prepared data and downloads/manual/; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets.
     config.data.data_dir = ""
     config.data.folder = ""  # with name "folder": holds train/CLASS/* and val/CLASS/* or test/...
     config.data.image_size = 0  # side in pixels; 0: as the data set has it
+    # ImageNet's crops: a random part of each training image, anew in each epoch.
+    config.data.random_resized_crop = False
     # A split of at most this size is decoded once and kept in memory, a larger one is streamed.
     config.data.memory_gib = 4.0
 

@@ -13,7 +13,14 @@ from PIL import Image
 def data_settings(name: str, data_dir: Path, **changes) -> ml_collections.ConfigDict:
     """Returns `config.data` for a data set, all in memory, with changes."""
     data = ml_collections.ConfigDict(
-        {"name": name, "data_dir": str(data_dir), "folder": "", "image_size": 0, "memory_gib": 1.0}
+        {
+            "name": name,
+            "data_dir": str(data_dir),
+            "folder": "",
+            "image_size": 0,
+            "memory_gib": 1.0,
+            "random_resized_crop": False,
+        }
     )
     data.update(changes)
     return data

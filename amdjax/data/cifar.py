@@ -1,19 +1,15 @@
 """CIFAR-10 and CIFAR-100: tfds's own builders, made to prepare without TensorFlow."""
 
-import io
-import tarfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 from tensorflow_datasets.image_classification import cifar
 
-from amdjax.data.decode import one_line
-from amdjax.data.prepare import find_archive
+from amdjax.data.decode import encode_png
+from amdjax.data.prepare import find_archive, tar_files
 from amdjax.errors import UserError
 
 _IMAGE_BYTES = 3 * 32 * 32
@@ -46,22 +42,14 @@ class _ReadInPython:
         for index, record in enumerate(records):
             example = dict(zip(keys, record[: len(keys)].tolist(), strict=True))
             image = record[len(keys) :].reshape(3, 32, 32).transpose(1, 2, 0)
-            png = io.BytesIO()
-            Image.fromarray(np.ascontiguousarray(image)).save(png, "PNG")
-            yield index, {**example, "id": f"{split_prefix}{index:05d}", "image": png.getvalue()}
+            png = encode_png(np.ascontiguousarray(image))
+            yield index, {**example, "id": f"{split_prefix}{index:05d}", "image": png}
 
 
 def _extract(path: Path, names: Sequence[str]) -> dict[str, bytes]:
     """Returns the named files of an archive, whatever folder they are in."""
-    found = {}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                name = member.name.rpartition("/")[2]
-                if member.isfile() and name in names:
-                    found[name] = archive.extractfile(member).read()
-    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise UserError(f"{path} is damaged: {one_line(error)}") from error
+    files = ((name.rpartition("/")[2], data) for name, data in tar_files(path))
+    found = {name: data for name, data in files if name in names}
     for name in names:
         if name not in found:
             raise UserError(f"{path} is not CIFAR's binary version: it has no {name}")

@@ -1,6 +1,5 @@
 """scikit-learn's handwritten digits: a real data set that needs no download."""
 
-import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from amdjax.data.decode import encode_png
 from amdjax.data.prepare import image_info
 
 _NUM_TRAIN = 1437
@@ -40,6 +40,5 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
             grey = Image.fromarray(np.round(image * (255 / 16)).astype(np.uint8))
-            file = io.BytesIO()
-            grey.resize((32, 32), Image.Resampling.BICUBIC).convert("RGB").save(file, "PNG")
-            yield index, {"id": str(index), "image": file.getvalue(), "label": int(label)}
+            png = encode_png(np.asarray(grey.resize((32, 32), Image.Resampling.BICUBIC)))
+            yield index, {"id": str(index), "image": png, "label": int(label)}

@@ -5,13 +5,14 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 from amdjax.data.decode import one_line
-from amdjax.data.prepare import checked_examples, image_info
+from amdjax.data.prepare import File, checked_examples, image_info
 from amdjax.errors import UserError
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -53,8 +54,10 @@ class Folder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, names: Sequence[str]) -> Any:
         config = self.builder_config
         numbers = {name: number for number, name in enumerate(config.class_names)}
-        labels = [numbers[name.split("/")[1]] for name in names]
-        return checked_examples(names, labels, self._read, f"{config.root}/")
+        files = (
+            File(name, numbers[name.split("/")[1]], partial(self._read, name)) for name in names
+        )
+        return checked_examples(files, f"{config.root}/")
 
     def _read(self, name: str) -> bytes:
         path = self.builder_config.root / name

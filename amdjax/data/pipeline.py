@@ -80,7 +80,7 @@ class TrainBatches:
         epoch, position = divmod(step, self.steps_per_epoch)
         first = position * self._batch_size
         batch = self._order(epoch)[first : first + self._batch_size]
-        images, labels = self._split.read(batch[self._rows])
+        images, labels = self._split.read(batch[self._rows], (self._seed, epoch))
         return {"image": images, "label": labels}
 
     def _draw_order(self, epoch: int) -> np.ndarray:

@@ -2,12 +2,15 @@
 
 import contextlib
 import io
+import itertools
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import downloader
@@ -48,41 +51,81 @@ def image_info(
     )
 
 
-def checked_examples(
-    names: Sequence[str], labels: Sequence[int], read: Callable[[str], bytes], where: str
-) -> Iterator[tuple[int, dict[str, Any]]]:
+class File(NamedTuple):
+    """A labelled image file.
+
+    Attributes:
+      name: becomes the example's id.
+      label: number of its class.
+      read: returns its bytes; may be called from another thread.
+    """
+
+    name: str
+    label: int
+    read: Callable[[], bytes]
+
+
+def checked_examples(files: Iterable[File], where: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields tfds's examples of image files, each decoded once to see that it is whole.
 
     Args:
-      names: the files' names, which become the examples' ids.
-      labels: their classes.
-      read: name -> the file's bytes; called from several threads.
+      files: in the order of the examples.
       where: what goes before a name in an error message.
 
     Raises:
       UserError: naming the first file that is damaged.
     """
 
-    def example(index: int) -> tuple[int, dict[str, Any]]:
-        data = read(names[index])
-        decode_image(data, 0, f"{where}{names[index]}")
-        return index, {"id": names[index], "image": data, "label": labels[index]}
+    def example(index: int, file: File) -> tuple[int, dict[str, Any]]:
+        data = file.read()
+        decode_image(data, 0, f"{where}{file.name}")
+        return index, {"id": file.name, "image": data, "label": file.label}
 
+    numbered = enumerate(files)
     with ThreadPoolExecutor() as pool:
-        for first in range(0, len(names), _CHUNK):
-            yield from pool.map(example, range(first, min(first + _CHUNK, len(names))))
+        while chunk := list(itertools.islice(numbered, _CHUNK)):
+            yield from pool.map(example, *zip(*chunk, strict=True))
+
+
+def tar_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yields names and contents of the files in a tar archive, compressed or not, as they come.
+
+    Raises:
+      UserError: naming the archive, if it is damaged.
+    """
+    try:
+        with tarfile.open(path, "r|*") as archive:
+            for member in archive:
+                if member.isfile():
+                    yield member.name, archive.extractfile(member).read()
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        raise UserError(f"{path} is damaged: {one_line(error)}") from error
+
+
+def manual_path(builder: tfds.core.DatasetBuilder, name: str) -> Path:
+    """Returns where an archive is looked for that the user got by hand."""
+    return Path(builder.data_dir_root) / "downloads" / "manual" / name
 
 
 def find_archive(
-    builder: tfds.core.DatasetBuilder, dl_manager: tfds.download.DownloadManager, url: str
+    builder: tfds.core.DatasetBuilder,
+    dl_manager: tfds.download.DownloadManager,
+    url: str,
+    name: str = "",
 ) -> Path:
     """Returns the archive's path: where the user put it, or else where it was downloaded to.
+
+    Args:
+      builder: whose archive.
+      dl_manager: tfds's.
+      url: where to download it from.
+      name: of the file that the user may have put there; "": the end of the URL.
 
     Raises:
       UserError: saying where to put it, if it is not there and cannot be downloaded.
     """
-    name = url.rpartition("/")[2]
-    manual = Path(builder.data_dir_root) / "downloads" / "manual" / name
+    name = name or url.rpartition("/")[2]
+    manual = manual_path(builder, name)
     if manual.exists():
         return manual
     downloader.MAX_RETRIES = 3  # tfds's own 10 take minutes where there is no network at all

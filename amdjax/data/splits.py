@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from amdjax.data.decode import decode_image, one_line
+from amdjax.data.decode import center_box, decode_image, one_line, random_resized_box
 from amdjax.errors import UserError
 
 _CHUNK = 256
@@ -21,11 +21,14 @@ class Split(Protocol):
         """Returns the number of examples."""
         ...
 
-    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def read(
+        self, indices: np.ndarray, draw: tuple[int, int] = (0, 0)
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Reads examples.
 
         Args:
           indices: integers [n] in 0..len(self) - 1.
+          draw: seed and epoch, which with the example's index decide a random crop.
 
         Returns:
           Images, uint8 [n,H,W,3], and labels, int32 [n].
@@ -58,6 +61,7 @@ class StreamedSplit:
         image_size: int,
         image_shape: tuple[int, int, int],
         num_classes: int,
+        crop: str = "center",
     ):
         """Keeps the source, reads nothing yet.
 
@@ -67,17 +71,22 @@ class StreamedSplit:
           image_size: see `decode_image`.
           image_shape: [H,W,3] that every image must have then.
           num_classes: labels must be below it.
+          crop: "center"; "random_resized", a new part of the image in each epoch; or
+            "center_224_256", the middle as ImageNet's evaluation takes it.
         """
         self.name = name
         self._source = source
         self._image_size = image_size
         self.image_shape = image_shape
         self._num_classes = num_classes
+        self._crop = crop
 
     def __len__(self) -> int:
         return len(self._source)
 
-    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def read(
+        self, indices: np.ndarray, draw: tuple[int, int] = (0, 0)
+    ) -> tuple[np.ndarray, np.ndarray]:
         """See `Split.read`."""
         images = np.empty([len(indices), *self.image_shape], np.uint8)
         labels = np.empty([len(indices)], np.int32)
@@ -89,10 +98,12 @@ class StreamedSplit:
                 "remove them, so that they are prepared anew"
             ) from error
         for row, (index, example) in enumerate(zip(indices, examples, strict=True)):
-            images[row], labels[row] = self._decode(index, example)
+            images[row], labels[row] = self._decode(index, example, draw)
         return images, labels
 
-    def _decode(self, index: int, example: dict[str, Any]) -> tuple[np.ndarray, int]:
+    def _decode(
+        self, index: int, example: dict[str, Any], draw: tuple[int, int]
+    ) -> tuple[np.ndarray, int]:
         where = f"{self.name} example {index}"
         if "id" in example:
             where += f" ({example['id'].decode()})"
@@ -101,7 +112,10 @@ class StreamedSplit:
             raise UserError(
                 f"{where}: label {label} is outside the classes 0..{self._num_classes - 1}"
             )
-        image = decode_image(example["image"], self._image_size, where)
+        box = center_box if self._crop == "center_224_256" else None
+        if self._crop == "random_resized":
+            box = random_resized_box(np.random.default_rng([*draw, index]))
+        image = decode_image(example["image"], self._image_size, where, box)
         if image.shape != self.image_shape:
             raise UserError(
                 f"{where} is {image.shape[0]}x{image.shape[1]}, not {self.image_shape[0]}x"
@@ -121,7 +135,9 @@ class MemorySplit:
     def __len__(self) -> int:
         return len(self._labels)
 
-    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def read(
+        self, indices: np.ndarray, draw: tuple[int, int] = (0, 0)
+    ) -> tuple[np.ndarray, np.ndarray]:
         """See `Split.read`."""
         return self._images[indices], self._labels[indices]
 

@@ -3,13 +3,14 @@
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 from amdjax.data.decode import one_line
-from amdjax.data.prepare import checked_examples, find_archive, image_info
+from amdjax.data.prepare import File, checked_examples, find_archive, image_info
 from amdjax.errors import UserError
 
 _URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -43,7 +44,11 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(
         self, archive: "_Archive", names: Sequence[str], labels: Sequence[int]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        return checked_examples(names, labels, archive.read, f"{archive.path}: ")
+        files = (
+            File(name, label, partial(archive.read, name))
+            for name, label in zip(names, labels, strict=True)
+        )
+        return checked_examples(files, f"{archive.path}: ")
 
 
 class _Archive:

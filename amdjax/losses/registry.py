@@ -250,7 +250,7 @@ LOSSES: dict[str, Loss] = {
     "am": Loss(am_global_local_loss, _both_features, 5000.0, "angular margin, global and local"),
     "at": Loss(at_loss, _both_features, 1000.0, "attention transfer"),
     "ft": Loss(ft_loss, _both_features, 200.0, "factor transfer's distance"),
-    "hint": Loss(Hint, _both_middle, 100.0, "FitNet's hint, with a trained adapter"),
+    "hint": Loss(Hint, _both_middle, 1.0, "FitNet's hint, with a trained adapter"),
     "nst": Loss(nst_loss, _both_features, 50.0, "neuron selectivity transfer"),
     "vid": Loss(VariationalInformation, _both_features, 3.0, "variational information"),
     "afd": Loss(AttentionFeatureMatching, _all_summaries, 200.0, "attention-based matching"),
