@@ -47,7 +47,7 @@ class Phase:
     Attributes:
       name: the phase's folder in the workdir: a teacher's, or the method's name with the seed
         behind it where that is not the config's.
-      method: the student's method; a teacher's name.
+      method: the student's method, with the swept value behind it; a teacher's name.
       model: name of the network that is trained.
       losses: name -> settings, for `objective`.
       seed: of all random numbers.
@@ -92,7 +92,14 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     except (AttributeError, KeyError) as error:
         raise _unknown_key(words, error) from error
     except (flags.Error, config_flags.UnsupportedOperationError, TypeError, ValueError) as error:
-        raise UserError(f"command line: {error}") from error
+        raise _of_recipe(error) or UserError(f"command line: {error}") from error
+
+
+def _of_recipe(error: BaseException | None) -> UserError | None:
+    """Returns what a recipe had to say, which config flags wrap into their own errors."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _config_files(words: Sequence[str]) -> list[str]:
@@ -162,8 +169,9 @@ def phases(config: ml_collections.ConfigDict) -> list[Phase]:
         teacher that is given.
     """
     students = [
-        _student(config, method, seed)
+        _student(config, method, label, losses, seed)
         for method in config.methods
+        for label, losses in _swept(config, method)
         for seed in config.seeds or (config.seed,)
     ]
     wanted = {phase.teacher for phase in students}
@@ -185,8 +193,34 @@ def phases(config: ml_collections.ConfigDict) -> list[Phase]:
     return [*teachers, *students]
 
 
-def _student(config: ml_collections.ConfigDict, method: str, seed: int) -> Phase:
+def _swept(config: ml_collections.ConfigDict, method: str) -> list[tuple[str, dict[str, Any]]]:
+    """Returns (label, losses) of a method for each value of `config.sweep`, if that concerns it."""
     losses = method_losses(method, config.losses)
+    key = config.sweep.key
+    if not key:
+        return [(method, losses)]
+    known = {f"losses.{name}.{hyper}" for name, loss in config.losses.items() for hyper in loss}
+    if key not in known:
+        raise unknown_name("config.sweep.key", key, known)
+    if not config.sweep["values"]:
+        raise UserError(f"config.sweep.values is empty; give the values of {key}")
+    _, name, hyper = key.split(".")
+    if name not in losses:
+        return [(method, losses)]
+    swept = []
+    for value in config.sweep["values"]:
+        changed = config.losses.copy_and_resolve_references()
+        changed[name][hyper] = value
+        words = "+".join(value) if isinstance(value, tuple) else value
+        swept.append((f"{method}-{hyper}={words}", method_losses(method, changed)))
+    if len(swept) > 1 and swept[0][1] == swept[1][1]:
+        raise UserError(f"config.sweep.key: the method {method} sets {key} itself")
+    return swept
+
+
+def _student(
+    config: ml_collections.ConfigDict, method: str, label: str, losses: dict[str, Any], seed: int
+) -> Phase:
     goal = objective(losses)
     teacher = None
     if goal.needs_teacher:
@@ -197,8 +231,8 @@ def _student(config: ml_collections.ConfigDict, method: str, seed: int) -> Phase
             f"use the mixed labels of config.mix.name={config.mix.name!r}; set it to none (pairs "
             "are defined for mixed images with losses.amc.pair_labels=predicted)"
         )
-    name = method if seed == config.seed else f"{method}-seed{seed}"
-    return Phase(name, method, config.student.name, losses, seed, teacher)
+    name = label if seed == config.seed else f"{label}-seed{seed}"
+    return Phase(name, label, config.student.name, losses, seed, teacher)
 
 
 def check_recipe(config: ml_collections.ConfigDict, phase: Phase, folder: Path) -> None:

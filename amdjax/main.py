@@ -15,7 +15,7 @@ from amdjax.train import run
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, or your own.")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of checkpoints, metrics and results; default: runs/CONFIG."
+    "workdir", None, "Folder of checkpoints, metrics and results; default: runs/CONFIG (-SETUP)."
 )
 _LIST = flags.DEFINE_bool("list", False, "Print methods, losses, models and data sets, and stop.")
 
@@ -29,7 +29,8 @@ def main(_: list[str]) -> None:
         raise UserError("--config=configs/NAME.py is missing (or --list, to see what there is)")
     logging.set_verbosity(logging.FATAL)  # orbax logs what it then raises, tracebacks and all
     parallel.initialize()
-    name = Path(flags.FLAGS["config"].config_filename.split(":")[0]).stem
+    file, _, setup = flags.FLAGS["config"].config_filename.partition(":")
+    name = f"{Path(file).stem}-{setup}" if setup else Path(file).stem
     run(_CONFIG.value, Path(_WORKDIR.value or f"runs/{name}"))
 
 

@@ -1,12 +1,28 @@
 """Every setting, with its default; a recipe imports this and changes what it must.
 
-Any value can be overridden on the command line: `--config.student.name=wrn_16_2`,
+A recipe with several set-ups takes one behind a colon: `--config=configs/cifar10.py:b`. Any value
+can be overridden on the command line: `--config.student.name=wrn_16_2`,
 `--config.losses.am.margin=1.5`, `--config.methods=kd,amd_gl`.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import ml_collections
 
+from amdjax.errors import unknown_name
 from amdjax.losses import default_losses
+
+
+def choose(setups: Mapping[str, Any], name: str, recipe: str) -> Any:
+    """Returns a recipe's set-up by its name.
+
+    Raises:
+      UserError: naming the set-ups, if it is none.
+    """
+    if name not in setups:
+        raise unknown_name(f"set-up of {recipe}", name, setups)
+    return setups[name]
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -19,6 +35,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.methods = ("amd_gl",)
     # Repeats every student with these seeds (the teacher's is `seed`); empty: once, with `seed`.
     config.seeds = ()
+
+    # Repeats every method that it concerns for each value of one setting of a loss, for instance
+    # key "losses.am.margin" and values (1.1, 1.35, 1.5).
+    config.sweep = ml_collections.ConfigDict()
+    config.sweep.key = ""
+    config.sweep["values"] = ()
 
     config.teacher = ml_collections.ConfigDict()
     config.teacher.name = "wrn_16_3"

@@ -8,7 +8,12 @@ import jax
 import pytest
 
 from amdjax import parallel
+from amdjax.checks import check_shapes
 from amdjax.config import phases, validate
+from amdjax.data.augment import create_augment
+from amdjax.data.dataset import DATASETS
+from amdjax.data.mix import create_mix
+from amdjax.errors import UserError
 from amdjax.losses import LOSSES
 from amdjax.methods import METHODS
 from amdjax.models import create_model
@@ -20,20 +25,58 @@ from tests.tiny import shrink
 RECIPES = sorted(path.stem for path in (Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
 
 
-def _recipe(name):
-    return importlib.import_module(f"configs.{name}").get_config()
+def _module(name):
+    return importlib.import_module(f"configs.{name}")
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_recipe_names_what_exists(name):
-    config = _recipe(name)
+def _recipe(name, *setup):
+    return _module(name).get_config(*setup)
+
+
+def _setups():
+    for name in RECIPES:
+        yield (name,)
+        yield from ((name, setup) for setup in getattr(_module(name), "SETUPS", ()))
+
+
+@pytest.mark.parametrize("recipe", list(_setups()), ids=":".join)
+def test_recipe_names_what_exists(recipe):
+    config = _recipe(*recipe)
     validate(config)
-    assert phases(config)
+    plan = phases(config)
+    assert len({phase.name for phase in plan}) == len(plan)
     create_optimizer(config.optim, 10, config.epochs)
+    create_augment(config.augment)
+    create_mix(config.mix, lambda x: x)
+    check_shapes(config, plan[:1], 10, (32, 32, 3))
+    assert config.data.name in DATASETS
     for model in (config.teacher.name, config.student.name):
         create_model(model, 10)
     assert set(config) == set(default.get_config())
     assert set(config.losses) == set(LOSSES)
+
+
+def test_an_unknown_setup_is_named():
+    with pytest.raises(UserError, match=r"unknown set-up of cifar10\.py 'e'; known: a, b, c, d"):
+        _recipe("cifar10", "e")
+
+
+def test_a_sweep_repeats_what_it_concerns():
+    config = _recipe("figure8")
+    names = [phase.name for phase in phases(config)]
+    values = ("1000.0", "3000.0", "5000.0", "7000.0", "9000.0")
+    assert names == ["teacher", "kd", *(f"amd_g-weight={value}" for value in values)]
+    weights = [phase.losses["am"]["weight"] for phase in phases(config)[2:]]
+    assert weights == [float(value) for value in values]
+    config.sweep.key = "losses.am.margn"
+    with pytest.raises(UserError, match=r"config\.sweep\.key 'losses.am.margn'; did you mean los"):
+        phases(config)
+    config.sweep.key = "losses.am.global_weight"
+    with pytest.raises(UserError, match=r"the method amd_g sets losses\.am\.global_weight itself"):
+        phases(config)
+    config.sweep["values"] = ()
+    with pytest.raises(UserError, match="values is empty"):
+        phases(config)
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ MISTAKES = [
     (["--wrkdir=x"], "Did you mean: workdir"),
     (["--config.methods=amd_lg"], "unknown method 'amd_lg'; did you mean amd_g"),
     (["--config=configs/digit.py"], "configs/digit.py is not there"),
+    (["--config=configs/cifar10.py:e"], "unknown set-up of cifar10.py 'e'; known: a, b, c, d"),
     (["--workdir=/dev/null/x"], "cannot write to /dev/null/x/teacher: Not a directory"),
 ]
 

@@ -1,0 +1,33 @@
+"""ImageNet: ResNet-34 teaches ResNet-18.
+
+Paper: Jeon et al., Neurocomputing 518 (2023) 466-481; its published code uses torchvision's
+ResNet-34 as the teacher and a batch of 256. The student and the schedule are assumed.
+Command: python -m amdjax.main --config=configs/imagenet.py \\
+    --config.teacher.checkpoint=resnet34.safetensors --workdir=runs/imagenet
+"""
+
+import ml_collections
+
+from configs import default
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the recipe: random-resized crops of 224 pixels, mirrored."""
+    config = default.get_config()
+    config.methods = ("amd_g", "amd_gl")
+    config.teacher.name = "resnet34"
+    config.student.name = "resnet18"
+    config.data.name = "imagenet"
+    config.data.image_size = 224
+    config.data.random_resized_crop = True
+    config.augment.mean = (0.485, 0.456, 0.406)
+    config.augment.std = (0.229, 0.224, 0.225)
+    config.augment.flip = True
+    config.batch_size = 256
+    config.epochs = 100
+    config.optim.boundaries = (30, 60, 90)
+    config.optim.factor = 0.1
+    config.losses.ce.weight = 1.0
+    for name in ("kd", "eskd"):
+        config.losses[name].weight = 1.0
+    return config
