@@ -96,10 +96,12 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _of_recipe(error: BaseException | None) -> UserError | None:
-    """Returns what a recipe had to say, which config flags wrap into their own errors."""
-    while error is not None and not isinstance(error, UserError):
+    """Returns what a recipe had to say: config flags wrap it, the last time with a traceback."""
+    first = None
+    while error is not None:
+        first = error if isinstance(error, UserError) else first
         error = error.__cause__ or error.__context__
-    return error
+    return first
 
 
 def _config_files(words: Sequence[str]) -> list[str]:
