@@ -117,6 +117,11 @@ def example_keys(key: jax.Array, count: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
 
 
+def shard_key(key: jax.Array) -> jax.Array:
+    """Inside a mapped step: a random key of this device's own."""
+    return jax.random.fold_in(key, jax.lax.axis_index(BATCH_AXIS))
+
+
 def shard(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Puts this process's rows of a batch on its devices; the result is the global batch."""
     sharding = NamedSharding(mesh, P(BATCH_AXIS))

@@ -54,6 +54,8 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         images = augment(parallel.example_keys(key, labels.shape[0]), batch["image"])
         mix_key, dropout_key = (jax.random.fold_in(key, 2**31 + use) for use in (0, 1))
+        if student.axis_name is None:  # it cannot tell the shards apart itself
+            dropout_key = parallel.shard_key(dropout_key)
         mixed = Mixed(images, labels, None)
         if mix is not None:
             mixed = mix(mix_key, images, labels, student.num_classes)

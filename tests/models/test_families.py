@@ -11,7 +11,7 @@ import pytest
 from flax.errors import InvalidRngError
 
 from amdjax import parallel
-from amdjax.models import create_model, mobilenet
+from amdjax.models import create_model, import_torch_state_dict, mobilenet
 from amdjax.models.layers import BatchNorm
 from amdjax.models.shufflenet import channel_shuffle
 
@@ -177,6 +177,27 @@ def test_names_are_those_of_pytorch(name, keys):
     }
     assert len(torch_keys) == len(paths)
     assert set(keys) <= torch_keys
+
+
+@pytest.mark.parametrize(
+    ("name", "classifier"),
+    [("vgg8", "classifier"), ("mobilenet_v2", "classifier.1"), ("shufflenet_v2", "linear")],
+)
+def test_import_from_pytorch(name, classifier):
+    """A state dict in PyTorch's names and layout comes back as the variables it was made of."""
+    rng = np.random.default_rng(0)
+    leaf = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+    variables, state_dict = {}, {}
+    for path, shape in flax.traverse_util.flatten_dict(_shapes(name)[1]).items():
+        array = variables[path] = rng.normal(size=shape.shape).astype(np.float32)
+        parts = [re.sub(r"_(\d+)$", r".\1", part) for part in path[1:-1]]
+        key = ".".join([*parts, leaf.get(path[-1], path[-1])])
+        layout = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[array.ndim]
+        state_dict[re.sub("^fc", classifier, key)] = array.transpose(layout)
+    imported = import_torch_state_dict(name, state_dict)
+    assert flax.traverse_util.flatten_dict(imported).keys() == variables.keys()
+    for path, array in flax.traverse_util.flatten_dict(imported).items():
+        np.testing.assert_array_equal(array, variables[path])
 
 
 @pytest.mark.parametrize(("name", "same"), [("VGG-8", "vgg8"), ("MobileNet-V2", "mobilenet_v2")])
