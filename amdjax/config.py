@@ -149,8 +149,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
         values = [str(value) for value in config[key]]
         if len(set(values)) < len(values):
             raise UserError(f"config.{key} names one twice: {', '.join(values)}")
-    if any(seed < 0 for seed in config.seeds):
-        raise UserError(f"config.seeds must be at least 0, not {min(config.seeds)}")
+    for seed in config.seeds:
+        if not isinstance(seed, int) or seed < 0:
+            raise UserError(f"config.seeds must be whole numbers of at least 0, not {seed!r}")
     if not 0 < config.teacher.early_share <= 1:
         raise UserError(
             "config.teacher.early_share must be above 0 and at most 1, not "
@@ -212,7 +213,10 @@ def _swept(config: ml_collections.ConfigDict, method: str) -> list[tuple[str, di
     swept = []
     for value in config.sweep["values"]:
         changed = config.losses.copy_and_resolve_references()
-        changed[name][hyper] = value
+        try:
+            changed[name][hyper] = value
+        except TypeError as error:
+            raise UserError(f"config.sweep.values: {value!r} is no value of {key}") from error
         words = "+".join(value) if isinstance(value, tuple) else value
         swept.append((f"{method}-{hyper}={words}", method_losses(method, changed)))
     if len(swept) > 1 and swept[0][1] == swept[1][1]:
@@ -231,7 +235,7 @@ def _student(
         raise UserError(
             f"{method}: {' and '.join(goal.needs_hard_labels)} compares whole classes and cannot "
             f"use the mixed labels of config.mix.name={config.mix.name!r}; set it to none (pairs "
-            "are defined for mixed images with losses.amc.pair_labels=predicted)"
+            "are defined for mixed images with config.losses.amc.pair_labels=predicted)"
         )
     name = label if seed == config.seed else f"{label}-seed{seed}"
     return Phase(name, label, config.student.name, losses, seed, teacher)
@@ -285,9 +289,13 @@ def _recipe(config: ml_collections.ConfigDict, phase: Phase) -> dict[str, Any]:
         "data": {key: config.data[key] for key in _DATA_KEYS},
     }
     if not phase.is_teacher:
-        recipe["mix"] = config.mix.to_dict()
+        mixes = config.mix.name != "none"
+        recipe["mix"] = config.mix.to_dict() if mixes else {"name": config.mix.name}
     if phase.teacher is not None:
-        recipe["teacher"] = {"seed": config.seed, **config.teacher.to_dict()}
+        keys = ("name", "checkpoint")
+        recipe["teacher"] = {"seed": config.seed, **{key: config.teacher[key] for key in keys}}
+    if phase.teacher == EARLY_TEACHER:
+        recipe["teacher"]["early_share"] = config.teacher.early_share
     return json.loads(json.dumps(recipe))  # tuples become lists, as they are in the file
 
 

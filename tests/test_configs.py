@@ -74,6 +74,10 @@ def test_a_sweep_repeats_what_it_concerns():
     config.sweep.key = "losses.am.global_weight"
     with pytest.raises(UserError, match=r"the method amd_g sets losses\.am\.global_weight itself"):
         phases(config)
+    config.sweep.key = "losses.am.weight"
+    config.sweep["values"] = ("much",)
+    with pytest.raises(UserError, match=r"'much' is no value of losses\.am\.weight"):
+        phases(config)
     config.sweep["values"] = ()
     with pytest.raises(UserError, match="values is empty"):
         phases(config)
