@@ -43,8 +43,8 @@ class AttentiveFeature(nn.Module):
         elif student.shape[-1] != channels:
             raise UserError(
                 f"AFDS compares channel by channel, but the student has {student.shape[-1]} and "
-                f"the teacher {channels}: set config.losses.afds.adapter=True, or take a pair of equal "
-                "width"
+                f"the teacher {channels}: set config.losses.afds.adapter=True, or take a pair of "
+                "equal width"
             )
         hidden = nn.relu(nn.Dense(channels, name="attention_0")(teacher.mean(axis=(1, 2))))
         rho = nn.sigmoid(nn.Dense(channels, name="attention_1")(hidden))
