@@ -152,6 +152,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for seed in config.seeds:
         if not isinstance(seed, int) or seed < 0:
             raise UserError(f"config.seeds must be whole numbers of at least 0, not {seed!r}")
+    if not 0 <= config.average_decay < 1:
+        raise UserError(
+            f"config.average_decay must be at least 0 and below 1, not {config.average_decay}"
+        )
     if not 0 < config.teacher.early_share <= 1:
         raise UserError(
             "config.teacher.early_share must be above 0 and at most 1, not "
@@ -277,7 +281,10 @@ def write_recipe(config: ml_collections.ConfigDict, phase: Phase, folder: Path) 
 
 
 def _recipe(config: ml_collections.ConfigDict, phase: Phase) -> dict[str, Any]:
-    keys = ("dtype", "batch_size", "epochs", "eval_every_epochs", "sync_batch_norm")
+    keys = (
+        *("dtype", "batch_size", "epochs", "eval_every_epochs", "sync_batch_norm"),
+        "average_decay",
+    )
     recipe = {
         **{key: config[key] for key in keys},
         "seed": phase.seed,

@@ -22,6 +22,7 @@ class TrainState:
       objective: the variables of losses that have some; "params" are trained with the network's,
         "state" moves by itself.
       opt_state: optax's, for `trainable`.
+      averaged: exponential means of params and batch_stats over the steps; {} where there are none.
     """
 
     step: jax.Array
@@ -29,12 +30,17 @@ class TrainState:
     batch_stats: Any
     objective: Variables
     opt_state: optax.OptState
+    averaged: dict
 
     @classmethod
     def create(
-        cls, variables: dict, objective: Variables, optimizer: optax.GradientTransformation
+        cls,
+        variables: dict,
+        objective: Variables,
+        optimizer: optax.GradientTransformation,
+        average: bool = False,
     ) -> "TrainState":
-        """Returns the state before the first step."""
+        """Returns the state before the first step, with means if it is to `average`."""
         trainable = {"model": variables["params"], "objective": objective["params"]}
         return cls(
             step=jnp.zeros((), jnp.int32),
@@ -42,6 +48,8 @@ class TrainState:
             batch_stats=variables["batch_stats"],
             objective=objective,
             opt_state=optimizer.init(trainable),
+            # A copy: the state is donated to the step, and may not hold an array twice.
+            averaged=jax.tree.map(jnp.copy, variables) if average else {},
         )
 
     @property
@@ -51,5 +59,10 @@ class TrainState:
 
     @property
     def variables(self) -> dict:
-        """What `model.apply` takes."""
+        """The network's variables, as `model.apply` takes them."""
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def result(self) -> dict:
+        """The variables to evaluate and to teach with: the means where there are any."""
+        return self.averaged or self.variables

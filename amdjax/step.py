@@ -26,6 +26,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mix: Mix | None = None,
     teacher_sees_mixed: bool = True,
+    average_decay: float = 0.0,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Makes the training step of a phase.
 
@@ -37,6 +38,7 @@ def make_train_step(
       optimizer: from `create_optimizer`.
       mix: from `create_mix`; None: examples are not mixed.
       teacher_sees_mixed: whether the teacher is asked on the mixed image, or on the image alone.
+      average_decay: d of `averaged = d * averaged + (1 - d) * new`, where the state has means.
 
     Returns:
       `step(state, teacher_variables, batch, seed) -> (state, metrics)`, to be mapped with
@@ -92,7 +94,17 @@ def make_train_step(
         # would show it only in the next step, behind a checkpoint.
         metrics |= {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(trained)}
         own = {"params": trained["objective"], "state": own_state}
-        return TrainState(state.step + 1, trained["model"], batch_stats, own, opt_state), metrics
+        averaged = state.averaged
+        if averaged:
+            averaged = optax.incremental_update(
+                {"params": trained["model"], "batch_stats": batch_stats},
+                averaged,
+                1.0 - average_decay,
+            )
+        return (
+            TrainState(state.step + 1, trained["model"], batch_stats, own, opt_state, averaged),
+            metrics,
+        )
 
     return step
 

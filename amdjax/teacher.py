@@ -65,6 +65,7 @@ def _read_orbax(folder: Path) -> dict:
     except Exception as error:  # orbax has no common class for what may be wrong in a folder
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"the teacher {folder} is no complete checkpoint: {reason}") from error
+    tree = tree.get("averaged") or tree
     return jax.tree.map(np.asarray, {k: tree[k] for k in ("params", "batch_stats") if k in tree})
 
 

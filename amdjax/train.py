@@ -138,7 +138,9 @@ def train_phase(
     own = jax.jit(lambda key: goal.init(key, example_inputs(model, teacher_model, image_shape)))(
         jax.random.fold_in(jax.random.key(seed), 1)
     )
-    state = parallel.replicate(TrainState.create(variables, own, optimizer), job.mesh)
+    state = parallel.replicate(
+        TrainState.create(variables, own, optimizer, config.average_decay > 0), job.mesh
+    )
     evaluate = make_evaluate(job, model, goal.predict)
     train_step = parallel.map_step(
         make_train_step(
@@ -149,6 +151,7 @@ def train_phase(
             optimizer,
             None if phase.is_teacher else create_mix(config.mix, parallel.reverse),
             config.mix.teacher_sees_mixed,
+            config.average_decay,
         ),
         job.mesh,
         batch_argument=2,
@@ -186,14 +189,14 @@ def train_phase(
                 pending = None
                 log.write_train(step, float(learning_rate(step - 1)))
             if saves:
-                evaluation = evaluate(state.variables) if evaluates else None
+                evaluation = evaluate(state.result) if evaluates else None
                 checkpoints.save(step, state, evaluation)
                 if evaluation:
                     log.write_evaluation(step, evaluation)
                 log.restart_clock()
             if stopped and step < total:
-                return state.variables, None
-        return state.variables, results.Outcome(
+                return state.result, None
+        return state.result, results.Outcome(
             phase.model, count(state.variables), checkpoints.evaluations()
         )
 

@@ -100,6 +100,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.optim.beta1_end = 0.5  # adam, at the end of the ramp-down
     config.optim.beta2 = 0.999  # adam
 
+    # Evaluates (and teaches with) exponential means of the variables over the steps; 0: the last.
+    config.average_decay = 0.0
+
     # Weight and hyper-parameters of every loss; config.methods says which are switched on. The
     # defaults stand with the losses (amdjax/losses/).
     config.losses = default_losses()

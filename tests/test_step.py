@@ -155,6 +155,37 @@ def test_partners_do_not_depend_on_the_number_of_devices(mix):
     np.testing.assert_allclose(four, one, rtol=1e-5, atol=1e-5)
 
 
+def test_averaged_variables():
+    mesh = _mesh(2)
+    model = create_model("resnet8", 2, axis_name=parallel.BATCH_AXIS)
+    step = _map_step(
+        make_train_step(
+            model,
+            None,
+            objective({"ce": {}}),
+            lambda keys, images: images / 255.0,
+            _sgd(),
+            average_decay=0.75,
+        ),
+        mesh,
+    )
+    first = init_variables(model, jax.random.key(0), (8, 8, 3))
+    state = parallel.replicate(TrainState.create(first, NOTHING, _sgd(), average=True), mesh)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (4, 8, 8, 3), np.uint8),
+        "label": np.array([0, 1, 1, 0], np.int32),
+    }
+    expected = first
+    for _ in range(3):
+        state, _ = step(state, None, parallel.shard(batch, mesh), 0)
+        expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, expected, state.variables)
+    assert state.result is state.averaged
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.result, expected
+    )
+
+
 def test_without_synchronised_batch_norm_the_statistics_are_averaged():
     one, _ = _run(1, AMD, steps=2, sync=False)
     synchronised, _ = _run(1, AMD, steps=2)

@@ -134,6 +134,7 @@ def test_a_value_that_is_not_finite_stops_the_run(images, tmp_path):
         ({"seeds": (1, 1)}, "config.seeds names one twice: 1, 1"),
         ({"seeds": ("a",)}, "whole numbers of at least 0, not 'a'"),
         ({"seeds": (-1,)}, "config.seeds must be whole numbers of at least 0, not -1"),
+        ({"average_decay": 1.0}, "average_decay must be at least 0 and below 1"),
         ({"teacher": {"early_share": 0.0}}, "early_share must be above 0"),
         ({"augment": {"noise": -0.1}}, "augment.noise must not be negative"),
         ({"mix": {"name": "moex", "place": "stage9"}}, "unknown config.mix.place 'stage9'"),
@@ -228,3 +229,19 @@ def test_mixed_students_of_a_teacher_that_saw_no_mixtures(images, tmp_path):
     assert [line["loss"] for line in plain[:2]] == [line["loss"] for line in mixed[:2]]
     plain, mixed = (_lines(tmp_path / name / "amd_gl")[0] for name in ("plain", "mixed"))
     assert plain["loss"] != mixed["loss"]
+
+
+def test_an_averaged_teacher_teaches_with_its_means(images, tmp_path):
+    config = tiny_config(images, ("kd",))
+    config.average_decay = 0.5
+    config.epochs = 1
+    run(config, tmp_path / "trained")
+    config.teacher.checkpoint = str(tmp_path / "trained" / "teacher")
+    run(config, tmp_path / "given")
+    trained, given = (
+        json.loads((tmp_path / name / "results.json").read_text()) for name in ("trained", "given")
+    )
+    np.testing.assert_allclose(
+        given["teacher"]["final"]["nll"], trained["teacher"]["final"]["nll"], rtol=1e-6
+    )
+    assert given["methods"] == trained["methods"]

@@ -77,7 +77,7 @@ def create_model(
 
     Args:
       name: a key of `MODELS`, or `wrn_D_K` with depth D = 6n + 4 and widening factor K. Letter
-        case and the separator do not matter: `WRN-16-2` is `wrn_16_2`, `resnet_20` is `resnet20`.
+        case and separators do not matter: `WRN-16-2` is `wrn_16_2`, `ResNet-20` is `resnet20`.
       num_classes: C.
       dtype: of the computation; parameters, statistics, embedding and logits stay float32.
       axis_name: mapped axis over which batch norm averages in training; None: this shard alone.
@@ -88,10 +88,10 @@ def create_model(
     Raises:
       UserError: if the name is unknown or the depth is none that the family has.
     """
-    key = re.sub(r"[-_]+", "_", name.strip().lower())
-    key = re.sub(r"^wrn(?=\d)", "wrn_", re.sub(r"^(resnet|vgg)_", r"\1", key))
-    builder = MODELS[key].builder if key in MODELS else None
-    if wide := re.fullmatch(r"wrn_(\d+)_(\d+)", key):
+    key = name.strip().lower()
+    same = {re.sub(r"[-_]", "", known): entry.builder for known, entry in MODELS.items()}
+    builder = same.get(re.sub(r"[-_]", "", key))
+    if wide := re.fullmatch(r"wrn[-_]?(\d+)[-_](\d+)", key):
         depth, widen = int(wide[1]), int(wide[2])
         if depth < 10 or (depth - 4) % 6 or widen < 1:
             raise UserError(

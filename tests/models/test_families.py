@@ -200,7 +200,7 @@ def test_import_from_pytorch(name, classifier):
         np.testing.assert_array_equal(array, variables[path])
 
 
-@pytest.mark.parametrize(("name", "same"), [("VGG-8", "vgg8"), ("MobileNet-V2", "mobilenet_v2")])
+@pytest.mark.parametrize(("name", "same"), [("VGG-8", "vgg8"), ("MobileNetV2", "mobilenet_v2")])
 def test_spelling_of_names(name, same):
     assert create_model(name, 10) == create_model(same, 10)
 
