@@ -190,9 +190,11 @@ def train_phase(
                 log.write_train(step, float(learning_rate(step - 1)))
             if saves:
                 evaluation = evaluate(state.result) if evaluates else None
-                checkpoints.save(step, state, evaluation)
+                # Logged first: a run that is killed before the checkpoint drops the line and
+                # writes it again, one that is killed behind it would never write it.
                 if evaluation:
                     log.write_evaluation(step, evaluation)
+                checkpoints.save(step, state, evaluation)
                 log.restart_clock()
             if stopped and step < total:
                 return state.result, None
