@@ -1,4 +1,4 @@
-"""What a run tells: a progress bar or lines, `metrics.jsonl`, TensorBoard events."""
+"""What a run tells: a progress bar or lines, `metrics.jsonl`, TensorBoard events, a trace."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -123,6 +124,44 @@ class PhaseLog:
                 file=sys.stdout,
             )
             sys.stdout.flush()
+
+
+class Profile:
+    """Traces the 10th to the 20th step that a process does of a phase; a context manager.
+
+    The folder opens in TensorBoard (with its profile plugin) and holds a `perfetto_trace.json.gz`
+    for ui.perfetto.dev.
+    """
+
+    FIRST, LAST = 10, 20
+
+    def __init__(self, folder: Path, enabled: bool):
+        """Takes the folder of the trace; nothing is written where it is not enabled."""
+        self._folder, self._enabled = folder, enabled
+        self._count, self._running = 0, False
+
+    def step(self) -> None:
+        """Is called before each step."""
+        self._count += 1
+        if self._enabled and self._count == self.FIRST:
+            jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+            self._running = True
+        elif self._count == self.LAST + 1:
+            self.stop()
+
+    def stop(self) -> None:
+        """Ends the trace, if one is being written."""
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False
+
+    def __enter__(self) -> "Profile":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the trace of a phase that has fewer steps."""
+        self.stop()
 
 
 class _Events:

@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec as P
 from amdjax.errors import UserError
 
 BATCH_AXIS = "batch"
+_HEARTBEAT_SECONDS = 30  # after which a process that says nothing is taken for dead
 
 
 def initialize() -> None:
@@ -33,13 +34,14 @@ def initialize() -> None:
         jax.distributed.initialize(
             num_processes=int(environment["JAX_NUM_PROCESSES"]),
             process_id=int(environment["JAX_PROCESS_ID"]),
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         )
     elif (
         ("SLURM_STEP_ID" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1)
         or int(environment.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
         or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
     ):
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -25,7 +25,7 @@ from amdjax.config import (
 from amdjax.data import Dataset, EvalBatches, TrainBatches, load_dataset, prefetch
 from amdjax.data.augment import create_augment
 from amdjax.data.mix import create_mix
-from amdjax.logs import PhaseLog
+from amdjax.logs import PhaseLog, Profile
 from amdjax.losses import objective
 from amdjax.metrics import EvalMetrics
 from amdjax.models import Outputs, create_model, init_variables
@@ -172,9 +172,11 @@ def train_phase(
         enabled=parallel.is_writer(),
     )
     stopped = False
-    with log, checkpoints:
+    profile = Profile(folder / "profile", config.profile and parallel.is_writer())
+    with log, checkpoints, profile:
         pending = None
         for step, batch in enumerate(prefetch(batches, start, total), start + 1):
+            profile.step()
             state, metrics = train_step(state, teacher, parallel.shard(batch, job.mesh), seed)
             parallel.settle(metrics)
             # The step before is looked at while this one computes.

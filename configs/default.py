@@ -117,4 +117,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval_every_epochs = 1
     config.log_every_steps = 50
     config.checkpoint_every_steps = 1000  # besides one at each evaluation
+    config.profile = False  # writes a trace of steps 10 to 20 of each phase to its folder
     return config

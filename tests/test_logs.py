@@ -1,6 +1,7 @@
 import json
 import sys
 
+import jax
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -86,3 +87,16 @@ def test_other_processes_write_nothing(tmp_path, capsys):
         log.write_evaluation(1, {"accuracy": 0.5})
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("steps", "enabled"), [(30, True), (12, True), (5, True), (30, False)])
+def test_profile_traces_the_tenth_to_the_twentieth_step(tmp_path, monkeypatch, steps, enabled):
+    calls, done = [], []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda *_, **__: calls.append(len(done)))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append(len(done)))
+    with logs.Profile(tmp_path, enabled) as profile:
+        for step in range(steps):
+            profile.step()
+            done.append(step)
+    expected = {30: [9, 20], 12: [9, 12], 5: []}[steps] if enabled else []
+    assert calls == expected

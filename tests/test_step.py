@@ -9,7 +9,6 @@ import pytest
 from amdjax import parallel
 from amdjax.checks import example_inputs
 from amdjax.data.augment import create_augment
-from amdjax.data.mix import create_mix
 from amdjax.losses import LOSSES, objective
 from amdjax.models import create_model, import_torch_state_dict, init_variables
 from amdjax.optim import create_optimizer
@@ -85,7 +84,7 @@ def test_five_steps_of_amd_as_in_pytorch(devices):
         np.testing.assert_allclose(a, b, atol=1e-3 * np.abs(b).max())
 
 
-def _run(devices, losses, steps=10, sync=True, mix="none"):
+def _run(devices, losses, steps=10, sync=True):
     """Ten steps with augmentation on random images; returns the losses and the last state."""
     mesh = _mesh(devices)
     axis = parallel.BATCH_AXIS if sync else None
@@ -93,11 +92,9 @@ def _run(devices, losses, steps=10, sync=True, mix="none"):
     teacher = create_model("resnet8", 4, axis_name=axis)
     config = default.get_config()
     config.augment.padding, config.augment.flip = 2, True
-    config.mix.name, config.mix.alpha = mix, 1.0
     augment, _ = create_augment(config.augment)
     goal = objective(losses)
-    mixer = create_mix(config.mix, parallel.reverse)
-    step = _map_step(make_train_step(student, teacher, goal, augment, _sgd(0.01), mixer), mesh)
+    step = _map_step(make_train_step(student, teacher, goal, augment, _sgd(0.01)), mesh)
     own = goal.init(jax.random.key(3), example_inputs(student, teacher, (16, 16, 3)))
     state = TrainState.create(
         init_variables(student, jax.random.key(1), (16, 16, 3)), own, _sgd(0.01)
@@ -146,13 +143,6 @@ def test_no_loss_depends_on_the_number_of_devices():
         other_state.objective,
         state.objective,
     )
-
-
-@pytest.mark.parametrize("mix", ["mixup", "cutmix", "moex"])
-def test_partners_do_not_depend_on_the_number_of_devices(mix):
-    one, _ = _run(1, {"ce": {}}, steps=3, mix=mix)
-    four, _ = _run(4, {"ce": {}}, steps=3, mix=mix)
-    np.testing.assert_allclose(four, one, rtol=1e-5, atol=1e-5)
 
 
 def test_averaged_variables():

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from amdjax import parallel
 from amdjax.data import mix
 from amdjax.errors import UserError
 from configs import default
@@ -96,6 +97,27 @@ def test_a_batch_is_mixed_with_the_probability(name):
     config = _config(name, probability=0.3, alpha=1.0)
     count = sum(bool(jnp.any(_mixed(config, seed).labels != own)) for seed in range(60))
     assert 8 <= count <= 30
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix", "moex"])
+def test_partners_do_not_depend_on_the_number_of_devices(name):
+    mixer = mix.create_mix(_config(name, alpha=1.0), parallel.reverse)
+    batch = {"image": jax.random.normal(jax.random.key(1), (8, 6, 6, 3)), "label": np.arange(8) % 4}
+
+    def step(key, batch):
+        mixed = mixer(key, batch["image"], batch["label"], 4)
+        edited = mixed.images if mixed.edit is None else mixed.edit("stem", mixed.images)
+        return parallel.gather(edited), parallel.gather(mixed.labels)
+
+    def on(devices):
+        mesh = parallel.make_mesh(jax.devices()[:devices])
+        mapped = parallel.map_step(step, mesh, batch_argument=1)
+        return mapped(jax.random.key(0), parallel.shard(batch, mesh))
+
+    one = on(1)
+    assert np.abs(one[0] - batch["image"]).max() > 0
+    for devices in (2, 4):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), on(devices), one)
 
 
 def test_without_mixing_nothing_changes():
