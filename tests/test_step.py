@@ -137,7 +137,9 @@ def test_no_loss_depends_on_the_number_of_devices():
     catalogue |= {"a_softmax": {}, "pkt": {"weight": 100.0}, "afds": {"adapter": True}}
     one, state = _run(1, catalogue, steps=2)
     four, other_state = _run(4, catalogue, steps=2)
-    np.testing.assert_allclose(four, one, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(four[0], one[0], rtol=1e-4, atol=1e-6)
+    # Behind a step: rounding moves some samples over the kinks of hinges and absolute values.
+    np.testing.assert_allclose(four[1], one[1], rtol=1e-3, atol=1e-6)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
         other_state.objective,
