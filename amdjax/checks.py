@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from amdjax.answers import check_answers
 from amdjax.config import Phase
 from amdjax.errors import UserError, unknown_name
 from amdjax.losses import Inputs, objective
@@ -60,6 +61,8 @@ def check_shapes(
         if not phase.is_teacher and config.mix.name == "moex" and config.mix.place not in features:
             raise unknown_name("config.mix.place", config.mix.place, features)
         goal = objective(phase.losses)
+        if teacher is not None and config.teacher.cached:
+            check_answers(config, goal, inputs.student, inputs.teacher)
         return goal.apply(goal.init(jax.random.key(0), inputs), inputs)
 
     for phase in plan:

@@ -81,6 +81,16 @@ class PhaseLog:
         if self._bar is not None:
             self._bar.update(1)
 
+    def train_steps(self, first: int, last: int, metrics: dict[str, np.ndarray]) -> None:
+        """Notes the values of steps first + 1 to last: arrays of at least so many, or scalars.
+
+        Raises:
+          UserError: as `train_step`.
+        """
+        rows = {name: np.atleast_1d(values) for name, values in metrics.items()}
+        for row in range(last - first):
+            self.train_step(first + row + 1, {name: values[row] for name, values in rows.items()})
+
     def write_train(self, step: int, learning_rate: float) -> None:
         """Writes the means since the last line, with images/s."""
         if not self._count:
@@ -134,19 +144,19 @@ class Profile:
     """
 
     FIRST, LAST = 10, 20
+    STOPS = (FIRST - 1, LAST)  # numbers of steps done, behind which `reached` must be called
 
     def __init__(self, folder: Path, enabled: bool):
         """Takes the folder of the trace; nothing is written where it is not enabled."""
         self._folder, self._enabled = folder, enabled
-        self._count, self._running = 0, False
+        self._running = False
 
-    def step(self) -> None:
-        """Is called before each step."""
-        self._count += 1
-        if self._enabled and self._count == self.FIRST:
+    def reached(self, done: int) -> None:
+        """Is called where the process has done so many steps of the phase."""
+        if self._enabled and done == self.FIRST - 1:
             jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
             self._running = True
-        elif self._count == self.LAST + 1:
+        elif done >= self.LAST:
             self.stop()
 
     def stop(self) -> None:

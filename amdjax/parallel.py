@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -62,7 +61,11 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 
 
 def map_step(
-    step: Callable[..., Any], mesh: Mesh, batch_argument: int, donate: tuple[int, ...] = ()
+    step: Callable[..., Any],
+    mesh: Mesh,
+    batch_argument: int,
+    donate: tuple[int, ...] = (),
+    batch_axis: int = 0,
 ) -> Callable[..., Any]:
     """Maps a step over the devices and compiles it.
 
@@ -70,16 +73,17 @@ def map_step(
       step: a function of one device's shard; it makes its results equal on all devices with
         collectives over `BATCH_AXIS`.
       mesh: from `make_mesh`.
-      batch_argument: position of the argument that is split along its first axis; all others are
-        replicated.
+      batch_argument: position of the argument that is split; all others are replicated.
       donate: positions of arguments whose memory may be reused.
+      batch_axis: along which that argument's arrays are split.
 
     Returns:
       The jit-compiled function of global arrays; its results are replicated.
     """
 
     def global_step(*arguments: Any) -> Any:
-        specs = tuple(P(BATCH_AXIS) if i == batch_argument else P() for i in range(len(arguments)))
+        split = _split_along(batch_axis)
+        specs = tuple(split if i == batch_argument else P() for i in range(len(arguments)))
         # With check_vma=True a gradient with respect to replicated parameters comes back already
         # summed over the axis, and pmean would leave it too large by the number of devices.
         mapped = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
@@ -124,12 +128,23 @@ def shard_key(key: jax.Array) -> jax.Array:
     return jax.random.fold_in(key, jax.lax.axis_index(BATCH_AXIS))
 
 
-def shard(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Puts this process's rows of a batch on its devices; the result is the global batch."""
-    sharding = NamedSharding(mesh, P(BATCH_AXIS))
-    return {
-        name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
-    }
+def shard(batch: Any, mesh: Mesh, batch_axis: int = 0) -> Any:
+    """Puts this process's rows of a batch on its devices; the result is the global batch.
+
+    Args:
+      batch: arrays, each with this process's rows along `batch_axis`.
+      mesh: from `make_mesh`.
+      batch_axis: 0, or 1 where batches lie behind one another along axis 0.
+
+    Returns:
+      The global arrays.
+    """
+    sharding = NamedSharding(mesh, _split_along(batch_axis))
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
+
+
+def _split_along(axis: int) -> P:
+    return P(*[None] * axis, BATCH_AXIS)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
@@ -143,8 +158,13 @@ def settle(tree: Any) -> None:
     Steps with collectives that are dispatched without waiting can dead-lock on more virtual CPU
     devices than cores; on other platforms the next step is dispatched at once.
     """
-    if jax.default_backend() == "cpu":
+    if not on_accelerator():
         jax.block_until_ready(tree)
+
+
+def on_accelerator() -> bool:
+    """Returns whether the devices are no CPUs."""
+    return jax.default_backend() != "cpu"
 
 
 def process_index() -> int:

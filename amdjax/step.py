@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import optax
 
 from amdjax import parallel
+from amdjax.answers import recall
 from amdjax.data.mix import Mix, Mixed
 from amdjax.losses import Inputs, Objective
 from amdjax.metrics import EvalMetrics
 from amdjax.models import Outputs
 from amdjax.state import TrainState
 
-Batch = dict[str, jax.Array]
+Batch = dict[str, Any]
 
 
 def make_train_step(
@@ -42,11 +43,11 @@ def make_train_step(
 
     Returns:
       `step(state, teacher_variables, batch, seed) -> (state, metrics)`, to be mapped with
-      `parallel.map_step`. `batch` has "image" uint8 [b,H,W,3] and "label" int32 [b]. All random
-      numbers come from `fold_in(key(seed), state.step)`. The metrics are float32 scalars:
-      "loss", one for each part by name and "accuracy" (of the images' own labels, mixed or not),
-      means over the global batch, and "grad_norm" and "param_norm", L2 norms of the gradient and of
-      the new parameters.
+      `parallel.map_step`. `batch` has "image" uint8 [b,H,W,3], "label" int32 [b] and, if the
+      teacher was asked before, its answers as "teacher", see `recall`. All random numbers come
+      from `fold_in(key(seed), state.step)`. The metrics are float32 scalars: "loss", one for each
+      part by name and "accuracy" (of the images' own labels, mixed or not), means over the global
+      batch, and "grad_norm" and "param_norm", L2 norms of the gradient and of the new parameters.
     """
 
     def step(
@@ -54,7 +55,8 @@ def make_train_step(
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         labels = batch["label"]
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        images = augment(parallel.example_keys(key, labels.shape[0]), batch["image"])
+        keys = parallel.example_keys(key, labels.shape[0])
+        images = augment(keys, batch["image"])
         mix_key, dropout_key = (jax.random.fold_in(key, 2**31 + use) for use in (0, 1))
         if student.axis_name is None:  # it cannot tell the shards apart itself
             dropout_key = parallel.shard_key(dropout_key)
@@ -62,7 +64,9 @@ def make_train_step(
         if mix is not None:
             mixed = mix(mix_key, images, labels, student.num_classes)
         taught = None
-        if teacher is not None:
+        if "teacher" in batch:
+            taught = recall(batch["teacher"], keys)
+        elif teacher is not None:
             seen = mixed.images if teacher_sees_mixed else images
             taught = teacher.apply(teacher_variables, seen, train=False)
 
@@ -107,6 +111,43 @@ def make_train_step(
         )
 
     return step
+
+
+def make_train_steps(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes many steps of one, for examples that lie on the device.
+
+    Args:
+      step: from `make_train_step`.
+
+    Returns:
+      `steps(state, teacher_variables, examples, indices, seed, count) -> (state, metrics)`, to be
+      mapped with `parallel.map_step` with the batch axis 1 of `indices`: int [n,b], of which row
+      i says what of the examples [N,...] step i trains on. The first `count` steps are done; of
+      the metrics, float32 [n], the rest are zero.
+    """
+
+    def steps(
+        state: TrainState,
+        teacher_variables: Any,
+        examples: Batch,
+        indices: jax.Array,
+        seed: jax.Array,
+        count: jax.Array,
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        def one(i: jax.Array | int, state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
+            batch = jax.tree.map(lambda x: x[indices[i]], examples)
+            return step(state, teacher_variables, batch, seed)
+
+        def body(i: jax.Array, carry: tuple) -> tuple:
+            state, history = carry
+            state, metrics = one(i, state)
+            return state, jax.tree.map(lambda all_, x: all_.at[i].set(x), history, metrics)
+
+        _, shapes = jax.eval_shape(lambda state: one(0, state), state)
+        history = {name: jnp.zeros(len(indices), x.dtype) for name, x in shapes.items()}
+        return jax.lax.fori_loop(0, count, body, (state, history))
+
+    return steps
 
 
 def make_eval_step(

@@ -11,6 +11,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from amdjax import parallel, results
+from amdjax.advance import Feed, spans
+from amdjax.answers import ask_teacher
 from amdjax.checkpoint import Checkpoints
 from amdjax.checks import check_shapes, check_writable, example_inputs
 from amdjax.config import (
@@ -118,6 +120,8 @@ def train_phase(
     config, folder = job.config, job.workdir / phase.name
     if parallel.is_writer():
         write_recipe(config, phase, folder)
+    model = job.model(phase.model)
+    teacher_model = None if phase.teacher is None else job.model(config.teacher.name)
     batches = TrainBatches(
         job.dataset.train,
         config.batch_size,
@@ -129,8 +133,6 @@ def train_phase(
     total = max(1, round(per_epoch * config.epochs * phase.share))
     total = min(total, config.max_steps) if config.max_steps else total
     seed, image_shape = np.uint32(phase.seed), job.dataset.image_shape
-    model = job.model(phase.model)
-    teacher_model = None if phase.teacher is None else job.model(config.teacher.name)
     goal = objective(phase.losses, per_epoch, config.epochs)
     optimizer = create_optimizer(config.optim, per_epoch, config.epochs)
     learning_rate = learning_rate_schedule(config.optim, per_epoch, config.epochs)
@@ -142,22 +144,16 @@ def train_phase(
         TrainState.create(variables, own, optimizer, config.average_decay > 0), job.mesh
     )
     evaluate = make_evaluate(job, model, goal.predict)
-    train_step = parallel.map_step(
-        make_train_step(
-            model,
-            teacher_model,
-            goal,
-            create_augment(config.augment)[0],
-            optimizer,
-            None if phase.is_teacher else create_mix(config.mix, parallel.reverse),
-            config.mix.teacher_sees_mixed,
-            config.average_decay,
-        ),
-        job.mesh,
-        batch_argument=2,
-        donate=(0,),
+    train_step = make_train_step(
+        model,
+        teacher_model,
+        goal,
+        create_augment(config.augment)[0],
+        optimizer,
+        None if phase.is_teacher else create_mix(config.mix, parallel.reverse),
+        config.mix.teacher_sees_mixed,
+        config.average_decay,
     )
-
     checkpoints = Checkpoints(folder)
     start = checkpoints.latest_step() or 0
     if start:
@@ -171,23 +167,40 @@ def train_phase(
         config.batch_size,
         enabled=parallel.is_writer(),
     )
+    answers = None
+    if teacher is not None and config.teacher.cached and start < total:
+        answers = ask_teacher(
+            teacher_model, teacher, job.dataset.train, goal.map_places, config, job.mesh
+        )
+        teacher = None
+    feed = Feed(train_step, teacher, batches, answers, job.mesh, seed)
+    examples = feed.examples(job.dataset.train, config.data.device_gib)
+    longest = 1 if examples is None else config.log_every_steps
+    feeding = feed.streaming(start, total) if examples is None else feed.resident(examples, longest)
     stopped = False
     profile = Profile(folder / "profile", config.profile and parallel.is_writer())
-    with log, checkpoints, profile:
-        pending = None
-        for step, batch in enumerate(prefetch(batches, start, total), start + 1):
-            profile.step()
-            state, metrics = train_step(state, teacher, parallel.shard(batch, job.mesh), seed)
+
+    def halts(step: int) -> bool:
+        periods = (per_epoch * config.eval_every_epochs, config.log_every_steps)
+        return any(step % period == 0 for period in (*periods, config.checkpoint_every_steps)) or (
+            config.profile and step - start in Profile.STOPS
+        )
+
+    with log, checkpoints, profile, feeding as advance:
+        pending, first = None, start
+        for step in spans(start, total, longest, halts):
+            state, metrics = advance(state, first, step)
             parallel.settle(metrics)
-            # The step before is looked at while this one computes.
+            profile.reached(step - start)
+            # The steps before are looked at while these compute.
             if pending is not None:
-                log.train_step(*jax.device_get(pending))
-            pending = (step, metrics)
+                log.train_steps(*jax.device_get(pending))
+            pending, first = (first, step, metrics), step
             stopped = stop.reached(step)
             evaluates = step % (per_epoch * config.eval_every_epochs) == 0 or step == total
             saves = evaluates or stopped or step % config.checkpoint_every_steps == 0
             if saves or step % config.log_every_steps == 0:
-                log.train_step(*jax.device_get(pending))
+                log.train_steps(*jax.device_get(pending))
                 pending = None
                 log.write_train(step, float(learning_rate(step - 1)))
             if saves:

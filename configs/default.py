@@ -47,6 +47,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Empty: train the teacher first. Else a folder of a finished phase (runs/x/teacher), or
     # PyTorch weights as .npz, .safetensors or .pth.
     config.teacher.checkpoint = ""
+    # Asks it once about each training image, and keeps logits, embedding and attention maps. Not
+    # with crops, noise or mixed images; with flips it is asked about both views.
+    config.teacher.cached = False
     config.teacher.early_share = 0.25  # of the epochs, for eskd: where its teacher stops
 
     config.student = ml_collections.ConfigDict()
@@ -62,6 +65,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.random_resized_crop = False
     # A split of at most this size is decoded once and kept in memory, a larger one is streamed.
     config.data.memory_gib = 4.0
+    # A training split of at most this size also lies in each accelerator's memory, and up to
+    # `log_every_steps` steps are one program there; 0: every batch is sent by itself.
+    config.data.device_gib = 2.0
 
     # Augmentation of training images, on the device. The statistics are of values from 0 to 1;
     # these are CIFAR-100's, which the papers' code uses for CIFAR-10 too.

@@ -96,7 +96,7 @@ def test_profile_traces_the_tenth_to_the_twentieth_step(tmp_path, monkeypatch, s
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append(len(done)))
     with logs.Profile(tmp_path, enabled) as profile:
         for step in range(steps):
-            profile.step()
             done.append(step)
+            profile.reached(len(done))
     expected = {30: [9, 20], 12: [9, 12], 5: []}[steps] if enabled else []
     assert calls == expected

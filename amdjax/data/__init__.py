@@ -2,12 +2,13 @@
 
 from amdjax.data.dataset import DATASETS, Dataset, load_dataset
 from amdjax.data.pipeline import EvalBatches, TrainBatches, prefetch
-from amdjax.data.splits import Split
+from amdjax.data.splits import MemorySplit, Split
 
 __all__ = [
     "DATASETS",
     "Dataset",
     "EvalBatches",
+    "MemorySplit",
     "Split",
     "TrainBatches",
     "load_dataset",

@@ -49,6 +49,26 @@ def random_crop(keys: jax.Array, images: jax.Array, padding: int, mode: str = "z
     return jax.vmap(cut)(keys, padded)
 
 
+def draw_flips(keys: jax.Array) -> jax.Array:
+    """Returns which images `create_augment`'s `train` mirrors, where the config has flips on.
+
+    Args:
+      keys: random keys [B], as `train` takes them.
+
+    Returns:
+      bool [B].
+    """
+    return _flips(_split(keys)[1])
+
+
+def _split(keys: jax.Array) -> jax.Array:
+    return jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+
+
+def _flips(flip_keys: jax.Array) -> jax.Array:
+    return jax.vmap(jax.random.bernoulli)(flip_keys)
+
+
 def random_flip(keys: jax.Array, images: jax.Array) -> jax.Array:
     """Mirrors each image left to right with probability 1/2.
 
@@ -59,8 +79,7 @@ def random_flip(keys: jax.Array, images: jax.Array) -> jax.Array:
     Returns:
       [B,H,W,3] of the same dtype.
     """
-    flip = jax.vmap(jax.random.bernoulli)(keys)
-    return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
+    return jnp.where(_flips(keys)[:, None, None, None], images[:, :, ::-1], images)
 
 
 def add_noise(keys: jax.Array, images: jax.Array, std: float) -> jax.Array:
@@ -107,7 +126,7 @@ def create_augment(
         return normalize(images, augment.mean, augment.std)
 
     def train(keys: jax.Array, images: jax.Array) -> jax.Array:
-        crop_keys, flip_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        crop_keys, flip_keys = _split(keys)
         if augment.padding:
             images = random_crop(crop_keys, images, augment.padding, augment.pad_mode)
         if augment.flip:

@@ -8,7 +8,7 @@ processes, and a run goes on at step k by asking for batch k.
 import functools
 import os
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import grain
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from amdjax.data.splits import Split
 from amdjax.errors import UserError
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]
 
 
 class Batches(Protocol):
@@ -77,11 +77,16 @@ class TrainBatches:
         Raises:
           UserError: naming an example that cannot be used.
         """
+        indices = self.indices(step)
+        epoch = step // self.steps_per_epoch
+        images, labels = self._split.read(indices, (self._seed, epoch))
+        return {"image": images, "label": labels}
+
+    def indices(self, step: int) -> np.ndarray:
+        """Returns which examples are this process's rows of batch `step`, int [b]."""
         epoch, position = divmod(step, self.steps_per_epoch)
         first = position * self._batch_size
-        batch = self._order(epoch)[first : first + self._batch_size]
-        images, labels = self._split.read(batch[self._rows], (self._seed, epoch))
-        return {"image": images, "label": labels}
+        return self._order(epoch)[first : first + self._batch_size][self._rows]
 
     def _draw_order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self._seed, epoch]).permutation(len(self._split))

@@ -141,6 +141,10 @@ class MemorySplit:
         """See `Split.read`."""
         return self._images[indices], self._labels[indices]
 
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns all images, uint8 [n,H,W,3], and all labels, int32 [n]."""
+        return self._images, self._labels
+
 
 def decode_to_memory(split: StreamedSplit) -> MemorySplit:
     """Decodes a whole split.

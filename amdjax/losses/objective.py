@@ -29,6 +29,9 @@ class Objective(NamedTuple):
       predict: outputs -> outputs whose logits' softmax are the predicted probabilities.
       needs_teacher: whether any loss reads the teacher.
       needs_hard_labels: names of the losses that cannot use class probabilities.
+      needs_whole_features: names of the losses that read more of the teacher than its logits,
+        embedding and attention maps.
+      map_places: the features whose attention maps are read.
     """
 
     init: Callable[[jax.Array, Inputs], Variables]
@@ -36,6 +39,8 @@ class Objective(NamedTuple):
     predict: Callable[[Outputs], Outputs]
     needs_teacher: bool
     needs_hard_labels: tuple[str, ...]
+    needs_whole_features: tuple[str, ...]
+    map_places: tuple[str, ...]
 
 
 class _Term(NamedTuple):
@@ -145,6 +150,17 @@ def objective(
         predict,
         any(term.loss.needs_teacher for term in terms),
         tuple(term.name for term in terms if term.loss.needs_hard_labels(term.reading)),
+        tuple(term.name for term in terms if term.loss.needs_whole_features),
+        tuple(
+            sorted(
+                {
+                    place
+                    for term in terms
+                    if term.loss.reads_maps
+                    for place in term.reading["features"]
+                }
+            )
+        ),
     )
 
 

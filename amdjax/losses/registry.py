@@ -105,6 +105,10 @@ def _both_features(inputs: Inputs, *, features: tuple[str, ...] = _STAGES) -> Ca
     }
 
 
+def _both_maps(inputs: Inputs, *, features: tuple[str, ...] = _STAGES) -> Calls:
+    return _both_features(inputs, features=features)  # of which the loss sees the attention maps
+
+
 def _both_middle(inputs: Inputs, *, features: tuple[str, ...] = ("stage2",)) -> Calls:
     return _both_features(inputs, features=features)
 
@@ -142,6 +146,10 @@ _HARD_LABELS = (
 )
 
 
+# What these read of a teacher fits into memory for every image of a data set.
+_SMALL = (*_NO_TEACHER, _both_logits, _both_logits_labels, _all_logits, _all_embeddings, _both_maps)
+
+
 @dataclasses.dataclass(frozen=True)
 class Loss:
     """An entry of the registry.
@@ -169,6 +177,16 @@ class Loss:
     def needs_teacher(self) -> bool:
         """Whether the teacher's outputs are read."""
         return self.reader not in _NO_TEACHER
+
+    @property
+    def reads_maps(self) -> bool:
+        """Whether of a feature nothing but its attention map is read."""
+        return self.reader is _both_maps
+
+    @property
+    def needs_whole_features(self) -> bool:
+        """Whether more of the teacher is read than logits, embedding and attention maps."""
+        return self.reader not in _SMALL
 
     @property
     def has_variables(self) -> bool:
@@ -247,8 +265,8 @@ LOSSES: dict[str, Loss] = {
     "dkd": Loss(dkd_loss, _both_logits_labels, 1.0, "decoupled knowledge distillation"),
     "dist": Loss(dist_loss, _all_logits, 1.0, "DIST, correlation of the probabilities"),
     # of their features
-    "am": Loss(am_global_local_loss, _both_features, 5000.0, "angular margin, global and local"),
-    "at": Loss(at_loss, _both_features, 1000.0, "attention transfer"),
+    "am": Loss(am_global_local_loss, _both_maps, 5000.0, "angular margin, global and local"),
+    "at": Loss(at_loss, _both_maps, 1000.0, "attention transfer"),
     "ft": Loss(ft_loss, _both_features, 200.0, "factor transfer's distance"),
     "hint": Loss(Hint, _both_middle, 1.0, "FitNet's hint, with a trained adapter"),
     "nst": Loss(nst_loss, _both_features, 50.0, "neuron selectivity transfer"),

@@ -1,0 +1,135 @@
+"""Many steps as one program against one step at a time, and a teacher asked once against always."""
+
+import jax
+import numpy as np
+import pytest
+
+from amdjax import parallel
+from amdjax.advance import Feed, spans
+from amdjax.answers import ask_teacher, check_answers
+from amdjax.checks import example_outputs
+from amdjax.data import MemorySplit, TrainBatches
+from amdjax.data.augment import create_augment
+from amdjax.errors import UserError
+from amdjax.losses import objective
+from amdjax.models import create_model, init_variables
+from amdjax.optim import create_optimizer
+from amdjax.state import TrainState
+from amdjax.step import make_train_step
+from configs import default
+
+_SHAPE = (16, 16, 3)
+_LOSSES = {"ce": {}, "kd": {}, "am": {"weight": 50.0}, "at": {"weight": 50.0}, "rkd": {}}
+
+
+def _config(**augment):
+    config = default.get_config()
+    config.optim.learning_rate = 0.01
+    config.batch_size = 8
+    config.augment.update(augment)
+    return config
+
+
+def _split(count=30):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, *_SHAPE), np.uint8)
+    return MemorySplit(images, rng.integers(0, 4, count).astype(np.int32))
+
+
+def _train(config, way, cached=False, devices=2, steps=5):
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+    split = _split()
+    student = create_model("wrn_10_1", 4, axis_name=parallel.BATCH_AXIS)
+    teacher = create_model("wrn_10_2", 4)
+    taught = parallel.replicate(init_variables(teacher, jax.random.key(2), _SHAPE), mesh)
+    goal, optimizer = objective(_LOSSES), create_optimizer(config.optim, 3, 2)
+    step = make_train_step(student, teacher, goal, create_augment(config.augment)[0], optimizer)
+    answers = None
+    if cached:
+        answers = ask_teacher(teacher, taught, split, goal.map_places, config, mesh)
+        taught = None
+    batches = TrainBatches(split, config.batch_size, seed=3)
+    feed = Feed(step, taught, batches, answers, mesh, np.uint32(3))
+    first = init_variables(student, jax.random.key(1), _SHAPE)
+    state = parallel.replicate(
+        TrainState.create(first, {"params": {}, "state": {}}, optimizer), mesh
+    )
+    images, labels = split.arrays()
+    examples = {"image": images, "label": labels} | ({"teacher": answers} if cached else {})
+    opened, stops = {
+        "streaming": (feed.streaming(0, steps), range(1, steps + 1)),
+        "resident": (feed.resident(examples, 3), (3, steps)),
+    }[way]
+    history, done = [], 0
+    with opened as advance:
+        for stop in stops:
+            state, metrics = advance(state, done, stop)
+            rows = {k: np.atleast_1d(v)[: stop - done] for k, v in metrics.items()}
+            history += [
+                dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)
+            ]
+            done = stop
+    assert len(history) == steps
+    assert state.step == steps
+    return {name: [line[name] for line in history] for name in history[0]}, state.variables
+
+
+def _assert_same(one, other):
+    for name, values in one[0].items():  # the untrained networks' kd, 5e-3, is rounding to 1e-6
+        np.testing.assert_allclose(other[0][name], values, rtol=1e-5, atol=1e-6, err_msg=name)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one[1], other[1]
+    )
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_one_program_of_many_steps_gives_the_same_numbers(devices):
+    # Across an epoch's end (three batches), with every random number in use.
+    config = _config(padding=2, flip=True, noise=0.1)
+    streamed, resident = (_train(config, way, devices=devices) for way in ("streaming", "resident"))
+    _assert_same(streamed, resident)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("way", ["streaming", "resident"])
+def test_a_teacher_asked_once_gives_the_same_losses(way, flip):
+    config = _config(flip=flip)
+    _assert_same(_train(config, "streaming"), _train(config, way, cached=True))
+
+
+@pytest.mark.parametrize(
+    ("losses", "change", "message"),
+    [
+        ({"kd": {}}, {"augment.padding": 2}, "config.augment.padding=2 changes the images"),
+        ({"kd": {}}, {"augment.noise": 0.1}, "config.augment.noise=0.1 changes the images"),
+        ({"kd": {}}, {"mix.name": "mixup"}, "config.mix.name='mixup' changes the images"),
+        ({"kd": {}}, {"data.random_resized_crop": True}, "random_resized_crop=True changes"),
+        ({"sp": {}, "hint": {}}, {}, "sp and hint reads whole features"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(losses, change, message):
+    config = default.get_config()
+    config.update_from_flattened_dict(change)
+    outputs = example_outputs(create_model("resnet8", 4), _SHAPE)
+    with pytest.raises(UserError, match=message):
+        check_answers(config, objective(losses), outputs, outputs)
+
+
+def test_maps_that_would_be_pooled_before_they_are_taken_are_refused():
+    model = create_model("resnet8", 4)
+    student, teacher = example_outputs(model, _SHAPE), example_outputs(model, (32, 32, 3))
+    with pytest.raises(UserError, match=r"stage1 \(32x32\) is larger than the student's \(16x16\)"):
+        check_answers(default.get_config(), objective({"at": {}}), student, teacher)
+
+
+def test_unmixed_images_may_be_asked_about_before():
+    config = default.get_config()
+    config.mix.name, config.mix.teacher_sees_mixed = "cutmix", False
+    outputs = example_outputs(create_model("resnet8", 4), _SHAPE)
+    check_answers(config, objective({"kd": {}, "am": {}}), outputs, outputs)
+
+
+def test_spans_end_where_there_is_something_to_do():
+    assert list(spans(0, 10, 4, lambda step: step == 6)) == [4, 6, 10]
+    assert list(spans(7, 9, 1, lambda step: False)) == [8, 9]
+    assert list(spans(5, 5, 3, lambda step: True)) == []
