@@ -1,0 +1,85 @@
+"""The angles that the angular losses shape: within attention maps, and between embeddings."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from amdjax.errors import UserError
+from amdjax.losses import maps
+
+_EPS = 1e-7  # the clip of the inner product in the AMC loss
+
+
+def map_angles(feature: jax.Array) -> jax.Array:
+    """Returns the angle between the positive and the negative map of one layer, for each sample.
+
+    `arccos <q, 1 - q> / (|q| |1 - q|)` over the positions of a map, with the positive map
+    `q = Q / |Q|`, `Q = sum_c f^2`, and the negative map `1 - q` of the AM loss: 0 where the
+    attention is the same everywhere, 90 where it is all in one position, or a map is zero.
+
+    Args:
+      feature: float [B,H,W,C].
+
+    Returns:
+      float32 [B], in degrees, from 0 to 90.
+    """
+    positive = maps.l2_normalize(maps.attention_map(feature), axis=(1, 2))
+    negative = maps.l2_normalize(1.0 - positive, axis=(1, 2))
+    # Not arccos, which loses half the digits of a small angle.
+    opposite, adjacent = (
+        maps.safe_norm(x, axis=(1, 2))[:, 0, 0] for x in (positive - negative, positive + negative)
+    )
+    return jnp.rad2deg(2.0 * jnp.arctan2(opposite, adjacent))
+
+
+def geodesic_distances(embedding: jax.Array, labels: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the distances on the unit sphere within classes and between classes.
+
+    `d_ij = arccos <z_i, z_j>` of the unit embeddings, each pair i < j once, with the inner product
+    clipped to 1e-7 inside [-1, 1] as in the AMC loss. Time and memory grow as B^2.
+
+    Args:
+      embedding: float [B,D]; it is normalised here.
+      labels: int [B].
+
+    Returns:
+      (intra, inter): float64 arrays, in radians, of the pairs of one class and of two classes;
+      together B (B - 1) / 2.
+
+    Raises:
+      UserError: if there is not one label for each embedding.
+    """
+    embedding, labels = jnp.asarray(embedding), np.asarray(labels)
+    if embedding.ndim != 2 or labels.shape != embedding.shape[:1]:
+        raise UserError(
+            "an embedding [B,D] and labels [B] are needed, not "
+            f"{list(embedding.shape)} and {list(labels.shape)}"
+        )
+    unit = np.asarray(maps.l2_normalize(maps.widen(embedding), axis=-1), np.float64)
+    first, second = np.triu_indices(labels.size, k=1)
+    cosine = (unit @ unit.T)[first, second]
+    distance = np.arccos(np.clip(cosine, -1.0 + _EPS, 1.0 - _EPS))
+    same = labels[first] == labels[second]
+    return distance[same], distance[~same]
+
+
+def map_cosine(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array:
+    """Returns the cosine between the attention maps of two layers, for each sample.
+
+    `<Q_S, Q_T> / (|Q_S| |Q_T|)` over the positions, with `Q = sum_c f^2`.
+
+    Args:
+      student_feature: float [B,H,W,C].
+      teacher_feature: float [B,H',W',C']. The larger feature is average-pooled.
+
+    Returns:
+      float32 [B], from 0 (no common position, or a zero map) to 1.
+
+    Raises:
+      UserError: if the larger map is no whole multiple of the smaller.
+    """
+    student, teacher = (
+        maps.l2_normalize(maps.attention_map(feature), axis=(1, 2))
+        for feature in maps.match_size(maps.widen(student_feature), maps.widen(teacher_feature))
+    )
+    return jnp.sum(student * teacher, axis=(1, 2))

@@ -1,0 +1,142 @@
+"""The geometry of embeddings: two-dimensional pictures, spectrum and clusters."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from sklearn.cluster import KMeans
+from sklearn.manifold import TSNE
+
+from amdjax import metrics
+from amdjax.errors import UserError
+
+_PERPLEXITY = 30.0  # of t-SNE; its authors recommend 5 to 50
+
+
+class ClusterScores(NamedTuple):
+    """How well clusters agree with classes, each in [0, 1]; see `metrics.v_measure`."""
+
+    homogeneity: float
+    completeness: float
+    v_measure: float
+
+
+def tsne(embeddings: jax.Array, seed: int) -> np.ndarray:
+    """Lays embeddings out in the plane so that neighbours stay neighbours.
+
+    t-SNE (van der Maaten & Hinton, JMLR 2008) from principal components, with perplexity 30, or
+    (N - 1) / 3 if that is less. The AMC code normalises the embeddings first; here they are taken
+    as they come.
+
+    Args:
+      embeddings: float [N,D], N at least 4 and D at least 2, not all equal.
+      seed: of the layout.
+
+    Returns:
+      float32 [N,2].
+
+    Raises:
+      UserError: on other shapes, values that are not finite, or embeddings that are all equal.
+    """
+    embeddings = _checked(embeddings)
+    count, dimension = embeddings.shape
+    if count < 4 or dimension < 2:
+        raise UserError(
+            f"t-SNE needs at least 4 embeddings of dimension 2 or more, not {count} of {dimension}"
+        )
+    if not np.ptp(embeddings, axis=0).any():
+        raise UserError("t-SNE: all embeddings are equal, so there is nothing to lay out")
+    perplexity = min(_PERPLEXITY, (count - 1) / 3)
+    return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(
+        embeddings.astype(np.float32)
+    )
+
+
+def pca(embeddings: jax.Array, components: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Projects embeddings on the axes of their largest variance.
+
+    With the singular value decomposition `X - mean = U S V^T` the coordinates are `U S` and the
+    explained variance ratio is `S^2 / sum(S^2)`. Signs are such that the largest entry of each
+    axis is positive.
+
+    Args:
+      embeddings: float [N,D].
+      components: K, at most the smaller of N and D.
+
+    Returns:
+      (coordinates float64 [N,K], explained variance ratio float64 [K], which is 0 where all
+      embeddings are equal).
+
+    Raises:
+      UserError: on another shape, values that are not finite, or an impossible K.
+    """
+    embeddings = _checked(embeddings)
+    if not 1 <= components <= min(embeddings.shape):
+        raise UserError(
+            f"{components} principal components of {embeddings.shape[0]} embeddings of dimension "
+            f"{embeddings.shape[1]}: choose 1 to {min(embeddings.shape)}"
+        )
+    u, s, vt = np.linalg.svd(_centred(embeddings), full_matrices=False)
+    largest = np.take_along_axis(vt, np.abs(vt).argmax(1)[:, None], axis=1)[:, 0]
+    coordinates = u * s * np.sign(largest)
+    ratio = np.square(s) / (np.square(s).sum() or 1.0)
+    return coordinates[:, :components], ratio[:components]
+
+
+def singular_values(embeddings: jax.Array) -> np.ndarray:
+    """Returns the spectrum of the centred embeddings, which shows how many dimensions are used.
+
+    Args:
+      embeddings: float [N,D].
+
+    Returns:
+      float64 [min(N,D)], descending, divided by the first; zeros where all embeddings are equal.
+
+    Raises:
+      UserError: on another shape or values that are not finite.
+    """
+    embeddings = _checked(embeddings)
+    s = np.linalg.svd(_centred(embeddings), compute_uv=False)
+    return s / (s[0] or 1.0)
+
+
+def cluster_scores(
+    embeddings: jax.Array, labels: jax.Array, num_classes: int, seed: int
+) -> ClusterScores:
+    """Clusters embeddings by k-means, without the labels, and compares clusters with classes.
+
+    The best of 10 starts of k-means++ is taken.
+
+    Args:
+      embeddings: float [N,D].
+      labels: int [N].
+      num_classes: the number of clusters, at most N.
+      seed: of the starts.
+
+    Returns:
+      `ClusterScores`.
+
+    Raises:
+      UserError: on another shape, values that are not finite, or more clusters than embeddings.
+    """
+    embeddings, labels = _checked(embeddings), np.asarray(labels)
+    if labels.shape != embeddings.shape[:1]:
+        raise UserError(f"{embeddings.shape[0]} embeddings with labels {list(labels.shape)}")
+    if not 1 <= num_classes <= embeddings.shape[0]:
+        raise UserError(f"{embeddings.shape[0]} embeddings cannot form {num_classes} clusters")
+    kmeans = KMeans(num_classes, n_init=10, random_state=seed)
+    return ClusterScores(*metrics.v_measure(labels, kmeans.fit_predict(embeddings)))
+
+
+def _checked(embeddings: jax.Array) -> np.ndarray:
+    embeddings = np.asarray(embeddings, np.float64)
+    if embeddings.ndim != 2 or not embeddings.size:
+        raise UserError(f"embeddings must be [N,D], not {list(embeddings.shape)}")
+    if not np.isfinite(embeddings).all():
+        raise UserError("some embeddings are not finite")
+    return embeddings
+
+
+def _centred(embeddings: np.ndarray) -> np.ndarray:
+    shifted = embeddings - embeddings[0]  # exactly zero if all are equal, as the mean need not be
+    return shifted - shifted.mean(0)

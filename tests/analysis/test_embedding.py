@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.manifold import trustworthiness
+from sklearn.metrics import completeness_score, homogeneity_score, v_measure_score
+
+from amdjax.analysis import cluster_scores, pca, singular_values, tsne
+from amdjax.errors import UserError
+
+
+def _blobs(spread, classes=4, per_class=30, dimension=6, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(classes), per_class)
+    centers = 10.0 * np.eye(classes, dimension)
+    embeddings = centers[labels] + spread * rng.normal(size=(labels.size, dimension))
+    return embeddings.astype(np.float32), labels
+
+
+def test_pca_is_that_of_scikit_learn():
+    embeddings, _ = _blobs(2.0)
+    reference = PCA(3, svd_solver="full")
+    expected = reference.fit_transform(embeddings.astype(np.float64))
+    coordinates, ratio = pca(embeddings, 3)
+    np.testing.assert_allclose(coordinates, expected, atol=1e-8)
+    np.testing.assert_allclose(ratio, reference.explained_variance_ratio_, rtol=1e-8)
+    np.testing.assert_allclose(pca(embeddings, 6)[1].sum(), 1.0, rtol=1e-12)
+
+
+def test_singular_values_are_roots_of_the_covariance_spectrum():
+    embeddings, _ = _blobs(2.0)
+    values = singular_values(embeddings)
+    spectrum = np.linalg.eigvalsh(np.cov(embeddings.astype(np.float64).T))[::-1]
+    np.testing.assert_allclose(values, np.sqrt(spectrum / spectrum[0]), rtol=1e-6)
+    np.testing.assert_allclose(singular_values(7.0 * embeddings + 3.0), values, rtol=1e-4)
+
+
+def test_singular_values_show_the_rank():
+    rng = np.random.default_rng(0)
+    values = singular_values(rng.normal(size=(50, 2)) @ rng.normal(size=(2, 8)))
+    assert values.shape == (8,)
+    assert values[1] > 0.1
+    np.testing.assert_allclose(values[2:], 0.0, atol=1e-12)
+
+
+def test_collapsed_embeddings():
+    collapsed = np.full((7, 3), 0.1, np.float32)
+    for part in (*pca(collapsed), singular_values(collapsed)):
+        np.testing.assert_array_equal(part, 0.0)
+
+
+def test_order_of_the_examples_does_not_matter():
+    embeddings, labels = _blobs(3.0)
+    order = np.random.default_rng(1).permutation(labels.size)
+    coordinates, ratio = pca(embeddings)
+    permuted, permuted_ratio = pca(embeddings[order])
+    np.testing.assert_allclose(permuted, coordinates[order], atol=1e-8)
+    np.testing.assert_allclose(permuted_ratio, ratio, rtol=1e-8)
+    np.testing.assert_allclose(singular_values(embeddings[order]), singular_values(embeddings))
+    np.testing.assert_allclose(
+        cluster_scores(_blobs(0.1)[0][order], labels[order], 4, seed=0), 1.0, rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("spread", [0.1, 4.0, 50.0])
+def test_cluster_scores_are_those_of_scikit_learn(spread):
+    embeddings, labels = _blobs(spread)
+    kmeans = KMeans(4, n_init=10, random_state=5)
+    clusters = kmeans.fit_predict(embeddings.astype(np.float64))
+    scores = cluster_scores(embeddings, labels, 4, seed=5)
+    np.testing.assert_allclose(scores.homogeneity, homogeneity_score(labels, clusters), rtol=1e-9)
+    np.testing.assert_allclose(scores.completeness, completeness_score(labels, clusters), rtol=1e-9)
+    np.testing.assert_allclose(scores.v_measure, v_measure_score(labels, clusters), rtol=1e-9)
+
+
+def test_cluster_scores_fall_where_classes_mix():
+    scores = [cluster_scores(*_blobs(spread), 4, seed=0).v_measure for spread in (0.1, 4.0, 50.0)]
+    assert scores[0] > scores[1] > scores[2]
+    one_cluster = cluster_scores(*_blobs(0.1), 1, seed=0)
+    np.testing.assert_allclose(one_cluster, [0.0, 1.0, 0.0], atol=1e-12)
+
+
+def test_tsne_keeps_neighbours_and_is_fixed_by_its_seed():
+    embeddings, labels = _blobs(0.5, per_class=15)
+    layout = tsne(embeddings, seed=0)
+    assert layout.shape == (60, 2)
+    assert layout.dtype == np.float32
+    assert trustworthiness(embeddings, layout, n_neighbors=5) > 0.9
+    nearest = np.linalg.norm(layout[:, None] - layout, axis=-1) + np.diag(np.full(60, np.inf))
+    np.testing.assert_array_equal(labels[nearest.argmin(1)], labels)
+    np.testing.assert_array_equal(tsne(embeddings, seed=0), layout)
+
+
+@pytest.mark.parametrize("count", [4, 12])
+def test_tsne_of_few(count):
+    layout = tsne(np.random.default_rng(0).normal(size=(count, 3)), seed=0)
+    assert layout.shape == (count, 2)
+    assert np.isfinite(layout).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: tsne(x[:3], 0), "at least 4"),
+        (lambda x: tsne(x[:, :1], 0), "dimension 2"),
+        (lambda x: tsne(np.ones_like(x), 0), "all embeddings are equal"),
+        (lambda x: pca(x, 4), "choose 1 to 3"),
+        (lambda x: pca(x[0]), r"must be \[N,D\]"),
+        (lambda x: singular_values(x / 0.0), "not finite"),
+        (lambda x: cluster_scores(x, np.zeros(9, int), 2, 0), r"10 embeddings with labels \[9\]"),
+        (lambda x: cluster_scores(x, np.zeros(10, int), 11, 0), "cannot form 11 clusters"),
+    ],
+)
+def test_bad_input(call, message):
+    embeddings = np.random.default_rng(0).normal(size=(10, 3))
+    with np.errstate(divide="ignore"), pytest.raises(UserError, match=message):
+        call(embeddings)
