@@ -2,13 +2,16 @@
 
 import errno
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from amdjax import parallel
 from amdjax.errors import UserError
 
 FOLDER = "checkpoints"
@@ -32,7 +35,11 @@ class Checkpoints:
     """
 
     def __init__(self, phase_folder: Path):
-        """Opens, or creates, `phase_folder/checkpoints`."""
+        """Opens, or creates, `phase_folder/checkpoints`.
+
+        Raises:
+          UserError: if the first process's folder is not there for this one.
+        """
         policies = checkpoint_managers
         self._folder = phase_folder / FOLDER
         self._manager = ocp.CheckpointManager(
@@ -51,6 +58,7 @@ class Checkpoints:
                 enable_async_checkpointing=False,
             ),
         )
+        wait_for_folder(self._folder)
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest checkpoint; None where there is none."""
@@ -68,7 +76,8 @@ class Checkpoints:
           UserError: if the disk is full or may not be written.
         """
         try:
-            _reserve(self._folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+            if parallel.is_writer():
+                _reserve(self._folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
             self._manager.save(
                 step, args=ocp.args.StandardSave(state), metrics=evaluation, force=True
             )
@@ -98,6 +107,59 @@ class Checkpoints:
 def best_step(evaluations: dict[int, dict[str, float]]) -> int:
     """Returns the step with the best evaluation, the later one of equals."""
     return max(evaluations, key=lambda step: (_accuracy(evaluations[step]), step))
+
+
+def read_network(folder: Path) -> tuple[int, dict]:
+    """Reads a network's variables from a checkpoint, whatever devices it was written on.
+
+    Args:
+      folder: a phase's folder, its `checkpoints` folder (the newest is taken), or one step in it.
+
+    Returns:
+      (step, {"params": ..., "batch_stats": ...} of NumPy arrays): what is evaluated, so the means
+      over the steps where the checkpoint has them.
+
+    Raises:
+      UserError: if there is no checkpoint, or it is damaged.
+    """
+    if (folder / FOLDER).is_dir():
+        folder = folder / FOLDER
+    try:
+        steps = [int(child.name) for child in folder.iterdir() if child.name.isdigit()]
+        if steps:
+            folder = folder / str(max(steps))
+        state = (folder / "default" if (folder / "default").is_dir() else folder).absolute()
+        with ocp.StandardCheckpointer() as checkpointer:
+            saved = checkpointer.metadata(state).item_metadata.tree
+            # Arrays of NumPy ask for no device: without them orbax wants those of the writer.
+            wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
+            tree = checkpointer.restore(state, wanted)
+    except Exception as error:  # orbax has no common class for what may be wrong in a folder
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{folder} holds no complete checkpoint: {reason}") from error
+    result = tree.get("averaged") or tree
+    network = {key: result[key] for key in ("params", "batch_stats") if key in result}
+    return int(tree.get("step", 0)), network
+
+
+def wait_for_folder(folder: Path, seconds: float = 45) -> None:
+    """Makes sure that this process sees a folder that the first process has made.
+
+    Args:
+      folder: that was made.
+      seconds: to wait for it; NFS may take half a minute to see what another machine made.
+
+    Raises:
+      UserError: if it is not there; orbax would wait for it without end.
+    """
+    deadline = time.monotonic() + seconds
+    while not folder.is_dir():
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"process {parallel.process_index()} does not see {folder}, which the first "
+                "process has made: take a --workdir on a disk that all machines share"
+            )
+        time.sleep(0.5)
 
 
 def _reserve(folder: Path, size: int) -> None:

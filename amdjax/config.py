@@ -21,7 +21,9 @@ from amdjax.methods import METHODS, method_losses, needs_early_teacher
 
 TEACHER = "teacher"
 EARLY_TEACHER = "teacher_early"
-_RECIPE_FILE = "recipe.json"
+TEACHERS = (TEACHER, EARLY_TEACHER)
+RECIPE_FILE = "recipe.json"
+_CONFIG_FILE = "config.json"
 _DATA_KEYS = ("name", "folder", "image_size", "random_resized_crop")
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _AT_LEAST = {
@@ -66,7 +68,7 @@ class Phase:
     @property
     def is_teacher(self) -> bool:
         """Whether it is a teacher that is trained here."""
-        return self.method in (TEACHER, EARLY_TEACHER)
+        return self.method in TEACHERS
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -168,6 +170,19 @@ def compute_dtype(config: ml_collections.ConfigDict) -> Any:
     return _DTYPES[config.dtype]
 
 
+def total_steps(epochs: int, share: float, max_steps: int, steps_per_epoch: int) -> int:
+    """Returns after how many steps a phase ends.
+
+    Args:
+      epochs: `config.epochs`.
+      share: of the epochs after which the phase ends.
+      max_steps: `config.max_steps`; 0: no limit.
+      steps_per_epoch: full batches in the training split.
+    """
+    total = max(1, round(steps_per_epoch * epochs * share))
+    return min(total, max_steps) if max_steps else total
+
+
 def phases(config: ml_collections.ConfigDict) -> list[Phase]:
     """Returns the phases of a run in their order: the teachers', if any must be trained, first.
 
@@ -254,7 +269,7 @@ def check_recipe(config: ml_collections.ConfigDict, phase: Phase, folder: Path) 
     Raises:
       UserError: showing the settings that differ.
     """
-    path = folder / _RECIPE_FILE
+    path = folder / RECIPE_FILE
     if not path.exists():
         return
     try:
@@ -277,7 +292,41 @@ def check_recipe(config: ml_collections.ConfigDict, phase: Phase, folder: Path) 
 
 def write_recipe(config: ml_collections.ConfigDict, phase: Phase, folder: Path) -> None:
     """Writes down what `check_recipe` will compare."""
-    write_atomically(folder / _RECIPE_FILE, json.dumps(_recipe(config, phase), indent=2) + "\n")
+    write_atomically(folder / RECIPE_FILE, json.dumps(_recipe(config, phase), indent=2) + "\n")
+
+
+def write_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Writes down the config of the workdir's last run, for `read_config`."""
+    write_atomically(workdir / _CONFIG_FILE, json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def read_config(workdir: Path) -> ml_collections.ConfigDict:
+    """Returns the config of the workdir's last run.
+
+    Raises:
+      UserError: if there is no such folder, or nothing that can be read was run in it.
+    """
+    if not workdir.is_dir():
+        raise UserError(f"--workdir: {workdir} is no folder")
+    path = workdir / _CONFIG_FILE
+    if not path.exists():
+        raise UserError(
+            f"{workdir} holds no {_CONFIG_FILE}, so no run of amdjax.main was started in it; if it "
+            "is an older one, repeat its command: what was trained is kept"
+        )
+    try:
+        return ml_collections.ConfigDict(_with_tuples(json.loads(path.read_text())))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} is damaged ({error}); repeat the run's command: what was trained is kept"
+        ) from error
+
+
+def _with_tuples(value: Any) -> Any:
+    """Turns the lists of JSON back into the tuples that configs have."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(entry) for key, entry in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _recipe(config: ml_collections.ConfigDict, phase: Phase) -> dict[str, Any]:

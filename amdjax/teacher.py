@@ -10,9 +10,8 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
-from amdjax.checkpoint import FOLDER
+from amdjax.checkpoint import read_network
 from amdjax.errors import UserError
 from amdjax.models import create_model, import_torch_state_dict
 
@@ -39,34 +38,11 @@ def load_teacher(path: str, name: str, num_classes: int) -> dict:
     if not file.exists():
         raise UserError(f"config.teacher.checkpoint: {path} does not exist")
     if file.is_dir():
-        variables = _check(_read_orbax(file), name, file)
+        variables = read_network(file)[1]
     else:
         variables = import_torch_state_dict(name, _read_file(file))
-    classes = variables["params"]["fc"]["bias"].shape[0]
-    if classes != num_classes:
-        raise UserError(
-            f"the teacher {path} has {classes} classes, the data set {num_classes}: "
-            "take a teacher that was trained on these classes"
-        )
+    check_variables(variables, name, num_classes, file)
     return variables
-
-
-def _read_orbax(folder: Path) -> dict:
-    if (folder / FOLDER).is_dir():
-        folder = folder / FOLDER
-    steps = [int(child.name) for child in folder.iterdir() if child.name.isdigit()]
-    if steps:
-        folder = folder / str(max(steps))
-    if (folder / "default").is_dir():
-        folder = folder / "default"
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            tree = checkpointer.restore(folder.absolute())
-    except Exception as error:  # orbax has no common class for what may be wrong in a folder
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"the teacher {folder} is no complete checkpoint: {reason}") from error
-    tree = tree.get("averaged") or tree
-    return jax.tree.map(np.asarray, {k: tree[k] for k in ("params", "batch_stats") if k in tree})
 
 
 def _read_file(file: Path) -> Mapping[str, Any]:
@@ -124,21 +100,36 @@ def _read_torch(file: Path) -> Mapping[str, Any]:
     return {key: value.numpy() for key, value in content.items() if hasattr(value, "numpy")}
 
 
-def _check(variables: dict, name: str, folder: Path) -> dict:
+def check_variables(variables: dict, name: str, num_classes: int, source: Path) -> None:
+    """Makes sure that variables belong to a model.
+
+    Args:
+      variables: {"params": ..., "batch_stats": ...}.
+      name: of the model.
+      num_classes: that it must have.
+      source: where they were read, for the message.
+
+    Raises:
+      UserError: naming the first variable that does not fit, or the number of classes.
+    """
     given = flax.traverse_util.flatten_dict(variables)
-    classes = variables.get("params", {}).get("fc", {}).get("bias", np.zeros(1)).shape[0]
+    classes = variables.get("params", {}).get("fc", {}).get("bias", np.zeros(num_classes)).shape[0]
+    if classes != num_classes:
+        raise UserError(
+            f"{source} has {classes} classes, the data set {num_classes}: take a network that was "
+            "trained on these classes"
+        )
     model = create_model(name, classes)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     expected = flax.traverse_util.flatten_dict(shapes)
     for path, leaf in expected.items():
         key = "/".join(path)
         if path not in given:
-            raise UserError(f"the teacher {folder} is no {name}: {key!r} is missing")
+            raise UserError(f"{source} is no {name}: {key!r} is missing")
         if given[path].shape != leaf.shape:
             raise UserError(
-                f"the teacher {folder} is no {name}: {key!r} has the shape {given[path].shape}, "
+                f"{source} is no {name}: {key!r} has the shape {given[path].shape}, "
                 f"expected {leaf.shape}"
             )
     if left := sorted("/".join(path) for path in set(given) - set(expected)):
-        raise UserError(f"the teacher {folder} is no {name}: {left[0]!r} is too much")
-    return variables
+        raise UserError(f"{source} is no {name}: {left[0]!r} is too much")

@@ -21,7 +21,9 @@ from amdjax.config import (
     check_recipe,
     compute_dtype,
     phases,
+    total_steps,
     validate,
+    write_config,
     write_recipe,
 )
 from amdjax.data import Dataset, EvalBatches, TrainBatches, load_dataset, prefetch
@@ -73,6 +75,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             check_writable(workdir / phase.name)
     job = Run(config, workdir, load_dataset(config.data), mesh)
     check_shapes(config, plan, job.dataset.num_classes, job.dataset.image_shape)
+    if parallel.is_writer():
+        write_config(config, workdir)
     teachers: dict[str, dict] = {}
     outcomes: results.Outcomes = {}
     if config.teacher.checkpoint and any(phase.teacher for phase in plan):
@@ -130,8 +134,7 @@ def train_phase(
         parallel.process_count(),
     )
     per_epoch = batches.steps_per_epoch
-    total = max(1, round(per_epoch * config.epochs * phase.share))
-    total = min(total, config.max_steps) if config.max_steps else total
+    total = total_steps(config.epochs, phase.share, config.max_steps, per_epoch)
     seed, image_shape = np.uint32(phase.seed), job.dataset.image_shape
     goal = objective(phase.losses, per_epoch, config.epochs)
     optimizer = create_optimizer(config.optim, per_epoch, config.epochs)

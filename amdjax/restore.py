@@ -1,0 +1,214 @@
+"""The trained networks of a workdir, read back for evaluation."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import ml_collections
+
+from amdjax.checkpoint import FOLDER, read_network
+from amdjax.config import (
+    EARLY_TEACHER,
+    RECIPE_FILE,
+    TEACHER,
+    TEACHERS,
+    compute_dtype,
+    phases,
+    total_steps,
+)
+from amdjax.data.augment import normalize
+from amdjax.errors import UserError
+from amdjax.losses import LOSSES, objective
+from amdjax.models import Outputs, create_model
+from amdjax.teacher import check_variables, load_teacher
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What networks of one architecture have in common: all but their variables.
+
+    Networks of equal kind are equal and hash alike, so that a function with a static argument of
+    this type is compiled once for all of them.
+
+    Attributes:
+      module: the network.
+      predict: outputs -> outputs whose logits' softmax are the predicted probabilities.
+      mean: of each channel of the images, on the scale 0 to 1.
+      std: likewise.
+    """
+
+    module: nn.Module
+    predict: Callable[[Outputs], Outputs]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def normalize(self, images: jax.Array) -> jax.Array:
+        """Turns images, uint8 [B,H,W,3], into the network's input, float32."""
+        return normalize(images, self.mean, self.std)
+
+    def __call__(self, variables: dict, images: jax.Array) -> Outputs:
+        """Returns what a network says of images, uint8 [B,H,W,3], as evaluation does it."""
+        return self.predict(self.module.apply(variables, self.normalize(images), train=False))
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A trained network.
+
+    Attributes:
+      name: the phase's folder in the workdir; "teacher" for one that was trained elsewhere.
+      method: the students' method, with the swept value behind it; a teacher's name.
+      seed: of its training.
+      model: name of the architecture.
+      teacher: name of the teacher that it is compared with, which need not have taught it.
+      kind: what it shares with other networks.
+      variables: {"params": ..., "batch_stats": ...} of float32 arrays.
+      step: the training step that they are of; 0 for a teacher that was trained elsewhere.
+      recipe: `recipe.json`; {} for a teacher that was trained elsewhere.
+    """
+
+    name: str
+    method: str
+    seed: int
+    model: str
+    teacher: str
+    kind: Kind
+    variables: dict
+    step: int
+    recipe: dict[str, Any]
+
+    @property
+    def is_teacher(self) -> bool:
+        """Whether it taught the others."""
+        return self.method in TEACHERS
+
+
+def restore(folder: Path, num_classes: int) -> Restored:
+    """Reads the newest checkpoint of a phase.
+
+    Args:
+      folder: the phase's, with `recipe.json` and `checkpoints/`.
+      num_classes: of the data set.
+
+    Returns:
+      The network as the run evaluates it: in its dtype, with its means over the steps where there
+      are any, and with the predictions of its loss.
+
+    Raises:
+      UserError: if the phase was not begun, or what it left is damaged or of other classes.
+    """
+    path = folder / RECIPE_FILE
+    if not path.exists() or not any((folder / FOLDER).glob("[0-9]*")):
+        raise UserError(f"{folder} has no checkpoint yet; repeat the run's command to train it")
+    try:
+        recipe = json.loads(path.read_text())
+        seed, model, losses = recipe["seed"], recipe["model"], recipe["losses"]
+        kind = _kind(model, num_classes, ml_collections.ConfigDict(recipe), losses)
+        taught_early = "early_share" in recipe.get("teacher", {})
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}); remove the folder {folder}") from error
+    step, variables = read_network(folder)
+    check_variables(variables, model, num_classes, folder)
+    method = folder.name.removesuffix(f"-seed{seed}")  # see `Phase.name`
+    teacher = EARLY_TEACHER if taught_early else TEACHER
+    return Restored(
+        folder.name, method, seed, model, teacher, kind, jax.device_put(variables), step, recipe
+    )
+
+
+def restore_given_teacher(config: ml_collections.ConfigDict, num_classes: int) -> Restored:
+    """Reads the teacher of `config.teacher.checkpoint`.
+
+    Args:
+      config: the run's.
+      num_classes: of the data set.
+
+    Raises:
+      UserError: see `load_teacher`.
+    """
+    model = config.teacher.name
+    variables = jax.device_put(load_teacher(config.teacher.checkpoint, model, num_classes))
+    kind = _kind(model, num_classes, config, {})
+    return Restored(TEACHER, TEACHER, config.seed, model, TEACHER, kind, variables, 0, {})
+
+
+def restore_all(
+    workdir: Path, config: ml_collections.ConfigDict, num_classes: int, num_train: int
+) -> tuple[list[Restored], list[str]]:
+    """Reads every network of a workdir.
+
+    Args:
+      workdir: of a run.
+      config: of that run.
+      num_classes: of the data set.
+      num_train: examples that it trains with.
+
+    Returns:
+      (networks, missing): the teachers first, then the students in the order of the config, then
+      what other runs left there; and a sentence for each network that is not there, cannot be
+      read or is not finished.
+    """
+    networks, missing = [], []
+
+    def attempt(read: Callable[[], Restored], name: str) -> None:
+        try:
+            networks.append(read())
+        except UserError as error:
+            missing.append(f"{name}: {error}")
+
+    if config.teacher.checkpoint:
+        attempt(lambda: restore_given_teacher(config, num_classes), TEACHER)
+    for name in phase_names(workdir, config):
+        attempt(lambda name=name: restore(workdir / name, num_classes), name)
+    missing += [
+        f"{network.name}: trained for {network.step} of {total} steps so far"
+        for network in networks
+        if network.recipe and network.step < (total := _total_steps(network, config, num_train))
+    ]
+    return networks, missing
+
+
+def phase_names(workdir: Path, config: ml_collections.ConfigDict) -> list[str]:
+    """Returns the names of the phases that a config plans and of those that are in the workdir.
+
+    The teachers are first; then come the config's students in its order, then others by name.
+    """
+    planned = [phase.name for phase in phases(config)]
+    found = {path.parent.name for path in workdir.glob(f"*/{RECIPE_FILE}")}
+    if config.teacher.checkpoint:  # what an earlier run trained is not this run's teacher
+        found.discard(TEACHER)
+    names = [*planned, *sorted(found.difference(planned))]
+    return sorted(names, key=lambda name: (*TEACHERS, name).index(name))
+
+
+def _total_steps(network: Restored, config: ml_collections.ConfigDict, num_train: int) -> int:
+    recipe = network.recipe
+    per_epoch = num_train // recipe["batch_size"]
+    return total_steps(recipe["epochs"], recipe["share"], config.max_steps, per_epoch)
+
+
+def _kind(
+    model: str, num_classes: int, config: ml_collections.ConfigDict, losses: dict[str, Any]
+) -> Kind:
+    own = {
+        name: settings
+        for name, settings in losses.items()
+        if name in LOSSES and LOSSES[name].scores is not None
+    }
+    return Kind(
+        create_model(model, num_classes, compute_dtype(config)),
+        _prediction(json.dumps(own, sort_keys=True)),
+        tuple(config.augment.mean),
+        tuple(config.augment.std),
+    )
+
+
+@functools.cache
+def _prediction(losses: str) -> Callable[[Outputs], Outputs]:
+    """Returns how a network trained with these losses predicts; the same function each time."""
+    return objective({"ce": {}, **json.loads(losses)}).predict
