@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import numpy as np
 from scipy.stats import ttest_rel
 
 from amdjax.checkpoint import best_step
+from amdjax.config import TEACHERS
 from amdjax.logs import write_atomically
 
 FILE = "results.json"
@@ -44,7 +45,6 @@ class Outcome:
 
 # Phase or method -> seed -> how it did. The teachers come first.
 Outcomes = dict[str, dict[int, Outcome]]
-_TEACHERS = ("teacher", "teacher_early")
 _BASELINE = "kd"
 
 
@@ -66,24 +66,29 @@ class Comparison(NamedTuple):
     seeds: int
 
 
-def compare(outcomes: Outcomes) -> list[Comparison]:
+def baseline_of(methods: Iterable[str]) -> str:
+    """Returns the method that the others are compared with: KD, or the first without it."""
+    methods = list(methods)
+    return _BASELINE if _BASELINE in methods else methods[0]
+
+
+def compare_accuracies(accuracies: dict[str, dict[int, float]]) -> list[Comparison]:
     """Compares each method with KD, or with the first where KD is not among them.
 
-    Final accuracies are paired by seed; methods with fewer than two seeds are left out.
+    Args:
+      accuracies: method -> seed -> accuracy.
+
+    Returns:
+      A comparison, paired by seed, for each other method that shares at least two seeds with it.
     """
-    accuracies = {
-        method: {seed: outcome.final()["accuracy"] for seed, outcome in by_seed.items()}
-        for method, by_seed in outcomes.items()
-        if method not in _TEACHERS and len(by_seed) > 1
-    }
     if not accuracies:
         return []
-    baseline = _BASELINE if _BASELINE in accuracies else next(iter(accuracies))
+    baseline = baseline_of(accuracies)
     comparisons = []
     for method in accuracies:
-        if method == baseline:
+        seeds = sorted(accuracies[method].keys() & accuracies[baseline].keys())
+        if method == baseline or len(seeds) < 2:
             continue
-        seeds = sorted(accuracies[method])
         one, other = ([accuracies[name][seed] for seed in seeds] for name in (method, baseline))
         difference = np.subtract(one, other)
         # Equal differences leave the test nothing to divide by.
@@ -92,6 +97,17 @@ def compare(outcomes: Outcomes) -> list[Comparison]:
             Comparison(method, baseline, float(difference.mean()), p_value, len(seeds))
         )
     return comparisons
+
+
+def compare(outcomes: Outcomes) -> list[Comparison]:
+    """Compares the students' final accuracies; see `compare_accuracies`."""
+    return compare_accuracies(
+        {
+            method: {seed: outcome.final()["accuracy"] for seed, outcome in by_seed.items()}
+            for method, by_seed in outcomes.items()
+            if method not in TEACHERS
+        }
+    )
 
 
 def write(workdir: Path, data: str, outcomes: Outcomes) -> None:
@@ -106,7 +122,7 @@ def write(workdir: Path, data: str, outcomes: Outcomes) -> None:
       outcomes: by phase or method, and seed.
     """
     rows = {name: _row(by_seed) for name, by_seed in outcomes.items()}
-    teachers = {name: rows.pop(name, None) for name in _TEACHERS}
+    teachers = {name: rows.pop(name, None) for name in TEACHERS}
     comparisons = [
         {key: None if value != value else value for key, value in entry._asdict().items()}
         for entry in compare(outcomes)

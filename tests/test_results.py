@@ -60,6 +60,14 @@ def test_paired_differences():
     assert results.compare({"kd": {0: OUTCOME}, "at": {0: OUTCOME}}) == []
 
 
+def test_only_common_seeds_are_paired():
+    kd, at = {0: 0.5, 1: 0.625, 4: 0.75}, {1: 0.75, 4: 0.8125, 7: 1.0}
+    (entry,) = results.compare_accuracies({"at": at, "kd": kd, "amd_gl": {0: 0.5}})
+    assert (entry.method, entry.baseline, entry.seeds) == ("at", "kd", 2)
+    np.testing.assert_allclose(entry.difference, (0.125 + 0.0625) / 2)
+    assert results.compare_accuracies({}) == []
+
+
 def test_several_seeds(tmp_path):
     results.write(tmp_path, "digits", SEVERAL)
     content = json.loads((tmp_path / "results.json").read_text())

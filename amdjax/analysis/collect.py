@@ -1,0 +1,293 @@
+"""From a workdir to a `Study`: every network is asked about every image of the test split."""
+
+import functools
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import scipy.special
+from tqdm import tqdm
+
+from amdjax.analysis.angles import map_angles, map_cosine
+from amdjax.analysis.gradcam import grad_cam
+from amdjax.analysis.study import Network, Study
+from amdjax.checkpoint import FOLDER
+from amdjax.config import read_config
+from amdjax.data import Dataset, EvalBatches, load_dataset, prefetch
+from amdjax.errors import UserError
+from amdjax.logs import METRICS_FILE
+from amdjax.losses import am_loss
+from amdjax.losses.maps import attention_map, l2_normalize
+from amdjax.restore import Kind, Restored, restore_all
+from amdjax.train import count
+
+PLACES = ("stage1", "stage2", "stage3")  # whose maps are looked at: 32, 16, 8 pixels of 32
+_REPEATS = 5  # batches that are timed
+
+# What a network says of some images: arrays whose first axis is theirs.
+Answers = dict[str, Any]
+
+
+def collect(
+    workdir: Path,
+    data_dir: str | None = None,
+    num_shown: int = 6,
+    indices: Sequence[int] | None = None,
+) -> Study:
+    """Asks all networks of a workdir about the test split.
+
+    Args:
+      workdir: of a run, finished or not.
+      data_dir: where the prepared data lie, if not where the run had them.
+      num_shown: how many images are shown, at least 1: those with the largest `disagreement`.
+      indices: shows these test images instead.
+
+    Returns:
+      A `Study`. Networks that cannot be read are left out, and named in `missing`. Without any
+      network the data are not read, and arrays and class names are empty.
+
+    Raises:
+      UserError: if the workdir holds no run, the data cannot be read, or there is no such image.
+    """
+    config = read_config(workdir)
+    if data_dir is not None:
+        config.data.data_dir = data_dir
+    config.data.memory_gib = 0.0  # test images are read once, training images not at all
+    if not (config.teacher.checkpoint or any(workdir.glob(f"*/{FOLDER}/[0-9]*"))):
+        return _empty(workdir, config, ("no network has a checkpoint yet",))
+    dataset = load_dataset(config.data)
+    networks, missing = restore_all(workdir, config, dataset.num_classes, len(dataset.train))
+    if not networks:
+        return _empty(workdir, config, tuple(missing))
+    margin, scale = config.losses.am.margin, config.losses.am.scale
+    answers, labels = _ask(networks, dataset, config.batch_size, margin, scale)
+    if any(network.is_teacher for network in networks):
+        missing += _not_compared(networks, answers)
+    else:
+        missing.append("there is no teacher, so no student's maps are compared with a teacher's")
+    shown = _choose([answer["logits"] for answer in answers], num_shown, indices)
+    images, _ = dataset.test.read(shown)
+    batch = EvalBatches(dataset.test, config.batch_size)[0]["image"]
+    costs: dict[Kind, tuple[float, float]] = {}
+    bar = tqdm(networks, desc="Grad-CAM", unit=" networks", disable=None, leave=False)
+    finished = []
+    for network, answer in zip(bar, answers, strict=True):
+        if network.kind not in costs:
+            costs[network.kind] = _cost(network, batch)
+        flops, images_per_s = costs[network.kind]
+        maps, cams = jax.device_get(_look(network.kind, network.variables, images))
+        finished.append(
+            Network(
+                name=network.name,
+                method=network.method,
+                seed=network.seed,
+                model=network.model,
+                step=network.step,
+                parameters=count(network.variables),
+                flops=flops,
+                images_per_s=images_per_s,
+                logits=answer["logits"],
+                embedding=answer["embedding"],
+                angles=answer["angles"],
+                similarity=answer["similarity"],
+                am_distance={place: float(values.mean()) for place, values in answer["am"].items()},
+                maps=maps,
+                cams=cams,
+                curve=_curve(workdir / network.name / METRICS_FILE) if network.recipe else [],
+            )
+        )
+    return Study(
+        workdir=workdir,
+        data=dataset.name,
+        class_names=dataset.class_names,
+        labels=labels,
+        shown=shown,
+        images=images,
+        networks=tuple(finished),
+        missing=tuple(missing),
+        sweep_key=config.sweep.key,
+    )
+
+
+def disagreement(logits: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns for each example how far networks' predictions lie apart.
+
+    The mean over the networks of the total variation distance `1/2 sum_c |p_kc - mean_k p_kc|`
+    between a network's probabilities and those of all networks on average: 0 where all say the
+    same, and the larger, the surer they are of different classes.
+
+    Args:
+      logits: of each network, float [N,C].
+
+    Returns:
+      float64 [N], from 0 to below 1.
+    """
+    probabilities = [scipy.special.softmax(np.asarray(x, np.float64), axis=1) for x in logits]
+    mean = sum(probabilities) / len(probabilities)
+    return sum(np.abs(p - mean).sum(axis=1) for p in probabilities) / (2 * len(probabilities))
+
+
+def _choose(
+    logits: Sequence[np.ndarray], num_shown: int, indices: Sequence[int] | None
+) -> np.ndarray:
+    """Returns which test images to show: those that are asked for, or the most disputed first."""
+    if indices is None:
+        if num_shown < 1:
+            raise UserError(f"the number of shown images must be at least 1, not {num_shown}")
+        return np.argsort(-disagreement(logits), kind="stable")[:num_shown]
+    shown, last = np.asarray(indices, np.int64), len(logits[0]) - 1
+    if not shown.size or shown.min() < 0 or shown.max() > last:
+        raise UserError(f"test images are numbered 0 to {last}; {list(indices)} cannot be shown")
+    return shown
+
+
+def _ask(
+    networks: Sequence[Restored], dataset: Dataset, batch_size: int, margin: float, scale: float
+) -> tuple[list[Answers], np.ndarray]:
+    """Passes once over the test split, the teachers being the first of the networks.
+
+    Returns:
+      The answers of each network, and the labels [N].
+    """
+    batches = EvalBatches(dataset.test, batch_size)
+    parts: list[list[Answers]] = [[] for _ in networks]
+    labels = []
+    bar = tqdm(total=len(dataset.test), desc="test split", unit=" images", disable=None)
+    with bar:
+        for batch in prefetch(batches, 0, len(batches)):
+            teachers: dict[str, dict[str, jax.Array]] = {}
+            for network, part in zip(networks, parts, strict=True):
+                answer, features = _describe(network.kind, network.variables, batch["image"])
+                if network.is_teacher:
+                    teachers[network.name] = features
+                teacher = {} if network.is_teacher else teachers.get(network.teacher, {})
+                answer |= compare_maps(features, teacher, margin, scale)
+                part.append(_rows(answer, batch["mask"]))
+            labels.append(batch["label"][batch["mask"]])
+            bar.update(len(labels[-1]))
+    answers = [jax.tree.map(lambda *xs: np.concatenate(xs), *answer) for answer in parts]
+    return answers, np.concatenate(labels)
+
+
+def _rows(answer: Answers, mask: np.ndarray) -> Answers:
+    return jax.tree.map(lambda x: x[mask], jax.device_get(answer))
+
+
+@functools.partial(jax.jit, static_argnames="kind")
+def _describe(
+    kind: Kind, variables: dict, images: jax.Array
+) -> tuple[Answers, dict[str, jax.Array]]:
+    """Returns what a network says of images [B,H,W,3], and its features [B,h,w,c]."""
+    outputs = kind(variables, images)
+    features = {place: outputs.features[place] for place in PLACES}
+    angles = {place: map_angles(feature) for place, feature in features.items()}
+    answer = {"logits": outputs.logits, "embedding": outputs.embedding, "angles": angles}
+    return answer, features
+
+
+@jax.jit
+def compare_maps(
+    student: dict[str, jax.Array], teacher: dict[str, jax.Array], margin: float, scale: float
+) -> Answers:
+    """Measures how far a student's attention maps are from a teacher's.
+
+    Args:
+      student: place -> float [B,h,w,c].
+      teacher: place -> float [B,h',w',c'], of the same places, or {}.
+      margin: of the AM loss.
+      scale: of the AM loss.
+
+    Returns:
+      {"similarity": place -> `map_cosine`, "am": place -> AM loss of the whole map}, float32 [B];
+      a place where one size is no whole multiple of the other is left out.
+    """
+    answer: Answers = {"similarity": {}, "am": {}}
+    for place in teacher:
+        pair = student[place], teacher[place]
+        try:
+            answer["similarity"][place] = map_cosine(*pair)
+            answer["am"][place] = am_loss(*pair, margin, scale)
+        except UserError:
+            continue
+    return answer
+
+
+def _not_compared(networks: Sequence[Restored], answers: Sequence[Answers]) -> list[str]:
+    """Returns a sentence for each student whose maps could not all be compared."""
+    sentences = []
+    for network, answer in zip(networks, answers, strict=True):
+        left = [place for place in PLACES if place not in answer["similarity"]]
+        if left and not network.is_teacher:
+            sentences.append(
+                f"{network.name}: its maps at {', '.join(left)} are not compared with those of "
+                f"{network.teacher}, which is not there or has maps of another size"
+            )
+    return sentences
+
+
+@functools.partial(jax.jit, static_argnames="kind")
+def _look(
+    kind: Kind, variables: dict, images: jax.Array
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """Returns attention maps of unit norm and Grad-CAM [K,h,w] of images [K,H,W,3], by place."""
+    outputs, inputs = kind(variables, images), kind.normalize(images)
+    predicted = jnp.argmax(outputs.logits, axis=-1)
+    maps = {
+        place: l2_normalize(attention_map(outputs.features[place]), axis=(1, 2)) for place in PLACES
+    }
+    cams = {
+        place: grad_cam(kind.module, variables, inputs, predicted, place, kind.predict)
+        for place in PLACES
+    }
+    return maps, cams
+
+
+def _cost(network: Restored, images: np.ndarray) -> tuple[float, float]:
+    """Returns operations of one image's forward pass (0: not known), and images per second."""
+
+    def forward(variables: dict, images: jax.Array) -> jax.Array:
+        return network.kind(variables, images).logits
+
+    arguments = jax.device_put((network.variables, images))
+    compiled = jax.jit(forward).lower(*arguments).compile()
+    try:
+        flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
+    except (NotImplementedError, jax.errors.JaxRuntimeError):  # not every platform counts
+        flops = 0.0
+    seconds = []
+    for _ in range(1 + _REPEATS):
+        start = time.perf_counter()
+        jax.block_until_ready(compiled(*arguments))
+        seconds.append(time.perf_counter() - start)
+    return max(flops, 0.0) / len(images), len(images) / float(np.median(seconds[1:]))
+
+
+def _curve(path: Path) -> list[dict[str, Any]]:
+    """Returns the lines of a log, but for what a killed run left unfinished."""
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def _empty(workdir: Path, config: ml_collections.ConfigDict, missing: tuple[str, ...]) -> Study:
+    return Study(
+        workdir=workdir,
+        data=config.data.name,
+        class_names=(),
+        labels=np.zeros([0], np.int32),
+        shown=np.zeros([0], np.int64),
+        images=np.zeros([0, 0, 0, 3], np.uint8),
+        networks=(),
+        missing=missing,
+        sweep_key=config.sweep.key,
+    )
