@@ -6,10 +6,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import matplotlib as mpl
+import numpy as np
 
 from amdjax.errors import UserError, unknown_name
 from amdjax.losses import maps
 from amdjax.models import Outputs
+
+_COLORS = "inferno"  # from dark to bright, so it reads without colour as well
+_STRENGTH = 0.75  # how much of the image the hottest colour covers
 
 
 def grad_cam(
@@ -60,6 +65,21 @@ def grad_cam(
     gradient, feature = jax.grad(score, has_aux=True)(nothing)
     weights = jnp.mean(maps.widen(gradient), axis=(1, 2), keepdims=True)
     return nn.relu(jnp.sum(weights * maps.widen(feature), axis=-1))
+
+
+def overlay(images: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Paints heat over images: `x + 0.75 h (c(h) - x)`, so that nothing hides what is cold.
+
+    Args:
+      images: float [...,H,W,3], from 0 to 1.
+      heat: float [...,H,W], from 0 to 1; its colour c goes from dark to bright (inferno).
+
+    Returns:
+      float [...,H,W,3], from 0 to 1.
+    """
+    heat = np.asarray(heat)
+    colors = mpl.colormaps[_COLORS](heat)[..., :3]
+    return images + _STRENGTH * heat[..., None] * (colors - images)
 
 
 def upsample(cams: jax.Array, size: tuple[int, int]) -> jax.Array:

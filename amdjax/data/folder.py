@@ -15,7 +15,7 @@ from amdjax.data.decode import one_line
 from amdjax.data.prepare import File, checked_examples, image_info
 from amdjax.errors import UserError
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 _LAYOUT = "expected are train/CLASS/* and test/CLASS/* (or val/CLASS/*) with image files"
 
 
@@ -112,7 +112,7 @@ def _list_split(root: Path, split: str) -> list[tuple[str, tuple[int, int]]]:
         if folder.name.startswith(".") or not folder.is_dir():
             continue
         for file in os.scandir(folder):
-            if file.name.startswith(".") or not file.name.lower().endswith(_SUFFIXES):
+            if file.name.startswith(".") or not file.name.lower().endswith(SUFFIXES):
                 continue
             stat = file.stat()
             entries.append((f"{split}/{folder.name}/{file.name}", (stat.st_size, stat.st_mtime_ns)))
