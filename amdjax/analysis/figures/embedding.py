@@ -1,0 +1,165 @@
+"""Figures of embeddings: t-SNE, principal components, and the spectrum."""
+
+import matplotlib.patheffects
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from amdjax.analysis.embedding import pca, singular_values, tsne
+from amdjax.analysis.figures import style
+from amdjax.analysis.study import Network, Study
+
+_EXAMPLES = (200, 600)  # that are shown of each network; t-SNE lays 600 out in two seconds
+_ALL_EXAMPLES = 6000  # of all networks
+_DIGIT = (0.04, 0.07)  # width and height of a class number's digit, as shares of a panel
+_PANEL = {"width": 2.7, "ratio": 1.13, "most": 5}
+
+
+def sample(study: Study) -> np.ndarray:
+    """Chooses the test images that are shown: the same of every network, of many networks fewer.
+
+    Of more classes than can be told apart, some are taken, evenly spread; of each class as many as
+    of the others, the first ones.
+
+    Returns:
+      int64 [n], ascending, at most 600.
+    """
+    labels = study.labels
+    count = np.clip(_ALL_EXAMPLES // max(1, len(style.firsts(study))), *_EXAMPLES)
+    present = np.unique(labels)
+    spread = np.linspace(0, len(present) - 1, min(len(present), style.MAX_CLASSES))
+    chosen = present[np.round(spread).astype(int)]
+    each = max(1, count // max(1, len(chosen)))
+    members = [np.flatnonzero(labels == label)[:each] for label in chosen]
+    return np.sort(np.concatenate(members)) if members else np.zeros([0], np.int64)
+
+
+def layouts(networks: tuple[Network, ...], examples: np.ndarray) -> dict[str, np.ndarray]:
+    """Lays each network's embeddings out by t-SNE, which is the slow part of a report.
+
+    Args:
+      networks: with embeddings [N,D].
+      examples: int [n], indices of those to lay out, from `sample`.
+
+    Returns:
+      name of the network -> float32 [n,2].
+
+    Raises:
+      UserError: on fewer than four examples, or embeddings that are all equal or not finite.
+    """
+    # On few examples OpenMP's threads cost more than they save: ten times as much on busy cores.
+    with threadpool_limits(1):
+        return {
+            network.name: tsne(network.embedding[examples], seed=0)
+            for network in tqdm(networks, "t-SNE", unit=" networks", leave=False, disable=None)
+        }
+
+
+def tsne_panels(
+    study: Study, rows: style.Rows, layout: dict[str, np.ndarray], examples: np.ndarray
+) -> Figure:
+    """Draws t-SNE of each method's first seed, the teacher first, with the V-measure below.
+
+    Args:
+      study: with at least one network.
+      rows: the numbers of its methods.
+      layout: from `layouts`.
+      examples: int [n], from `sample`.
+
+    Returns:
+      A figure with one panel for each method.
+    """
+    networks, labels = style.firsts(study), study.labels[examples]
+    figure, grid = style.panels(len(networks), **_PANEL)
+    for axes, network in zip(grid, networks, strict=True):
+        _scatter(axes, layout[network.name], labels)
+        v_measure = style.as_text(rows[network.method].scores["v_measure"], 3)
+        axes.set(title=style.wrapped(network.method), xlabel=f"V {v_measure}")
+    return figure
+
+
+def pca_panels(study: Study, examples: np.ndarray) -> Figure:
+    """Draws the first two principal components of each method's first seed.
+
+    Args:
+      study: with at least one network.
+      examples: int [n], those that are shown; the components are those of all.
+
+    Returns:
+      A figure with one panel for each method, the explained variance at its axes.
+    """
+    networks, labels = style.firsts(study), study.labels[examples]
+    figure, grid = style.panels(len(networks), **_PANEL)
+    for axes, network in zip(grid, networks, strict=True):
+        points, explained = pca(network.embedding)
+        _scatter(axes, points[examples], labels)
+        first, second = 100 * explained
+        axes.set(
+            title=style.wrapped(network.method),
+            xlabel=f"component 1 ({first:.0f} %)",
+            ylabel=f"component 2 ({second:.0f} %)",
+        )
+    return figure
+
+
+def _scatter(axes: Axes, points: np.ndarray, labels: np.ndarray) -> None:
+    """Points in the colours of their classes, the numbers of these at the centres."""
+    low, span = points.min(0), np.maximum(np.ptp(points, axis=0), 1e-12)
+    points = (points - low) / span
+    classes = np.unique(labels)
+    room = np.array(_DIGIT) * (len(str(classes[-1])), 1)
+    outline = matplotlib.patheffects.withStroke(linewidth=2.6, foreground=style.paper())
+    taken: list[np.ndarray] = []
+    for rank, label in enumerate(classes):
+        color, marker = style.class_look(rank)
+        members = points[labels == label]
+        axes.scatter(*members.T, s=9, color=color, marker=marker, linewidths=0, alpha=0.8)
+        centre = np.median(members, axis=0)
+        if any((np.abs(centre - other) < room).all() for other in taken):
+            continue
+        taken.append(centre)
+        axes.text(
+            *centre,
+            str(label),
+            ha="center",
+            va="center",
+            fontsize=10 if len(classes) <= 10 else 8,
+            fontweight="bold",
+            path_effects=[outline],
+        )
+    axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), xticks=[], yticks=[])
+    axes.spines[:].set_visible(True)
+
+
+def spectrum(study: Study) -> Figure:
+    """Draws the singular values of each method's embeddings, first seed, in one plot.
+
+    Args:
+      study: with at least one network.
+
+    Returns:
+      A figure of one panel.
+    """
+    look, networks = style.looks(study), style.firsts(study)
+    figure = Figure(figsize=(8.0, 3.8))
+    axes = figure.subplots()
+    smallest = 1.0
+    for network in networks:
+        values = singular_values(network.embedding)
+        # What is left of a dimension that is not used is rounding.
+        values = values[values > 1e-6]
+        smallest = min(smallest, values.min(initial=1.0))
+        axes.plot(
+            np.arange(1, len(values) + 1),
+            values,
+            color=look[network.method].color,
+            linestyle=look[network.method].linestyle,
+        )
+    axes.set_yscale("log")
+    axes.set(xlabel="index of the singular value", ylabel="singular value / the largest")
+    axes.set_xlim(left=1)
+    axes.set_ylim(smallest / 1.3, 1.3)
+    style.legend(figure, study, [network.method for network in networks])
+    return figure

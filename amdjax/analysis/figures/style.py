@@ -1,0 +1,220 @@
+"""How figures look: colours, type, and the grids that panels stand in."""
+
+import contextlib
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from amdjax.analysis.scores import Row, Score
+from amdjax.analysis.study import Network, Study
+
+Rows = dict[str, Row]  # by method, in the order of the study
+
+WIDTH = 11.0  # inches, of the widest figure
+THEMES = ("light", "dark")
+CYCLE = 6  # methods that have a colour of their own; those behind share it and have another line
+_PAPER = {"light": "#ffffff", "dark": "#15181c"}  # the page's own background, see page.html
+_INK = {"light": "#1f2328", "dark": "#e6e8eb"}
+_FAINT = {"light": "#d8dde3", "dark": "#3a4048"}
+# Okabe and Ito's set for all kinds of colour vision, without black, which is the teacher's, and
+# without yellow, which cannot be seen on white.
+_COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
+_LINES = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 2, 1, 2)), (0, (8, 2, 1, 2, 1, 2)))
+_MARKERS = ("o", "s", "^", "D", "v")
+_CLASS_MARKERS = ("o", "^")
+_TERMS = {"angular": "A", "positive": "P", "negative": "N"}  # of the AM loss
+MAX_CLASSES = 10 * len(_CLASS_MARKERS)  # that `class_look` tells apart
+
+
+class Look(NamedTuple):
+    """What a method has in every figure."""
+
+    color: str
+    linestyle: str | tuple
+    marker: str
+
+
+@contextlib.contextmanager
+def theme(name: str) -> Iterator[None]:
+    """Within it, figures are made and drawn for a light or a dark page.
+
+    Args:
+      name: one of `THEMES`.
+    """
+    ink, faint, paper = _INK[name], _FAINT[name], _PAPER[name]
+    settings = {
+        "figure.dpi": 144,  # sharp on screens of 1.5 pixels to a CSS pixel
+        "figure.facecolor": paper,
+        "axes.facecolor": paper,
+        "text.color": ink,
+        "axes.labelcolor": ink,
+        "axes.titlecolor": ink,
+        "xtick.color": ink,
+        "ytick.color": ink,
+        "axes.edgecolor": faint,
+        "grid.color": faint,
+        "legend.facecolor": paper,
+        "legend.frameon": False,
+        "font.family": ["DejaVu Sans"],  # comes with matplotlib, so that all machines draw the same
+        "font.size": 9.5,
+        "axes.titlesize": 10.5,
+        "axes.labelsize": 9.5,
+        "xtick.labelsize": 8.5,
+        "ytick.labelsize": 8.5,
+        "legend.fontsize": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.linewidth": 0.7,
+        "lines.linewidth": 1.6,
+        "hatch.linewidth": 0.7,
+        "figure.constrained_layout.use": True,
+        "figure.constrained_layout.h_pad": 0.06,
+        "figure.constrained_layout.w_pad": 0.06,
+    }
+    with mpl.rc_context(settings):
+        yield
+
+
+def paper() -> str:
+    """Returns the colour of the background in the present theme."""
+    return mpl.rcParams["figure.facecolor"]
+
+
+def ink() -> str:
+    """Returns the colour of text in the present theme."""
+    return mpl.rcParams["text.color"]
+
+
+def by_method(study: Study) -> dict[str, tuple[Network, ...]]:
+    """Returns the networks of each method, one for each seed, in the order of the study."""
+    groups: dict[str, list[Network]] = {}
+    for network in study.networks:
+        groups.setdefault(network.method, []).append(network)
+    return {method: tuple(networks) for method, networks in groups.items()}
+
+
+def firsts(study: Study) -> tuple[Network, ...]:
+    """Returns the network of each method's first seed."""
+    return tuple(networks[0] for networks in by_method(study).values())
+
+
+def looks(study: Study) -> dict[str, Look]:
+    """Returns the look of each method: the teachers in the colour of text, the students in turn."""
+    table: dict[str, Look] = {}
+    counts = {True: 0, False: 0}
+    for network in firsts(study):
+        rank = counts[network.is_teacher]
+        counts[network.is_teacher] += 1
+        turn = (rank if network.is_teacher else rank // CYCLE) % len(_LINES)
+        color = ink() if network.is_teacher else _COLORS[rank % CYCLE]
+        marker = "P*"[turn % 2] if network.is_teacher else _MARKERS[turn]
+        table[network.method] = Look(color, _LINES[turn], marker)
+    return table
+
+
+def class_look(rank: int) -> tuple[tuple[float, float, float], str]:
+    """Returns colour and marker of one of at most `MAX_CLASSES` classes.
+
+    The colours are Petroff's (Accessible color sequences for data visualization, 2021).
+    """
+    colors = mpl.color_sequences["petroff10"]
+    return colors[rank % 10], _CLASS_MARKERS[rank // 10]
+
+
+def columns(count: int, most: int) -> int:
+    """Returns how many of the panels stand side by side, so that the last row is nearly full."""
+    return math.ceil(count / math.ceil(count / most))
+
+
+def panels(count: int, width: float, ratio: float, most: int) -> tuple[Figure, list[Axes]]:
+    """Returns a figure with a grid of panels, the last of which may be left out.
+
+    Args:
+      count: of panels, at least 1.
+      width: of a panel in inches, at most.
+      ratio: of its height to its width.
+      most: panels side by side.
+
+    Returns:
+      (figure, its axes by rows).
+    """
+    side_by_side = columns(count, most)
+    rows = math.ceil(count / side_by_side)
+    width = min(width, WIDTH / side_by_side)
+    figure = Figure(figsize=(width * side_by_side, width * ratio * rows))
+    grid = figure.subplots(rows, side_by_side, squeeze=False).ravel()
+    for axes in grid[count:]:
+        axes.remove()
+    return figure, list(grid[:count])
+
+
+def as_text(score: Score, digits: int, factor: float = 1.0) -> str:
+    """Writes a quantity as "mean ± standard deviation", or the mean alone of a single seed.
+
+    Args:
+      score: over the seeds of a method.
+      digits: behind the point.
+      factor: by which it is multiplied, for instance 100 for per cent.
+
+    Returns:
+      Text such as "96.9 ± 0.2".
+    """
+    mean = f"{factor * score.mean:.{digits}f}"
+    return mean if score.std is None else f"{mean} ± {factor * score.std:.{digits}f}"
+
+
+def name_rows(axes: Axes, methods: list[str]) -> None:
+    """Names horizontal rows at y = 0, 1, ..., the first at the top."""
+    axes.set_yticks(range(len(methods)), map(short, methods))
+    axes.set_ylim(len(methods) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+
+
+def at_right(axes: Axes, row: int, text: str) -> None:
+    """Writes behind a row of `name_rows`, outside of the axes."""
+    axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
+
+
+def short(method: str) -> str:
+    """Returns a method's name with the letters of the AMD paper for the terms that were swept."""
+    name, equals, words = method.partition("-terms=")
+    return name + equals + "+".join(_TERMS.get(word, word) for word in words.split("+"))
+
+
+def wrapped(method: str, width: int = 22) -> str:
+    """Breaks a method's name into lines behind "_+=-", each at most so long if it can be."""
+    lines = [""]
+    for part in re.split(r"(?<=[_+=-])", short(method)):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
+def legend(figure: Figure, study: Study, methods: list[str], with_marker: bool = False) -> None:
+    """Names methods below a figure, which grows by as much."""
+    look = looks(study)
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=look[method].color,
+            linestyle="none" if with_marker else look[method].linestyle,
+            marker=look[method].marker if with_marker else None,
+            label=short(method),
+        )
+        for method in methods
+    ]
+    widest = 0.7 + 0.085 * max(len(short(method)) for method in methods)  # inches, of an entry
+    fitting = max(1, min(len(methods), int(figure.get_figwidth() / widest)))
+    figure.set_figheight(figure.get_figheight() + 0.21 * math.ceil(len(methods) / fitting))
+    figure.legend(handles=handles, loc="outside lower center", ncols=fitting)

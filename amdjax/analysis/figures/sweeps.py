@@ -1,0 +1,131 @@
+"""Figures of sweeps: accuracy over one setting of a loss, and over the terms of the AM loss."""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from amdjax.analysis.figures import style
+from amdjax.analysis.scores import Row
+from amdjax.analysis.study import Study
+
+_SWEPT = re.compile(r"(?P<base>.+)-(?P<setting>\w+)=(?P<value>.+)")  # a method, see Phase
+_SYMBOLS = {"losses.am.weight": "γ", "losses.am.margin": "m", "losses.am.scale": "s"}
+
+
+class Swept(NamedTuple):
+    """A method with one value of the setting that was swept."""
+
+    base: str
+    value: str
+
+
+def swept(study: Study) -> dict[str, Swept]:
+    """Returns the methods of a study that have a swept value."""
+    setting = study.sweep_key.rpartition(".")[2]
+    matches = {method: _SWEPT.fullmatch(method) for method in style.by_method(study)}
+    return {
+        method: Swept(match["base"], match["value"])
+        for method, match in matches.items()
+        if match and match["setting"] == setting
+    }
+
+
+def is_numeric(study: Study) -> bool:
+    """Returns whether the swept values are numbers, so that they have an axis."""
+    return all(_number(entry.value) is not None for entry in swept(study).values())
+
+
+def curves(study: Study, rows: style.Rows) -> Figure:
+    """Draws accuracy over a swept number: Figures 8 and 9 of the AMD paper.
+
+    Args:
+      study: with swept methods whose values are numbers.
+      rows: the numbers of its methods.
+
+    Returns:
+      A figure with a line for each method, whiskers being standard deviations over seeds, and a
+      level line for each method that has no such setting.
+    """
+    look, entries = style.looks(study), swept(study)
+    figure = Figure(figsize=(8.0, 4.4))
+    axes = figure.subplots()
+    for base in dict.fromkeys(entry.base for entry in entries.values()):
+        methods = [method for method, entry in entries.items() if entry.base == base]
+        methods.sort(key=lambda method: _number(entries[method].value))
+        means, deviations = zip(*(_accuracy(rows[method]) for method in methods), strict=True)
+        one = look[methods[0]]
+        axes.errorbar(
+            [_number(entries[method].value) for method in methods],
+            means,
+            yerr=deviations,
+            color=one.color,
+            marker=one.marker,
+            capsize=3,
+            label=base,
+        )
+    for method, row in rows.items():
+        if method not in entries:
+            color = look[method].color
+            axes.axhline(_accuracy(row)[0], color=color, linestyle=(0, (4, 2)), label=method)
+    values = [_number(entry.value) for entry in entries.values()]
+    if min(values) > 0 and max(values) >= 100 * min(values):
+        axes.set_xscale("log")
+    symbol = _SYMBOLS.get(study.sweep_key)
+    axes.set(
+        xlabel=f"{symbol} ({study.sweep_key})" if symbol else study.sweep_key,
+        ylabel="test accuracy (%)",
+    )
+    figure.legend(loc="outside lower center", ncols=4)
+    return figure
+
+
+def bars(study: Study, rows: style.Rows) -> Figure:
+    """Draws the accuracy for each swept value that is no number: Figure 5 of the AMD paper.
+
+    Args:
+      study: with swept methods.
+      rows: the numbers of its methods.
+
+    Returns:
+      A figure with a row for each student; the AM loss's terms have the letters of the paper.
+      Whiskers are standard deviations over seeds.
+    """
+    look = style.looks(study)
+    students = {method: row for method, row in rows.items() if not row.is_teacher}
+    figure = Figure(figsize=(8.0, 1.1 + 0.34 * len(students)))
+    axes = figure.subplots()
+    ends = []
+    for line, (method, row) in enumerate(students.items()):
+        mean, deviation = _accuracy(row)
+        ends += [mean - deviation, mean + deviation]
+        axes.barh(
+            line,
+            mean,
+            0.7,
+            xerr=deviation or None,
+            color=look[method].color,
+            ecolor=style.ink(),
+            capsize=3,
+        )
+        style.at_right(axes, line, f"{style.as_text(row.scores['top1'], 2, 100)} %")
+    style.name_rows(axes, list(students))
+    # From 0 on, bars of 85 and 86 % look the same.
+    low = max(0.0, np.floor(min(ends) - max(1.0, np.ptp(ends))))
+    axes.set_xlim(low, max(ends) + 0.05 * (max(ends) - low))
+    axes.set_xlabel(f"test accuracy (%), from {low:.0f} on")
+    return figure
+
+
+def _accuracy(row: Row) -> tuple[float, float]:
+    """Mean and standard deviation over seeds, in per cent; 0 of a single one."""
+    score = row.scores["top1"]
+    return 100.0 * score.mean, 100.0 * (score.std or 0.0)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,115 @@
+"""The report as files: one page that needs no other, its figures as PNG, its numbers as JSON."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from tqdm import tqdm
+
+from amdjax.analysis.figures import THEMES, Picture, sections, theme
+from amdjax.analysis.scores import Row
+from amdjax.analysis.study import Study
+from amdjax.analysis.table import table
+from amdjax.logs import write_atomically
+
+_CSS_PIXELS = 96  # of an inch, in a browser
+_LOSSLESS = 200_000  # bytes of a figure in the page; beyond, photographs are meant
+_QUALITY = 90  # of 100
+
+
+class _Images(NamedTuple):
+    """A figure for the page: data URIs, and its size in the browser's pixels."""
+
+    light: str
+    dark: str
+    width: int
+    height: int
+
+
+def write_report(study: Study, rows: list[Row], folder: Path) -> Path:
+    """Writes `index.html`, `report.json` and a PNG file of each figure on light ground.
+
+    Args:
+      study: what is shown.
+      rows: its numbers, from `score`.
+      folder: is made, and PNG files that an earlier report left there are removed.
+
+    Returns:
+      Path of the page.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+    by_method = {row.method: row for row in rows}
+    parts = sections(study, by_method)
+    pictures = [picture for part in parts for picture in part.pictures]
+    bar = tqdm(pictures, "figures", unit=" figures", leave=False, disable=None)
+    images = {picture.name: _images(picture, folder) for picture in bar}
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("page.html").render(
+        study=study,
+        rows=by_method,
+        table=table(by_method, len(study.labels)),
+        sections=parts,
+        images=images,
+    )
+    write_atomically(folder / "report.json", json.dumps(numbers(study, rows), indent=2) + "\n")
+    write_atomically(folder / "index.html", page)
+    return folder / "index.html"
+
+
+def numbers(study: Study, rows: list[Row]) -> dict:
+    """Returns what `report.json` holds."""
+    return {
+        "workdir": str(study.workdir),
+        "data": study.data,
+        "test_images": len(study.labels),
+        "shown": study.shown.tolist(),
+        "sweep_key": study.sweep_key,
+        "missing": list(study.missing),
+        "methods": [row.to_json() for row in rows],
+    }
+
+
+def _images(picture: Picture, folder: Path) -> _Images:
+    """Draws a figure for each theme, and writes the light one."""
+    uris = {}
+    for name in THEMES:
+        with theme(name):
+            figure = picture.draw()
+            image = to_image(figure)
+        if name == "light":
+            image.save(folder / f"{picture.name}.png", optimize=True)
+        uris[name] = f"data:image/webp;base64,{base64.b64encode(to_webp(image)).decode()}"
+    width, height = (round(_CSS_PIXELS * inches) for inches in figure.get_size_inches())
+    return _Images(**uris, width=width, height=height)
+
+
+def to_image(figure: Figure) -> Image.Image:
+    """Returns a figure as pixels."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def to_webp(image: Image.Image) -> bytes:
+    """Returns an image file: without any loss, or, where that takes much room, with little."""
+    file = io.BytesIO()
+    image.save(file, "WEBP", lossless=True)
+    if file.tell() > _LOSSLESS:
+        file = io.BytesIO()
+        image.save(file, "WEBP", quality=_QUALITY)
+    return file.getvalue()

@@ -1,0 +1,136 @@
+"""The table of a report: what stands in its cells."""
+
+import math
+from typing import NamedTuple
+
+from amdjax.analysis.figures.style import as_text
+from amdjax.analysis.scores import Row
+
+
+class Cell(NamedTuple):
+    """A cell; the best of its column is set in bold."""
+
+    text: str
+    best: bool = False
+
+
+class Table(NamedTuple):
+    """A table: headings, lines of as many cells, and notes to stand below."""
+
+    headings: tuple[str, ...]
+    lines: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...]
+
+
+class _Column(NamedTuple):
+    """A column of `Row.scores`: `sign` times the mean is the larger, the better."""
+
+    heading: str
+    digits: int
+    factor: float
+    sign: int
+
+
+_COLUMNS = {
+    "top1": _Column("top-1\n(%)", 2, 100.0, 1),
+    "top5": _Column("top-5\n(%)", 2, 100.0, 1),
+    "nll": _Column("NLL\n(nats)", 3, 1.0, -1),
+    "ece": _Column("ECE\n(%)", 2, 100.0, -1),
+    "v_measure": _Column("V-measure", 3, 1.0, 1),
+    "homogeneity": _Column("homogeneity", 3, 1.0, 1),
+    "completeness": _Column("completeness", 3, 1.0, 1),
+}
+_NONE = Cell("–")
+
+
+def table(rows: dict[str, Row], examples: int) -> Table:
+    """Sets the numbers of the methods out in a table.
+
+    Args:
+      rows: by method.
+      examples: in the test split.
+
+    Returns:
+      A line for each method. The best of two or more students has its cell marked in each column
+      where more or less is better; equal ones are all marked.
+    """
+    tests = (row.t_test or row.mcnemar for row in rows.values())
+    baseline = next((test.baseline for test in tests if test), None)
+    compared = () if baseline is None else (f"top-1 − {baseline}\n(points)", "p")
+    headings = ("method", "model", "seeds", _COLUMNS["top1"].heading, *compared)
+    headings += tuple(column.heading for name, column in _COLUMNS.items() if name != "top1")
+    headings += ("parameters", "FLOPs", "images/s")
+    best = _best(rows)
+    lines = []
+    for method, row in rows.items():
+        first, *others = (
+            Cell(
+                as_text(row.scores[name], column.digits, column.factor),
+                not row.is_teacher and row.scores[name].mean == best.get(name),
+            )
+            for name, column in _COLUMNS.items()
+        )
+        cost = (
+            Cell(f"{row.parameters:,}"),
+            Cell(_with_prefix(row.flops)) if row.flops else _NONE,
+            Cell(f"{row.images_per_s:,.0f}"),
+        )
+        comparison = () if baseline is None else _compared(row, examples)
+        seeds = Cell(str(len(row.seeds)))
+        lines.append((Cell(method), Cell(row.model), seeds, first, *comparison, *others, *cost))
+    return Table(headings, tuple(lines), _notes(rows))
+
+
+def _best(rows: dict[str, Row]) -> dict[str, float]:
+    students = [row for row in rows.values() if not row.is_teacher]
+    if len(students) < 2:
+        return {}
+    return {
+        name: max((row.scores[name].mean for row in students), key=lambda x: column.sign * x)
+        for name, column in _COLUMNS.items()
+    }
+
+
+def _compared(row: Row, examples: int) -> tuple[Cell, Cell]:
+    """Difference of the accuracies, and p-value with a letter for the test."""
+    if row.t_test is not None:
+        difference, p, letter = row.t_test.difference, row.t_test.p_value, "t"
+    elif row.mcnemar is not None:
+        difference = (row.mcnemar.gained - row.mcnemar.lost) / examples
+        p, letter = row.mcnemar.p_value, "M"
+    else:
+        return _NONE, _NONE
+    return (
+        Cell(f"{100 * difference:+.2f}".replace("-", "−")),
+        Cell(f"– ({letter})" if math.isnan(p) else f"{p:.2g} ({letter})"),
+    )
+
+
+def _notes(rows: dict[str, Row]) -> tuple[str, ...]:
+    notes = [
+        "Test split, last checkpoint. ECE: 15 bins. V-measure, homogeneity and completeness: of "
+        "the predicted against the true classes. FLOPs: of one image's forward pass, as XLA counts "
+        "them; images/s: on the machine that made this report."
+    ]
+    if any(len(row.seeds) > 1 for row in rows.values()):
+        notes.append("With several seeds: mean ± standard deviation (n − 1).")
+    if _best(rows):
+        notes.append("Bold: the best student.")
+    if any(row.t_test for row in rows.values()):
+        notes.append(
+            "p (t): Student's paired t-test over the seeds (would training again give the same "
+            "order?); none where all seeds have the same difference."
+        )
+    if any(row.mcnemar for row in rows.values()):
+        notes.append(
+            "p (M): McNemar's exact test over the test images (would other images give the same "
+            "order of these two networks?)."
+        )
+    return tuple(notes)
+
+
+def _with_prefix(value: float) -> str:
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {prefix}"
+    return f"{value:.0f}"

@@ -1,0 +1,39 @@
+"""Shows what was distilled: `python -m amdjax.report --workdir=DIR` writes DIR/report/."""
+
+from pathlib import Path
+
+from absl import flags
+
+from amdjax.analysis.collect import collect
+from amdjax.analysis.page import write_report
+from amdjax.analysis.scores import score
+from amdjax.command import run_command
+from amdjax.errors import UserError
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of amdjax.main.")
+_IMAGES = flags.DEFINE_list(
+    "images", None, "Numbers of the test images to show; default: the most disputed ones."
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data, if not where the run had them.")
+
+
+def main(_: list[str]) -> None:
+    """Reads the workdir's networks, and writes the page, its figures and its numbers."""
+    if _WORKDIR.value is None:
+        raise UserError("--workdir=DIR is missing, the folder of a run of amdjax.main")
+    workdir = Path(_WORKDIR.value)
+    study = collect(workdir, _DATA_DIR.value, indices=_indices(_IMAGES.value))
+    for sentence in study.missing:
+        print(f"missing: {sentence}")
+    print(write_report(study, score(study), workdir / "report"))
+
+
+def _indices(words: list[str] | None) -> list[int] | None:
+    try:
+        return [int(word) for word in words] if words else None
+    except ValueError as error:
+        raise UserError(f"--images must be whole numbers, not {','.join(words)}") from error
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,188 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from amdjax.analysis.figures import embedding, sections, style, sweeps, training
+from amdjax.analysis.scores import score
+from amdjax.analysis.study import Study
+from amdjax.methods import METHODS
+from tests.analysis.made_study import empty_study, made_study
+
+TERMS = ("angular", "positive", "negative", "angular+positive+negative")
+STUDIES = {
+    "usual": lambda: made_study(),
+    "one_student_one_image": lambda: made_study(("amd_gl",), with_teacher=False, shown=1),
+    "teacher_alone": lambda: made_study(()),
+    "two_seeds": lambda: made_study(seeds=(0, 1)),
+    "many_classes": lambda: made_study(classes=200, examples=400),
+    "margins": lambda: made_study(
+        ("kd", *(f"amd_g-margin={m}" for m in (1.5, 1.1, 1.35))),
+        (0, 1),
+        sweep_key="losses.am.margin",
+    ),
+    "terms": lambda: made_study(
+        ("kd", *(f"amd_g-terms={terms}" for terms in TERMS)), sweep_key="losses.am.terms"
+    ),
+    "all_methods": lambda: made_study(tuple(METHODS), examples=30, shown=1),
+}
+WITH_TEACHER = {
+    "reliability", "temperature", "tsne", "pca", "spectrum", "attention", "gradcam", "distance",
+    "angles", "geodesic", "accuracy", "losses", "am_accuracy",
+}  # fmt: skip
+
+
+def _sections(study: Study):
+    return sections(study, {row.method: row for row in score(study)})
+
+
+def _outside(figure) -> list[str]:
+    """What of a figure lies outside of its canvas, by more than a hundredth of an inch."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    width, height = figure.get_size_inches()
+    box = figure.get_tightbbox(canvas.get_renderer())
+    edges = {"left": -box.x0, "bottom": -box.y0, "right": box.x1 - width, "top": box.y1 - height}
+    return [edge for edge, beyond in edges.items() if beyond > 0.01]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_figure_of_any_study_lies_on_its_canvas(name, monkeypatch):
+    study = STUDIES[name]()
+    if name != "usual":  # the layout is not what is looked at
+        monkeypatch.setattr(embedding, "tsne", lambda x, seed: np.asarray(x)[:, :2])
+    drawn = set()
+    for section in _sections(study):
+        assert section.pictures or section.lacking, section.key
+        for picture in section.pictures:
+            with style.theme("light"):
+                assert _outside(picture.draw()) == [], picture.name
+            drawn.add(picture.name)
+    without = (
+        {"distance", "am_accuracy"} if name in ("one_student_one_image", "teacher_alone") else set()
+    )
+    swept = {"sweep"} if study.sweep_key else set()
+    assert drawn == WITH_TEACHER - without | swept
+
+
+def test_the_check_sees_what_lies_outside():
+    with style.theme("light"):
+        figure, (axes,) = style.panels(1, 3.0, 1.0, 1)
+        assert _outside(figure) == []
+        axes.text(0.0, 1.3, "outside", transform=axes.transAxes).set_in_layout(False)
+        figure.text(0.9, 0.5, "far too long a text")
+        assert _outside(figure) == ["right"]
+
+
+def test_an_empty_study_says_what_it_needs():
+    for section in _sections(empty_study()):
+        assert section.pictures == ()
+        (sentence,) = section.lacking
+        assert "--workdir=runs/empty" in sentence
+
+
+def test_what_is_lacking_is_said():
+    study = made_study(shown=0)
+    study = dataclasses.replace(
+        study, networks=tuple(dataclasses.replace(one, curve=[]) for one in study.networks)
+    )
+    lacking = {section.key: " ".join(section.lacking) for section in _sections(study)}
+    assert "no image" in lacking["activation"]
+    assert "metrics.jsonl" in lacking["training"]
+    assert "config.sweep.key" in lacking["sweeps"]
+
+
+def test_embeddings_that_are_all_equal_have_no_tsne():
+    study = made_study(("kd",))
+    flat = dataclasses.replace(study.networks[1], embedding=np.ones([80, 16], np.float32))
+    study = dataclasses.replace(study, networks=(study.networks[0], flat))
+    section = next(section for section in _sections(study) if section.key == "embedding")
+    assert "all embeddings are equal" in section.lacking[0]
+    assert [picture.name for picture in section.pictures] == ["pca", "spectrum"]
+    with style.theme("light"):
+        assert all(_outside(picture.draw()) == [] for picture in section.pictures)
+
+
+def test_the_theme_colours_paper_and_ink():
+    study = made_study()
+    brightness = {}
+    for name in style.THEMES:
+        with style.theme(name):
+            figure = training.accuracy_curves(study)
+            canvas = FigureCanvasAgg(figure)
+            canvas.draw()
+            pixels = np.asarray(canvas.buffer_rgba())[..., :3].mean(axis=-1)
+            brightness[name] = np.median(pixels)
+            teacher = style.looks(study)["teacher"].color
+            assert teacher == style.ink() != style.paper()
+    assert brightness["light"] == 255 and brightness["dark"] < 40
+
+
+def test_looks_tell_methods_apart():
+    study = made_study(tuple(METHODS), examples=20)
+    looks = style.looks(study)
+    assert len({(look.color, look.linestyle) for look in looks.values()}) == len(METHODS) + 1
+    assert len({(look.color, look.marker) for look in looks.values()}) == len(METHODS) + 1
+    fewer = style.looks(made_study(tuple(METHODS)[:3], examples=20))
+    assert all(looks[method] == look for method, look in fewer.items())
+
+
+def test_a_sample_has_each_class_as_often():
+    labels = np.repeat(np.arange(200, dtype=np.int32), 50)
+    study = dataclasses.replace(made_study(), labels=labels)
+    chosen, counts = np.unique(labels[embedding.sample(study)], return_counts=True)
+    assert len(chosen) == style.MAX_CLASSES and chosen[0] == 0 and chosen[-1] == 199
+    assert set(counts) == {30}
+    few = dataclasses.replace(study, labels=np.array([3, 3, 1, 3]))
+    np.testing.assert_array_equal(embedding.sample(few), [0, 1, 2, 3])
+
+
+def test_a_diagram_shows_accuracy_and_confidence():
+    study = made_study(("kd",), with_teacher=False)
+    logits = np.zeros([80, 10], np.float32)
+    logits[:, 0] = np.log(9 * 0.7 / 0.3)  # 70 % sure of class 0, which every tenth image has
+    study = dataclasses.replace(
+        study, networks=(dataclasses.replace(study.networks[0], logits=logits),)
+    )
+    (picture, _), _ = _sections(study)[0][2:]
+    with style.theme("light"):
+        figure = picture.draw()
+    diagram, histogram = figure.axes
+    accuracy, gap = (bar for bar in diagram.patches if bar.get_width() < 50)
+    assert accuracy.get_height() == pytest.approx(10.0)
+    assert gap.get_y() + gap.get_height() == pytest.approx(70.0, abs=1e-3)
+    assert accuracy.get_x() == gap.get_x() == pytest.approx(100 * 10 / 15)
+    assert [bar.get_height() for bar in histogram.patches if bar.get_height()] == [80]
+    assert diagram.get_title() == "kd\nECE 60.00 %"
+
+
+def test_a_sweep_is_drawn_in_the_order_of_its_values():
+    study = STUDIES["margins"]()
+    rows = {row.method: row for row in score(study)}
+    assert sweeps.is_numeric(study)
+    with style.theme("light"):
+        figure = sweeps.curves(study, rows)
+    line = figure.axes[0].containers[0].lines[0]
+    margins = [1.1, 1.35, 1.5]
+    assert line.get_xdata().tolist() == margins
+    expected = [100 * rows[f"amd_g-margin={m}"].scores["top1"].mean for m in margins]
+    assert line.get_ydata().tolist() == pytest.approx(expected)
+    assert figure.axes[0].get_xlabel() == "m (losses.am.margin)"
+
+
+def test_other_settings_are_no_sweep():
+    study = made_study(("amd_g-margin=1.5",), sweep_key="losses.am.weight")
+    assert sweeps.swept(study) == {}
+
+
+def test_names_are_broken_and_shortened():
+    assert style.wrapped("spherical_softmax", 9) == "spherical_\nsoftmax"
+    assert style.wrapped("amd_gl", 9) == "amd_gl"
+    assert style.short("amd_g-terms=angular+negative") == "amd_g-terms=A+N"
+    assert style.short("amd_g-margin=1.5") == "amd_g-margin=1.5"
+
+
+@pytest.mark.parametrize(("count", "columns"), [(1, 1), (5, 5), (6, 3), (8, 4), (11, 4), (30, 5)])
+def test_grids_are_nearly_full(count, columns):
+    assert style.columns(count, 5) == columns
