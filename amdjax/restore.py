@@ -56,6 +56,12 @@ class Kind:
         return self.predict(self.module.apply(variables, self.normalize(images), train=False))
 
 
+@functools.partial(jax.jit, static_argnames="kind")
+def forward(kind: Kind, variables: dict, images: jax.Array) -> jax.Array:
+    """Returns the logits [B,C] of the predicted probabilities of images, uint8 [B,H,W,3]."""
+    return kind(variables, images).logits
+
+
 @dataclasses.dataclass(frozen=True)
 class Restored:
     """A trained network.

@@ -23,7 +23,7 @@ from amdjax.config import TEACHER, phases, read_config
 from amdjax.data import Dataset, EvalBatches, load_dataset, prefetch
 from amdjax.errors import UserError, unknown_name
 from amdjax.logs import write_atomically
-from amdjax.restore import Kind, Restored, phase_names, restore, restore_given_teacher
+from amdjax.restore import Kind, Restored, forward, phase_names, restore, restore_given_teacher
 
 BATCH_SIZE = 32  # of every forward pass here, so that one program does for all
 CACHE_FILE = "temperatures.json"
@@ -45,7 +45,7 @@ class Classifier:
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Returns `softmax(logits / temperature)`, float32 [B,C], of images uint8 [B,H,W,3]."""
-        logits = _forward(self.network.kind, self.network.variables, images)
+        logits = forward(self.network.kind, self.network.variables, images)
         return scipy.special.softmax(np.asarray(logits) / np.float32(self.temperature), axis=1)
 
     def grad_cam(self, images: np.ndarray) -> np.ndarray:
@@ -173,15 +173,10 @@ def _fit(network: Restored, dataset: Dataset) -> float:
     logits, labels = [], []
     bar = tqdm(prefetch(batches, 0, len(batches)), total=len(batches), disable=None, leave=False)
     for batch in bar:
-        answer = np.asarray(_forward(network.kind, network.variables, batch["image"]))
+        answer = np.asarray(forward(network.kind, network.variables, batch["image"]))
         logits.append(answer[batch["mask"]])
         labels.append(batch["label"][batch["mask"]])
     return fit_temperature(np.concatenate(logits)[fit], np.concatenate(labels)[fit])
-
-
-@functools.partial(jax.jit, static_argnames="kind")
-def _forward(kind: Kind, variables: dict, images: jax.Array) -> jax.Array:
-    return kind(variables, images).logits
 
 
 @functools.partial(jax.jit, static_argnames="kind")

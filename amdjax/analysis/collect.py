@@ -24,7 +24,7 @@ from amdjax.errors import UserError
 from amdjax.logs import METRICS_FILE
 from amdjax.losses import am_loss
 from amdjax.losses.maps import attention_map, l2_normalize
-from amdjax.restore import Kind, Restored, restore_all
+from amdjax.restore import Kind, Restored, forward, restore_all
 from amdjax.train import count
 
 PLACES = ("stage1", "stage2", "stage3")  # whose maps are looked at: 32, 16, 8 pixels of 32
@@ -79,7 +79,7 @@ def collect(
     finished = []
     for network, answer in zip(bar, answers, strict=True):
         if network.kind not in costs:
-            costs[network.kind] = _cost(network, batch)
+            costs[network.kind] = _flops(network, images.shape[1:]), _images_per_s(network, batch)
         flops, images_per_s = costs[network.kind]
         maps, cams = jax.device_get(_look(network.kind, network.variables, images))
         finished.append(
@@ -248,24 +248,32 @@ def _look(
     return maps, cams
 
 
-def _cost(network: Restored, images: np.ndarray) -> tuple[float, float]:
-    """Returns operations of one image's forward pass (0: not known), and images per second."""
+def _flops(network: Restored, image_shape: tuple[int, ...]) -> float:
+    """Returns the operations of one image's forward pass; 0 if there is no CPU to count them for.
 
-    def forward(variables: dict, images: jax.Array) -> jax.Array:
-        return network.kind(variables, images).logits
-
-    arguments = jax.device_put((network.variables, images))
-    compiled = jax.jit(forward).lower(*arguments).compile()
+    They are counted before any optimisation and always for the CPU: what XLA says of a compiled
+    program differs between platforms, and on GPUs leaves out what a library computes.
+    """
     try:
-        flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
-    except (NotImplementedError, jax.errors.JaxRuntimeError):  # not every platform counts
-        flops = 0.0
+        cpu = jax.devices("cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS may leave it out
+        return 0.0
+    variables = jax.eval_shape(lambda: network.variables)
+    image = jax.ShapeDtypeStruct((1, *image_shape), np.uint8)
+    with jax.default_device(cpu):
+        analysis = forward.lower(network.kind, variables, image).cost_analysis()
+    return max(0.0, (analysis or {}).get("flops", 0.0))
+
+
+def _images_per_s(network: Restored, images: np.ndarray) -> float:
+    """Returns the median speed of the forward pass of a batch, the first one being left out."""
+    variables, images = jax.device_put((network.variables, images))
     seconds = []
     for _ in range(1 + _REPEATS):
         start = time.perf_counter()
-        jax.block_until_ready(compiled(*arguments))
+        jax.block_until_ready(forward(network.kind, variables, images))
         seconds.append(time.perf_counter() - start)
-    return max(flops, 0.0) / len(images), len(images) / float(np.median(seconds[1:]))
+    return len(images) / float(np.median(seconds[1:]))
 
 
 def _curve(path: Path) -> list[dict[str, Any]]:

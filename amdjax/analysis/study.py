@@ -23,8 +23,8 @@ class Network:
       model: name of the architecture.
       step: the training step that the weights are of.
       parameters: their number.
-      flops: floating-point operations of one image's forward pass (a multiplication and an addition
-        are two), as XLA counts them; 0 where it does not.
+      flops: floating-point operations of one image's forward pass, as XLA counts them for a CPU: a
+        multiplication and an addition are two, and none falls on padding; 0 where it cannot.
       images_per_s: of the forward pass in whole batches, on the machine and the device that made
         the study. Like `flops` it is that of the architecture, which networks share.
       logits: float32 [N,C], of the predicted probabilities.
