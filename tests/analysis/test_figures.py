@@ -75,6 +75,13 @@ def test_the_check_sees_what_lies_outside():
         assert _outside(figure) == ["right"]
 
 
+def test_class_names_are_not_read_as_formulas():
+    study = dataclasses.replace(made_study(), class_names=("$\\nothing$",) * 10)
+    section = next(section for section in _sections(study) if section.key == "activation")
+    with style.theme("light"):
+        assert all(_outside(picture.draw()) == [] for picture in section.pictures)
+
+
 def test_an_empty_study_says_what_it_needs():
     for section in _sections(empty_study()):
         assert section.pictures == ()

@@ -136,7 +136,7 @@ def _sheet(study: Study, columns: list[_Column], scale: str) -> Figure:
     """Lays tiles out exactly, in units of a tile, from the top."""
     count = len(columns[0].tiles)
     pitch = 1.0 + _GAP + (_NOTE if columns[0].notes else 0.0)
-    heading = _LINE * (2.0 + max(style.wrapped(c.name, _LETTERS).count("\n") + 1 for c in columns))
+    heading = _LINE * (2.0 + _heading_lines(columns))
     lines = _lines(columns)
     offsets = [_offsets(line) for line in lines]
     width = max(*(edges[-1] + 1.0 + _GAP for edges in offsets), _LEAST_WIDTH)
@@ -170,7 +170,8 @@ def _line(
     images = _resize(study.images[:count] / 255.0)
     _heading(axes, "image", offsets[0] + 0.5, top)
     for row, name in enumerate(names):
-        axes.text(_NAMES - 0.1, top + row * pitch + 0.5, name, ha="right", va="center")
+        place = {"x": _NAMES - 0.1, "y": top + row * pitch + 0.5}
+        axes.text(**place, s=name, ha="right", va="center", parse_math=False)
         _tile(axes, images[row], offsets[0], top + row * pitch)
     edges = offsets[1:]
     for column, left in zip(line, edges, strict=True):
@@ -184,16 +185,23 @@ def _line(
                 f"✗ {note}" if column.wrong[row] else note,
                 ha="center",
                 va="top",
+                parse_math=False,
                 fontsize=7.5,
                 color=_WRONG if column.wrong[row] else style.ink(),
                 fontweight="bold" if column.wrong[row] else "normal",
             )
-    rows = max(style.wrapped(column.name, _LETTERS).count("\n") + 1 for column in line)
     placed = zip(line, edges, strict=True)
     for level, group in itertools.groupby(placed, key=lambda pair: pair[0].level):
         lefts = [left for _, left in group]
         middle = (lefts[0] + lefts[-1] + 1.0) / 2
-        axes.text(middle, top - _LINE * (rows + 0.7), level, ha="center", fontsize=10)
+        axes.text(
+            middle, top - _LINE * (_heading_lines(line) + 0.7), level, ha="center", fontsize=10
+        )
+
+
+def _heading_lines(columns: list[_Column]) -> int:
+    """How many lines the longest heading has."""
+    return 1 + max(style.wrapped(column.name, _LETTERS).count("\n") for column in columns)
 
 
 def _heading(axes: Axes, text: str, middle: float, top: float) -> None:

@@ -48,9 +48,7 @@ def reliability_diagrams(study: Study, rows: style.Rows) -> Figure:
         Patch(facecolor="none", edgecolor=style.ink(), hatch="/////", label="gap to confidence"),
         Line2D([], [], color=style.ink(), linestyle=(0, (4, 2)), label="perfect calibration"),
     ]
-    figure.legend(
-        handles=handles, loc="outside upper center", ncols=3 if columns > 2 else 1, handlelength=2.2
-    )
+    figure.legend(handles=handles, loc="outside upper center", ncols=3 if columns > 2 else 1)
     return figure
 
 

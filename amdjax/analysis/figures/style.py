@@ -68,6 +68,7 @@ def theme(name: str) -> Iterator[None]:
         "xtick.labelsize": 8.5,
         "ytick.labelsize": 8.5,
         "legend.fontsize": 9,
+        "legend.handlelength": 3.0,  # long enough for every dash pattern
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,
