@@ -1,10 +1,12 @@
 """How every command of the library runs: what the user can mend becomes one line."""
 
 import sys
+import traceback
 from collections.abc import Callable
 
 from absl import app, logging
 
+from amdjax import parallel
 from amdjax.checkpoint import disk_error
 from amdjax.config import parse_flags
 from amdjax.errors import UserError
@@ -23,11 +25,20 @@ def run_command(main: Callable[[list[str]], None]) -> None:
 
     try:
         app.run(quiet_main, flags_parser=parse_flags)
-    except UserError as error:
-        message = str(error)
-    except OSError as error:
-        if disk_error(error) is None:
-            raise
-        message = f"{error}; make room there or choose another folder"
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+    except Exception as error:
+        code = 2
+        if isinstance(error, UserError):
+            message = str(error)
+        elif isinstance(error, OSError) and disk_error(error):
+            message = f"{error}; make room there or choose another folder"
+        elif parallel.lost_process(error):
+            message = (
+                "another process of this job ended or cannot be reached; start all of them again: "
+                f"they go on from the last checkpoint ({str(error).splitlines()[0]})"
+            )
+            code = 1  # starting again helps
+        else:
+            traceback.print_exc()
+            parallel.leave(1)
+        print(f"error: {message}", file=sys.stderr)
+        parallel.leave(code)

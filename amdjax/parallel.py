@@ -4,14 +4,18 @@ A step is written for one device's shard of the batch with a named axis, `BATCH_
 maps it over all devices of all processes.
 """
 
+import faulthandler
 import os
 import signal
+import sys
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -19,20 +23,32 @@ from jax.sharding import PartitionSpec as P
 from amdjax.errors import UserError
 
 BATCH_AXIS = "batch"
+# On CPU: oneDNN's convolutions, and not YNNPACK's, which take 2 to 5 times as long for the
+# gradients of kernels. JAX 0.10 has oneDNN's for none, and the others too.
+_CPU_OPTIONS = {
+    "xla_cpu_experimental_onednn_custom_call": True,
+    "xla_cpu_experimental_ynn_fusion_type": "",
+}
 _HEARTBEAT_SECONDS = 30  # after which a process that says nothing is taken for dead
+_LAST_WORDS_SECONDS = 5
+# What gloo, NCCL and JAX's coordination service call it when another process is gone.
+_LOST = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "Gloo", "NCCL", "coordination service")
 
 
 def initialize() -> None:
     """Joins the other processes, where the environment says that there are any.
 
     Read are JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID, else Slurm's, Open
-    MPI's and the TPU pod's own variables. Without them this is a run of one process.
+    MPI's and those of a TPU slice on Kubernetes. Without them this is a run of one process.
+
+    Raises:
+      UserError: if the three variables are incomplete or no numbers.
     """
     environment = os.environ
     if "JAX_COORDINATOR_ADDRESS" in environment and "JAX_PROCESS_ID" in environment:
         jax.distributed.initialize(
-            num_processes=int(environment["JAX_NUM_PROCESSES"]),
-            process_id=int(environment["JAX_PROCESS_ID"]),
+            num_processes=_number("JAX_NUM_PROCESSES"),
+            process_id=_number("JAX_PROCESS_ID"),
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         )
     elif (
@@ -41,6 +57,29 @@ def initialize() -> None:
         or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
     ):
         jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+    if process_count() > 1:
+        _meet()
+        # Where the coordinator dies, a thread of JAX's says so and aborts; what Python was doing
+        # meanwhile would bury its words.
+        faulthandler.disable()
+
+
+def _number(name: str) -> int:
+    value = os.environ.get(name, "")
+    if not value.isdigit():
+        raise UserError(f"{name}={value!r} must be a number where JAX_COORDINATOR_ADDRESS is set")
+    return int(value)
+
+
+def _meet() -> None:
+    """Connects all processes while they are together.
+
+    Gloo connects a group of CPU devices at its first collective and gives the last process 30
+    seconds to come, which is too short once each is at work of its own, such as preparing data.
+    """
+    multihost_utils.sync_global_devices("start")  # the group of the processes' first devices
+    ones = shard(np.ones(jax.local_device_count()), make_mesh())
+    jax.block_until_ready(jax.jit(jnp.sum)(ones))  # the group of all devices
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -89,7 +128,8 @@ def map_step(
         mapped = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
         return mapped(*arguments)
 
-    return jax.jit(global_step, donate_argnums=donate)
+    options = None if on_accelerator() else _CPU_OPTIONS
+    return jax.jit(global_step, donate_argnums=donate, compiler_options=options)
 
 
 def gather(x: jax.Array) -> jax.Array:
@@ -162,6 +202,30 @@ def settle(tree: Any) -> None:
         jax.block_until_ready(tree)
 
 
+def lost_process(error: BaseException) -> bool:
+    """Returns whether an error means that another process ended or cannot be reached."""
+    return (
+        isinstance(error, jax.errors.JaxRuntimeError)
+        and jax.distributed.is_initialized()
+        and any(word in str(error) for word in _LOST)
+    )
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process after an error, without waiting for the others.
+
+    They get an error of their own from the next collective. The first process is JAX's
+    coordinator, whose end aborts the others, so it first gives them the time to say what they met.
+    """
+    if not jax.distributed.is_initialized():
+        sys.exit(code)
+    if is_writer():
+        time.sleep(_LAST_WORDS_SECONDS)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # sys.exit would wait minutes for the others in JAX's own clean-up
+
+
 def on_accelerator() -> bool:
     """Returns whether the devices are no CPUs."""
     return jax.default_backend() != "cpu"
@@ -193,6 +257,7 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         """Installs the handlers."""
         self._asked = False
+        self._calls = 0
         self._previous = {}
         numbers = [signal.SIGINT] if process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
         for number in numbers:
@@ -208,10 +273,13 @@ class StopRequest:
         """Puts the previous handlers back."""
         self._restore()
 
-    def reached(self, step: int) -> bool:
-        """Returns whether to save and stop behind this step."""
+    def reached(self) -> bool:
+        """Returns whether to save and stop now; to be called by all processes equally often."""
         if process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
+            # JAX stops at the call whose number is one above the last that any process has made:
+            # numbers that start elsewhere or leave some out, as steps do, can miss it.
+            self._calls += 1
+            return multihost_utils.reached_preemption_sync_point(self._calls)
         return self._asked
 
     def _note(self, number: int, frame: Any) -> None:

@@ -54,12 +54,15 @@ class Run:
         return create_model(name, self.dataset.num_classes, compute_dtype(self.config), axis)
 
 
-def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def run(config: ml_collections.ConfigDict, workdir: Path) -> bool:
     """Trains what a config asks for, or goes on with it, and leaves the results in `workdir`.
 
     Args:
       config: see `configs/default.py`.
       workdir: where every phase has its folder; `results.json` is written there at the end.
+
+    Returns:
+      Whether it came to the end; False if it was told to stop.
 
     Raises:
       UserError: on what the user can mend; what was finished until then is kept.
@@ -85,14 +88,16 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         for phase in plan:
             variables, outcome = train_phase(job, phase, teachers.get(phase.teacher), stop)
             if outcome is None:
-                print(f"stopped in {phase.name}; the same command goes on from here", flush=True)
-                return
+                if parallel.is_writer():
+                    print(f"stopped in {phase.name}; the same command goes on from here")
+                return False
             outcomes.setdefault(phase.method, {})[phase.seed] = outcome
             if phase.is_teacher:
                 teachers[phase.name] = variables
     if parallel.is_writer():
         results.write(workdir, config.data.name, outcomes)
         print(results.table(outcomes), flush=True)
+    return True
 
 
 def import_teacher(job: Run) -> tuple[dict, dict[int, results.Outcome]]:
@@ -199,7 +204,7 @@ def train_phase(
             if pending is not None:
                 log.train_steps(*jax.device_get(pending))
             pending, first = (first, step, metrics), step
-            stopped = stop.reached(step)
+            stopped = stop.reached()
             evaluates = step % (per_epoch * config.eval_every_epochs) == 0 or step == total
             saves = evaluates or stopped or step % config.checkpoint_every_steps == 0
             if saves or step % config.log_every_steps == 0:

@@ -1,52 +1,56 @@
 #!/usr/bin/env bash
-# Runs the main job as N processes on this machine; on GPUs each process gets one of them.
+# Runs the main job as N processes on this machine; with GPUs each process gets one of its own.
 #   bash launch/multiprocess.sh N [flags of amdjax.main]
-# Only the first process prints. SIGTERM and Ctrl-C go to all; when one dies, all are stopped.
+# SIGTERM and Ctrl-C make all of them save and stop (exit code 75); when one dies, the others are
+# stopped, too. The same command goes on from the last checkpoint.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-count=${1:-}
-[[ $count =~ ^[1-9][0-9]*$ ]] || {
-  echo "error: the number of processes is missing: bash launch/multiprocess.sh 2 --config=..." >&2
+fail() {
+  echo "error: $1" >&2
   exit 2
 }
+
+count=${1:-}
+[[ $count =~ ^[1-9][0-9]*$ ]] ||
+  fail "the number of processes is missing: bash launch/multiprocess.sh 2 --config=configs/digits.py"
 shift
+
+if [[ -z ${CUDA_VISIBLE_DEVICES:-} ]] && command -v nvidia-smi >/dev/null; then
+  CUDA_VISIBLE_DEVICES=$(nvidia-smi --query-gpu=index --format=csv,noheader | paste -sd ,)
+fi
+IFS=, read -ra gpus <<<"${CUDA_VISIBLE_DEVICES:-}"
+((${#gpus[@]} == 0 || ${#gpus[@]} >= count)) ||
+  fail "$count processes are too many for ${#gpus[@]} GPUs: each needs one of its own"
+
 python=${AMDJAX_PYTHON:-.venv/bin/python} # an environment of your own, in place of .venv
 [[ -n ${AMDJAX_PYTHON:-} ]] || bash launch/install.sh requirements.txt
 
-JAX_COORDINATOR_ADDRESS=127.0.0.1:$("$python" - <<'PORT'
-import socket
-with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    print(free.getsockname()[1])
-PORT
-)
+free_port='import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])'
+JAX_COORDINATOR_ADDRESS=127.0.0.1:$("$python" -c "$free_port")
 export JAX_COORDINATOR_ADDRESS JAX_NUM_PROCESSES=$count
 
 processes=()
+trap 'kill -TERM "${processes[@]}" 2>/dev/null || true' TERM INT
 for ((index = 0; index < count; index++)); do
   gpu=()
-  command -v nvidia-smi >/dev/null && gpu=(env "CUDA_VISIBLE_DEVICES=$index")
-  JAX_PROCESS_ID=$index "${gpu[@]}" "$python" -m amdjax.main "$@" &
+  ((${#gpus[@]} == 0)) || gpu=("CUDA_VISIBLE_DEVICES=${gpus[index]}")
+  env "JAX_PROCESS_ID=$index" "${gpu[@]}" "$python" -m amdjax.main "$@" &
   processes+=($!)
 done
-trap 'kill -TERM "${processes[@]}" 2>/dev/null || true' TERM INT
 
-status=0
-left=$count
+stopped=75 # amdjax's exit code behind SIGTERM
+status=0 left=$count
 while ((left > 0)); do
   code=0
-  wait -n -p ended "${processes[@]}" || code=$?
-  [[ -n ${ended:-} ]] || continue  # a signal, not the end of a process
-  left=$((left - 1))
-  remaining=()
-  for process in "${processes[@]}"; do [[ $process == "$ended" ]] || remaining+=("$process"); done
-  processes=("${remaining[@]}")
-  unset ended
-  if ((code != 0 && status == 0)); then
-    status=$code
-    ((left == 0)) || echo "error: a process ended with code $code; the others are stopped" >&2
-    ((left == 0)) || kill -KILL "${processes[@]}" 2>/dev/null || true
+  wait -n -p ended 2>/dev/null || code=$?
+  [[ $code -le 128 || -n ${ended:-} ]] || continue # a signal came, no process ended
+  if ((code != 0 && code != stopped)); then
+    echo "error: a process ended with code $code; the others are stopped" >&2
+    { kill -KILL "${processes[@]}" && wait; } 2>/dev/null || true
+    exit "$code"
   fi
+  ((code == 0)) || status=$code
+  left=$((left - 1))
 done
 exit "$status"

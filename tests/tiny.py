@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import ml_collections
@@ -82,3 +83,14 @@ def finish(words: list[str], **environment: str) -> tuple[int, str, str]:
     process = start(words, **environment)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
+
+
+def wait_for_lines(path: Path, lines: int, process: subprocess.Popen) -> None:
+    """Returns when a file has so many lines; an error if the process ends before."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if path.exists() and len(path.read_text().splitlines()) >= lines:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    raise AssertionError(f"{path} has not got {lines} lines")

@@ -1,0 +1,106 @@
+"""Several processes on one machine, as a user starts them."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import command, finish, wait_for_lines
+
+SCRIPT = ["bash", "launch/multiprocess.sh"]
+
+
+def _children(process):
+    listing = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(number) for number in listing.read_text().split()]
+
+
+def _steps(folder):
+    names = [path.name for path in (folder / "checkpoints").iterdir()]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+@pytest.fixture
+def print_environment(tmp_path):
+    """The environment of a run of which each process only prints what it was given."""
+    gpus = tmp_path / "nvidia-smi"
+    gpus.write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\n[ "$1" = -m ] || exec {sys.executable} "$@"\n'
+        'echo "$JAX_PROCESS_ID of $JAX_NUM_PROCESSES on $CUDA_VISIBLE_DEVICES: $*"\n'
+        'echo "$JAX_COORDINATOR_ADDRESS"\n'
+    )
+    for file in (gpus, python):
+        file.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    return {"AMDJAX_PYTHON": str(python), "PATH": path, "CUDA_VISIBLE_DEVICES": ""}
+
+
+def test_each_process_gets_a_number_a_gpu_and_the_flags(print_environment):
+    code, out, err = finish([*SCRIPT, "2", "--workdir=with space"], **print_environment)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    addresses = [line for line in lines if line.startswith("127.0.0.1:")]
+    assert len(addresses) == 2
+    assert len(set(addresses)) == 1
+    assert sorted(set(lines) - set(addresses)) == [
+        f"{index} of 2 on {index}: -m amdjax.main --workdir=with space" for index in range(2)
+    ]
+
+
+def test_chosen_gpus_are_kept_to(print_environment):
+    chosen = {**print_environment, "CUDA_VISIBLE_DEVICES": "3,5"}
+    _, out, _ = finish([*SCRIPT, "2"], **chosen)
+    assert "0 of 2 on 3:" in out
+    assert "1 of 2 on 5:" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [([], "the number of processes is missing"), (["3"], "3 processes are too many for 2 GPUs")],
+)
+def test_mistakes_get_one_line(print_environment, words, message):
+    code, out, err = finish([*SCRIPT, *words], **print_environment)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {message}")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_death_ends_all_and_sigterm_saves(images, tmp_path, begin):
+    flags = ["--config.epochs=100", "--config.checkpoint_every_steps=1"]
+    words = command(images, tmp_path, *flags, methods="scratch")[3:]
+    environment = {
+        "AMDJAX_PYTHON": sys.executable,
+        "CUDA_VISIBLE_DEVICES": "",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
+    folder = tmp_path / "scratch"
+
+    job = begin([*SCRIPT, "2", *words], **environment)
+    wait_for_lines(folder / "metrics.jsonl", 3, job)
+    children = _children(job)
+    assert len(children) == 2
+    os.kill(children[1], signal.SIGKILL)
+    _, err = job.communicate(timeout=60)
+    assert job.returncode == 128 + signal.SIGKILL
+    assert err.splitlines()[-1] == "error: a process ended with code 137; the others are stopped"
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+    job = begin([*SCRIPT, "2", *words], **environment)
+    restored = _steps(folder)[-1]
+    while len(list(folder.glob("events*"))) < 2:  # before its first step
+        assert job.poll() is None, job.communicate()
+    job.send_signal(signal.SIGTERM)
+    out, err = job.communicate(timeout=120)
+    assert job.returncode == os.EX_TEMPFAIL, err
+    assert "error" not in err
+    assert out.count("stopped in scratch; the same command goes on from here") == 1
+    assert restored < _steps(folder)[-1] <= restored + 2
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == _steps(folder)[-1]

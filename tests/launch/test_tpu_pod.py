@@ -1,0 +1,109 @@
+"""What `launch/tpu_pod.sh` asks of gcloud, with a gcloud that writes it down and runs it here."""
+
+import os
+import sys
+
+import pytest
+
+from tests.tiny import finish
+
+SCRIPT = ["bash", "launch/tpu_pod.sh"]
+# Notes each call, an argument a line; answers for a slice of two hosts; and runs the command that
+# trains with a Python that prints what it gets.
+GCLOUD = f"""#!{sys.executable}
+import os, pathlib, subprocess, sys
+
+folder = pathlib.Path(__file__).parent
+with (folder / "calls").open("a") as calls:
+    print(*sys.argv[1:], sep="\\n", end="\\n\\n", file=calls)
+words = " ".join(sys.argv)
+if " tpu-vm describe " in words:
+    print("10.0.0.2;10.0.0.3")
+if "amdjax.main" in words:
+    command = sys.argv[-1].removeprefix("--command=")
+    subprocess.run(["sh", "-c", command], cwd=folder, check=True)
+"""
+PYTHON = """#!/bin/sh
+echo "$JAX_PROCESS_ID of $JAX_NUM_PROCESSES at $JAX_COORDINATOR_ADDRESS"
+printf '%s\\n' "$@"
+"""
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """A folder with gcloud, and the environment in which it is found."""
+    programs = {
+        "gcloud": GCLOUD,
+        "curl": "#!/bin/sh\necho 1\n",  # the host's number, from the metadata server
+        "amdjax/.venv/bin/python": PYTHON,
+    }
+    for name, text in programs.items():
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        file.chmod(0o755)
+    return tmp_path, {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+
+def _calls(folder):
+    return [call.split("\n") for call in (folder / "calls").read_text().strip().split("\n\n")]
+
+
+def test_create_status_delete(machine):
+    folder, environment = machine
+    slice_ = ("pod", "us-east5-a")
+    create = ["create", *slice_, "v5litepod-16", "v2-alpha-tpuv5-lite", "--spot"]
+    for words in (create, ["status", *slice_], ["delete", *slice_]):
+        code, _, err = finish([*SCRIPT, *words], **environment)
+        assert (code, err) == (0, "")
+    queued = ["compute", "tpus", "queued-resources"]
+    assert _calls(folder) == [
+        [
+            *(*queued, "create", "pod", "--node-id=pod", "--zone=us-east5-a"),
+            *("--accelerator-type=v5litepod-16", "--runtime-version=v2-alpha-tpuv5-lite", "--spot"),
+        ],
+        [*queued, "describe", "pod", "--zone=us-east5-a", "--format=value(state.state)"],
+        [*queued, "delete", "pod", "--zone=us-east5-a", "--force", "--quiet"],
+    ]
+
+
+def test_run_copies_installs_and_trains_on_every_host(machine):
+    folder, environment = machine
+    flags = ["--config=configs/cifar10.py:a", "--workdir=/disk/it's here"]
+    code, out, err = finish([*SCRIPT, "run", "pod", "us-east5-a", *flags], **environment)
+    assert (code, err) == (0, "")
+    assert out.splitlines() == ["1 of 2 at 10.0.0.2:8476", "-m", "amdjax.main", *flags]
+    _, copy, install, _ = _calls(folder)
+    assert copy[:4] == ["compute", "tpus", "tpu-vm", "scp"]
+    assert copy[4].endswith("/amdjax.tar.gz")
+    assert copy[5:] == ["pod:", "--zone=us-east5-a", "--worker=all"]
+    assert install[:6] == ["compute", "tpus", "tpu-vm", "ssh", "pod", "--zone=us-east5-a"]
+    assert install[6] == "--worker=all"
+    assert any("launch/install.sh requirements.txt" in line for line in install)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "one of create, status, run, delete is missing"),
+        (["start", "pod", "zone"], "one of create, status, run, delete is missing"),
+        (["run", "pod"], "run needs NAME and ZONE"),
+        (["create", "pod", "zone", "v6e-16"], "create needs NAME ZONE TYPE RUNTIME"),
+    ],
+)
+def test_mistakes_get_the_usage(machine, words, message):
+    folder, environment = machine
+    code, out, err = finish([*SCRIPT, *words], **environment)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {message}\n")
+    assert "bash launch/tpu_pod.sh run NAME ZONE" in err
+    assert not (folder / "calls").exists()
+
+
+def test_without_gcloud_it_is_said(tmp_path):
+    for name in ("bash", "dirname"):
+        (tmp_path / name).symlink_to(f"/usr/bin/{name}")
+    code, out, err = finish([*SCRIPT, "status", "pod", "zone"], PATH=str(tmp_path))
+    assert (code, out) == (2, "")
+    assert err.startswith("error: gcloud is not installed")
+    assert len(err.splitlines()) == 1
