@@ -20,8 +20,8 @@ from amdjax.analysis.table import table
 from amdjax.logs import write_atomically
 
 _CSS_PIXELS = 96  # of an inch, in a browser
-_LOSSLESS = 200_000  # bytes of a figure in the page; beyond, photographs are meant
-_QUALITY = 90  # of 100
+_LOSSLESS = 300_000  # bytes of a figure in the page; beyond, it is full of photographs
+_QUALITY = 85  # of 100
 
 
 class _Images(NamedTuple):

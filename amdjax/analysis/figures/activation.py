@@ -14,7 +14,7 @@ from amdjax.analysis.gradcam import overlay, to_unit, upsample
 from amdjax.analysis.scores import Score
 from amdjax.analysis.study import Study
 
-_TILES = 360  # in one figure, at most: of many networks fewer images are shown
+_TILES = 240  # in one figure, at most: of many networks fewer images are shown
 _PER_LINE = 15  # tiles side by side, without the image
 _INCHES = 0.8  # of a tile's side, at most
 _PIXELS = 96  # of a tile's side
