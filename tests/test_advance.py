@@ -1,5 +1,7 @@
 """Many steps as one program against one step at a time, and a teacher asked once against always."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -24,7 +26,8 @@ _LOSSES = {"ce": {}, "kd": {}, "am": {"weight": 50.0}, "at": {"weight": 50.0}, "
 
 def _config(**augment):
     config = default.get_config()
-    config.optim.learning_rate = 0.01
+    # So low that rounding does not grow: with 0.01 a difference of 1e-7 is one of 1e-3 in 3 steps.
+    config.optim.learning_rate = 1e-3
     config.batch_size = 8
     config.augment.update(augment)
     return config
@@ -90,11 +93,16 @@ def test_one_program_of_many_steps_gives_the_same_numbers(devices):
     _assert_same(streamed, resident)
 
 
+@functools.cache
+def _streamed(flip):
+    return _train(_config(flip=flip), "streaming")
+
+
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("way", ["streaming", "resident"])
 def test_a_teacher_asked_once_gives_the_same_losses(way, flip):
     config = _config(flip=flip)
-    _assert_same(_train(config, "streaming"), _train(config, way, cached=True))
+    _assert_same(_streamed(flip), _train(config, way, cached=True))
 
 
 @pytest.mark.parametrize(

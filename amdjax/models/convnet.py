@@ -22,6 +22,7 @@ from amdjax.models.layers import (
     classify,
     global_mean,
 )
+from amdjax.models.ops import convolve
 
 
 class ConvNet(nn.Module):
@@ -65,6 +66,7 @@ class ConvNet(nn.Module):
                     use_bias=False,
                     dtype=self.dtype,
                     kernel_init=nn.initializers.glorot_uniform(),
+                    conv_general_dilated=convolve,
                     name=f"conv{stage}_{i}",
                 )(x)
                 x = norm(eps=1e-3, use_scale=False, name=f"bn{stage}_{i}")(x)

@@ -8,6 +8,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from amdjax.models.ops import channel_sum, convolve, per_channel
+
 Dtype = Any
 
 
@@ -90,12 +92,12 @@ class BatchNorm(nn.Module):
         else:
             mean, var = running_mean.value, running_var.value
         factor = scale * jax.lax.rsqrt(var + self.eps)
-        return (x * factor + (bias - mean * factor)).astype(self.dtype)
+        offset = bias - mean * factor
+        return (x * per_channel(factor, x.shape) + per_channel(offset, x.shape)).astype(self.dtype)
 
     def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        axes = tuple(range(x.ndim - 1))
-        mean, mean_of_squares = jnp.mean(x, axes), jnp.mean(jnp.square(x), axes)
         count = x.size // x.shape[-1]
+        mean, mean_of_squares = channel_sum(x) / count, channel_sum(jnp.square(x)) / count
         if self.axis_name is not None and not self.is_initializing():
             mean, mean_of_squares = jax.lax.pmean((mean, mean_of_squares), self.axis_name)
             count *= jax.lax.psum(1, self.axis_name)
@@ -118,6 +120,7 @@ def conv(
         use_bias=False,
         dtype=dtype,
         kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        conv_general_dilated=convolve,
         name=name,
     )
 

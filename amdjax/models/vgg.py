@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from amdjax.models.layers import BatchNorm, Dtype, Edit, Outputs, Taps, classify, global_mean
+from amdjax.models.ops import convolve
 
 _WIDTHS = (64, 128, 256, 512, 512)
 
@@ -64,5 +65,6 @@ def _conv(width: int, dtype: Dtype, *, name: str) -> nn.Conv:
         padding=1,
         dtype=dtype,
         kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        conv_general_dilated=convolve,
         name=name,
     )
