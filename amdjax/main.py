@@ -1,6 +1,5 @@
 """The main job: `python -m amdjax.main --config=configs/NAME.py --workdir=DIR`."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -17,14 +16,14 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, o
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of checkpoints, metrics and results; default: runs/CONFIG (-SETUP)."
 )
+_STOP_CODE = flags.DEFINE_integer(
+    "stop_code", 0, "Exit code of a run that SIGTERM or Ctrl-C stopped, for what starts it again."
+)
 _LIST = flags.DEFINE_bool("list", False, "Print methods, losses, models and data sets, and stop.")
 
 
 def main(_: list[str]) -> None:
-    """Runs the config and leaves everything in the workdir; or lists what there is.
-
-    The exit code is 75, for "try again", where the run was told to stop before its end.
-    """
+    """Runs the config and leaves everything in the workdir; or lists what there is."""
     if _LIST.value:
         print(listing())
         return
@@ -34,7 +33,7 @@ def main(_: list[str]) -> None:
     file, _, setup = flags.FLAGS["config"].config_filename.partition(":")
     name = f"{Path(file).stem}-{setup}" if setup else Path(file).stem
     if not run(_CONFIG.value, Path(_WORKDIR.value or f"runs/{name}")):
-        sys.exit(os.EX_TEMPFAIL)
+        sys.exit(_STOP_CODE.value)
 
 
 if __name__ == "__main__":

@@ -30,16 +30,16 @@ free_port='import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.ge
 JAX_COORDINATOR_ADDRESS=127.0.0.1:$("$python" -c "$free_port")
 export JAX_COORDINATOR_ADDRESS JAX_NUM_PROCESSES=$count
 
+stopped=75 # the exit code behind SIGTERM
 processes=()
 trap 'kill -TERM "${processes[@]}" 2>/dev/null || true' TERM INT
 for ((index = 0; index < count; index++)); do
   gpu=()
   ((${#gpus[@]} == 0)) || gpu=("CUDA_VISIBLE_DEVICES=${gpus[index]}")
-  env "JAX_PROCESS_ID=$index" "${gpu[@]}" "$python" -m amdjax.main "$@" &
+  env "JAX_PROCESS_ID=$index" "${gpu[@]}" "$python" -m amdjax.main --stop_code="$stopped" "$@" &
   processes+=($!)
 done
 
-stopped=75 # amdjax's exit code behind SIGTERM
 status=0 left=$count
 while ((left > 0)); do
   code=0

@@ -1,7 +1,6 @@
 """The command as a user types it: its errors, and being killed at any moment."""
 
 import json
-import os
 import signal
 import subprocess
 
@@ -82,7 +81,7 @@ def test_killed_and_stopped_runs_end_with_the_same_bits(images, tmp_path, begin)
         process.send_signal(number)
         out, err = process.communicate(timeout=120)
         if number == signal.SIGTERM:
-            assert process.returncode == os.EX_TEMPFAIL, err
+            assert process.returncode == 0, err
             assert f"stopped in {phase}; the same command goes on from here" in out
         else:
             assert process.returncode == -signal.SIGKILL

@@ -63,18 +63,33 @@ def _dense_forward(x: jax.Array, kernel: jax.Array, strides: tuple, padding: Pad
 def _dense_backward(strides: tuple, padding: Padding, inputs: tuple, grad: jax.Array) -> tuple:
     x, kernel = inputs
 
-    def of_kernel(x: jax.Array, grad: jax.Array, padding: Padding = padding) -> jax.Array:
-        convolution = partial(_plain, x, strides=strides, padding=padding)
-        return jax.linear_transpose(convolution, kernel)(grad)[0]
+    def of_kernel(x: jax.Array, grad: jax.Array) -> jax.Array:
+        return jax.linear_transpose(lambda kernel: _plain(x, kernel, strides, padding), kernel)(
+            grad
+        )[0]
 
     def of_kernel_on_cpu(x: jax.Array, grad: jax.Array) -> jax.Array:
-        # A negative padding keeps this one convolution away from oneDNN, which takes the output's
-        # gradient for a kernel as large as the image and needs 2 to 3 times as long. The barrier
-        # keeps XLA from computing the activations again, in the order of memory that this
-        # convolution wants.
-        (before, behind), width = padding
-        x = jnp.pad(x, ((0, 0), (0, behind + 1), (0, 0), (0, 0)))
-        return of_kernel(*jax.lax.optimization_barrier((x, grad)), ((before, -1), width))
+        # What `of_kernel` is too, a convolution of the images with the output's gradient that sums
+        # over the batch, but with a row's positions and channels as one long axis: the C values of
+        # a position are then C places of the kernel, which walks along that axis with gaps of C.
+        # oneDNN is fast where the last axis of the output is long, here kw C, otherwise kw. The
+        # barrier keeps XLA from computing the gradient again in the order of the transposition.
+        batch, height, width, channels = x.shape
+        (top, bottom), (left, right) = (
+            (before, stride * (places - 1) + taps - size - before)
+            for (before, _), stride, places, taps, size in zip(
+                padding, strides, grad.shape[1:3], kernel.shape[:2], (height, width), strict=True
+            )
+        )
+        out = jax.lax.conv_general_dilated(
+            x.reshape(batch, -1).T.reshape(1, height, width * channels, batch),
+            jax.lax.optimization_barrier(grad).transpose(1, 2, 0, 3),
+            (1, 1),
+            ((top, bottom), (left * channels, right * channels)),
+            rhs_dilation=(strides[0], strides[1] * channels),
+            dimension_numbers=_LAYOUT,
+        )
+        return out.reshape(kernel.shape)
 
     (of_x,) = jax.linear_transpose(
         lambda x: _plain(x, kernel, strides, padding), jax.ShapeDtypeStruct(x.shape, x.dtype)

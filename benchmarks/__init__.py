@@ -1,0 +1,1 @@
+"""How fast amdjax trains, beside the same work in PyTorch."""

@@ -1,0 +1,162 @@
+"""The PyTorch side: the same networks, losses and optimiser, on one batch that stays in memory."""
+
+import math
+import resource
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks import worker
+
+
+class Block(nn.Module):
+    """A pre-activation block."""
+
+    def __init__(self, inputs: int, width: int, stride: int):
+        super().__init__()
+        self.bn1, self.bn2 = nn.BatchNorm2d(inputs), nn.BatchNorm2d(width)
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        changes = inputs != width
+        self.shortcut = nn.Conv2d(inputs, width, 1, stride, bias=False) if changes else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps [B,C,H,W] to [B,width,H/stride,W/stride]."""
+        y = F.relu(self.bn1(x), inplace=True)
+        if self.shortcut is not None:
+            x = self.shortcut(y)
+        return x + self.conv2(F.relu(self.bn2(self.conv1(y)), inplace=True))
+
+
+class WideResNet(nn.Module):
+    """WRN-16-k."""
+
+    def __init__(self, widen: int):
+        super().__init__()
+        widths = [16, *(16 * widen * 2**stage for stage in range(3))]
+        self.conv1 = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                Block(widths[i], widths[i + 1], 1 + (i > 0)), Block(*[widths[i + 1]] * 2, 1)
+            )
+            for i in range(3)
+        )
+        self.bn1 = nn.BatchNorm2d(widths[-1])
+        self.fc = nn.Linear(widths[-1], worker.NUM_CLASSES)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Maps images [B,3,H,W] to logits and the three stages' features."""
+        x, features = self.conv1(x), []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return self.fc(F.relu(self.bn1(x)).mean((2, 3))), features
+
+
+def am_loss(student: Tensor, teacher: Tensor, share: float) -> Tensor:
+    """The AM loss of one layer, mean over the batch: `share` of the map, the rest of patches."""
+
+    def logits(feature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        attention = feature.float().square().sum(1)
+        cosine = attention / (attention.flatten(1).norm(dim=1)[:, None, None] + 1e-6)
+        clipped = cosine.clamp(-1 + 1e-7, 1 - 1e-7)
+        positive = worker.SCALE * torch.cos(worker.MARGIN * torch.arccos(clipped))
+        negative = worker.SCALE * (1 - cosine)
+        return F.logsigmoid(positive - negative), positive, negative
+
+    def distance(ours: Tensor, theirs: Tensor) -> Tensor:
+        ours, theirs = F.normalize(ours.flatten(1)), F.normalize(theirs.flatten(1))
+        return (ours - theirs).square().mean()
+
+    def quarters(x: Tensor) -> list[Tensor]:
+        return [part for half in x.chunk(worker.GRID, 1) for part in half.chunk(worker.GRID, 2)]
+
+    pairs = list(zip(logits(student), logits(teacher), strict=True))
+    loss = share * sum(distance(*pair) for pair in pairs) / 3
+    if share < 1:
+        parts = [zip(quarters(a), quarters(b), strict=True) for a, b in pairs]
+        local = sum(distance(*patch) for part in parts for patch in part)
+        loss = loss + (1 - share) * local / 3 / worker.GRID**2
+    return loss
+
+
+def prepare(method: str, size: int, batch: int, dtype: str, variant: str) -> worker.Prepared:
+    """See `worker.serve`; the variant is "eager" or "compiled" (torch.compile)."""
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.benchmark = True
+    ce, kd, am, share = worker.METHODS[method]
+    asks = kd > 0 or am > 0
+    kind = {"device": device, "memory_format": torch.channels_last}
+    student, teacher = WideResNet(1).to(**kind), WideResNet(3).to(**kind).eval()
+    optimizer = torch.optim.SGD(
+        student.parameters(),
+        worker.LEARNING_RATE,
+        momentum=worker.MOMENTUM,
+        weight_decay=worker.WEIGHT_DECAY,
+        fused=device.type == "cuda",
+    )
+    images = torch.randn(batch, 3, size, size).to(**kind)
+    labels = torch.randint(0, worker.NUM_CLASSES, (batch,), device=device)
+    cast = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+
+    def loss_of(images: Tensor, labels: Tensor) -> Tensor:
+        with cast:
+            logits, features = student(images)
+            if asks:
+                with torch.no_grad():
+                    taught, hints = teacher(images)
+        logits = logits.float()
+        total = ce * F.cross_entropy(logits, labels)
+        if kd:
+            t = worker.TEMPERATURE
+            ours, theirs = F.log_softmax(logits / t, 1), F.softmax(taught.float() / t, 1)
+            total = total + kd * t * t * F.kl_div(ours, theirs, reduction="batchmean")
+        if am:
+            layers = zip(features, hints, strict=True)
+            total = total + am * sum(am_loss(a, b, share) for a, b in layers) / 3
+        return total
+
+    if variant == "compiled":
+        loss_of = torch.compile(loss_of)
+
+    def train(steps: int) -> None:
+        for _ in range(steps):
+            optimizer.zero_grad(set_to_none=True)
+            loss = loss_of(images, labels)
+            loss.backward()
+            optimizer.step()
+        if not math.isfinite(loss.item()):  # which also waits for the device
+            raise FloatingPointError(f"the loss of {method} is {loss.item()}")
+
+    @torch.no_grad()
+    def evaluate(steps: int) -> None:
+        student.eval()
+        for _ in range(steps):
+            with cast:
+                logits, _ = student(images)
+            hits = (logits.argmax(1) == labels).float().mean()
+            nll = F.cross_entropy(logits.float(), labels)
+        if not math.isfinite((hits + nll).item()):
+            raise FloatingPointError(f"the evaluation of {method} is not finite")
+        student.train()
+
+    def peak_mib() -> float:
+        if device.type == "cuda":
+            return torch.cuda.max_memory_allocated() / 2**20
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    facts = {
+        "parameters": sum(x.numel() for x in student.parameters()),
+        "software": f"torch {torch.__version__}",
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+    }
+    return worker.Prepared(train, evaluate, peak_mib, facts)
+
+
+if __name__ == "__main__":
+    worker.serve(prepare)
