@@ -23,8 +23,8 @@ from jax.sharding import PartitionSpec as P
 from amdjax.errors import UserError
 
 BATCH_AXIS = "batch"
-# On CPU: oneDNN's convolutions, and not YNNPACK's, which take 2 to 5 times as long for the
-# gradients of kernels. JAX 0.10 has oneDNN's for none, and the others too.
+# On CPU: convolutions of oneDNN (JAX 0.10 has none), and none of YNNPACK, whose gradients of
+# kernels take 2 to 5 times as long as Eigen's.
 _CPU_OPTIONS = {
     "xla_cpu_experimental_onednn_custom_call": True,
     "xla_cpu_experimental_ynn_fusion_type": "",

@@ -2,11 +2,15 @@
 
 import contextlib
 import resource
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
+from jax.sharding import Mesh
 
 from amdjax import parallel
 from amdjax.advance import Feed
@@ -14,7 +18,7 @@ from amdjax.answers import ask_teacher
 from amdjax.data import MemorySplit, TrainBatches
 from amdjax.data.augment import create_augment
 from amdjax.losses import objective
-from amdjax.models import create_model, init_variables
+from amdjax.models import Outputs, create_model, init_variables
 from amdjax.optim import create_optimizer
 from amdjax.state import TrainState
 from amdjax.step import make_eval_step, make_train_step
@@ -24,8 +28,21 @@ from configs import default
 _OPEN = contextlib.ExitStack()  # what the row feeds on, for as long as the process lives
 
 
-def prepare(method: str, size: int, batch: int, dtype: str, variant: str) -> worker.Prepared:
-    """See `worker.serve`; the variant is "plain" or "cached" (the teacher is asked once)."""
+class _Row(NamedTuple):
+    """What a row trains with; see `amdjax.train`."""
+
+    config: ml_collections.ConfigDict
+    split: MemorySplit
+    batches: TrainBatches
+    answers: Outputs | None
+    mesh: Mesh
+    student: nn.Module
+    taught: dict | None
+    step: Callable[..., Any]
+    state: TrainState
+
+
+def _build(method: str, size: int, batch: int, dtype: str, variant: str) -> _Row:
     config = default.get_config()
     config.batch_size = batch
     ce, kd, am, share = worker.METHODS[method]
@@ -57,22 +74,56 @@ def prepare(method: str, size: int, batch: int, dtype: str, variant: str) -> wor
         if variant == "cached":
             answers = ask_teacher(teacher, taught, split, goal.map_places, config, mesh)
             taught = None
-    augment, normalize = create_augment(config.augment)
     optimizer = create_optimizer(config.optim, 16, 1000)
     variables = init_variables(student, jax.random.key(0), shape)
+    augment = create_augment(config.augment)[0]
     step = make_train_step(student, teacher, goal, augment, optimizer)
     nothing = {"params": {}, "state": {}}
     state = parallel.replicate(TrainState.create(variables, nothing, optimizer), mesh)
     batches = TrainBatches(split, batch, seed=0)
-    feed = Feed(step, taught, batches, answers, mesh, np.uint32(0))
-    examples = feed.examples(split, config.data.device_gib)
-    longest = 1 if examples is None else config.log_every_steps
+    return _Row(config, split, batches, answers, mesh, student, taught, step, state)
+
+
+def _cost(row: _Row) -> dict[str, float]:
+    batch = row.batches[0]
+    if row.answers is not None:
+        batch["teacher"] = jax.tree.map(lambda x: x[: len(batch["label"])], row.answers)
+    mapped = parallel.map_step(row.step, row.mesh, batch_argument=2)
+    shards = parallel.shard(batch, row.mesh)
+    return mapped.lower(row.state, row.taught, shards, np.uint32(0)).compile().cost_analysis()
+
+
+def train_step_cost(
+    method: str, size: int, batch: int, dtype: str
+) -> tuple[TrainState, dict[str, float]]:
+    """Returns the state that a row trains, and XLA's analysis of its compiled step."""
+    row = _build(method, size, batch, dtype, "plain")
+    return row.state, _cost(row)
+
+
+def prepare(method: str, size: int, batch: int, dtype: str, variant: str) -> worker.Prepared:
+    """See `worker.serve`; the variant is "plain" or "cached" (the teacher is asked once)."""
+    row = _build(method, size, batch, dtype, variant)
+    feed = Feed(row.step, row.taught, row.batches, row.answers, row.mesh, np.uint32(0))
+    examples = feed.examples(row.split, row.config.data.device_gib)
+    longest = 1 if examples is None else row.config.log_every_steps
     advance = _OPEN.enter_context(
         feed.streaming(0, 10**6) if examples is None else feed.resident(examples, longest)
     )
-    eval_step = parallel.map_step(make_eval_step(student, normalize), mesh, batch_argument=1)
-    sample = parallel.shard({**batches[0], "mask": np.ones(batch, bool)}, mesh)
-    done = 0
+    normalize = create_augment(row.config.augment)[1]
+    eval_step = parallel.map_step(
+        make_eval_step(row.student, normalize), row.mesh, batch_argument=1
+    )
+    sample = parallel.shard({**row.batches[0], "mask": np.ones(batch, bool)}, row.mesh)
+    device = jax.devices()[0]
+    facts = {
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(row.state.params)),
+        "software": f"jax {jax.__version__}",
+        "device": device.device_kind,
+    }
+    if chip := chips.find_chip(device.device_kind):
+        facts["floor_seconds"] = chips.floor_seconds(_cost(row), chip, dtype)
+    state, done = row.state, 0
 
     def train(steps: int) -> None:
         nonlocal state, done
@@ -90,28 +141,11 @@ def prepare(method: str, size: int, batch: int, dtype: str, variant: str) -> wor
         jax.block_until_ready(metrics)
 
     def peak_mib() -> float:
-        statistics = jax.devices()[0].memory_stats()
+        statistics = device.memory_stats()
         if statistics is None:
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return statistics["peak_bytes_in_use"] / 2**20
 
-    def floor_seconds() -> float | None:
-        chip = chips.find_chip(jax.devices()[0].device_kind)
-        if chip is None:
-            return None
-        first = batches[0]
-        if answers is not None:
-            first["teacher"] = jax.tree.map(lambda x: x[:batch], answers)
-        one = parallel.map_step(step, mesh, batch_argument=2)
-        program = one.lower(state, taught, parallel.shard(first, mesh), np.uint32(0)).compile()
-        return chips.floor_seconds(program.cost_analysis(), chip, dtype)
-
-    facts: dict[str, Any] = {
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
-        "software": f"jax {jax.__version__}",
-        "device": jax.devices()[0].device_kind,
-        "floor_seconds": floor_seconds(),
-    }
     return worker.Prepared(train, evaluate, peak_mib, facts)
 
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from amdjax.errors import UserError
 
@@ -40,6 +40,10 @@ def decode_image(data: bytes, size: int, name: str, box: Box | None = None) -> n
             image = image.resize((size, size), Image.Resampling.BICUBIC, box(*image.size))
         elif size:
             image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
+    except UnidentifiedImageError as error:
+        raise UserError(
+            f"{name} cannot be decoded as an image: it is empty or of no known format"
+        ) from error
     except Exception as error:  # a damaged file makes Pillow's readers raise almost anything
         raise UserError(f"{name} cannot be decoded as an image: {one_line(error)}") from error
     return np.array(image)
