@@ -42,7 +42,7 @@ def floor_seconds(cost: Mapping[str, float], chip: Chip, dtype: str) -> float:
     `max(FLOPs / rate, bytes / bandwidth)`.
 
     Args:
-      cost: XLA's analysis of the compiled program, with "flops" and "bytes accessed".
+      cost: "flops" and "bytes accessed" of the program.
       chip: that it runs on.
       dtype: "float32" or "bfloat16".
     """

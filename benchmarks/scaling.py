@@ -3,7 +3,7 @@
     python -m benchmarks.scaling [--chip="NVIDIA H100"] [--size=32]
 
 WRN-16-3 teaches WRN-16-1, bfloat16. Counted are the floating-point operations and the memory
-traffic of one image (XLA's analysis of the compiled step) and the bytes that a step reduces over
+traffic of one image (XLA's analysis of the step) and the bytes that a step reduces over
 all chips: gradients and running statistics once, and with synchronised batch norm two sums for each
 norm, forward and backward, one after the other. The time of an all-reduce of V bytes over n chips
 is `2 (n - 1) / n V / bandwidth + 2 log2(n) latency`. The batch of a chip from which on the network
