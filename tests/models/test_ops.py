@@ -1,4 +1,5 @@
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -114,3 +115,14 @@ def test_channel_sum_and_per_channel_are_each_others_gradient(shape):
 def test_channel_sum_is_exact_where_one_long_sum_would_not_be():
     x = np.full((128, 32, 32, 2), 0.1, np.float32)
     np.testing.assert_allclose(channel_sum(jnp.asarray(x)), x.sum((0, 1, 2), np.float64), rtol=2e-6)
+
+
+@pytest.mark.parametrize(("platform", "reshaped"), [("cpu", True), ("cuda", False), ("tpu", False)])
+def test_accelerators_get_the_plain_forms(platform, reshaped):
+    def gradient(x, kernel):
+        return jax.grad(lambda k: channel_sum(convolve(x, k, (1, 1), "SAME")).sum())(kernel)
+
+    program = jax.export.export(jax.jit(gradient), platforms=[platform])(*_arrays(8, 4, 4, 3))
+    text = program.mlir_module()
+    assert ("optimization_barrier" in text) == reshaped
+    assert text.count("stablehlo.convolution") == 1
