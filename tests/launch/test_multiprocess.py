@@ -48,7 +48,8 @@ def test_each_process_gets_a_number_a_gpu_and_the_flags(print_environment):
     assert len(addresses) == 2
     assert len(set(addresses)) == 1
     assert sorted(set(lines) - set(addresses)) == [
-        f"{index} of 2 on {index}: -m amdjax.main --stop_code=75 --workdir=with space" for index in range(2)
+        f"{index} of 2 on {index}: -m amdjax.main --stop_code=75 --workdir=with space"
+        for index in range(2)
     ]
 
 
