@@ -10,6 +10,7 @@ from amdjax import parallel
 from amdjax.checkpoint import disk_error
 from amdjax.config import parse_flags
 from amdjax.errors import UserError
+from amdjax.memory import keep_freed_memory
 
 
 def run_command(main: Callable[[list[str]], None]) -> None:
@@ -23,6 +24,7 @@ def run_command(main: Callable[[list[str]], None]) -> None:
         logging.set_verbosity(logging.FATAL)  # orbax logs what it then raises, tracebacks and all
         main(arguments)
 
+    keep_freed_memory()
     try:
         app.run(quiet_main, flags_parser=parse_flags)
     except Exception as error:

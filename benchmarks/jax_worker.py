@@ -18,6 +18,7 @@ from amdjax.answers import ask_teacher
 from amdjax.data import MemorySplit, TrainBatches
 from amdjax.data.augment import create_augment
 from amdjax.losses import objective
+from amdjax.memory import keep_freed_memory
 from amdjax.models import Outputs, create_model, init_variables
 from amdjax.optim import create_optimizer
 from amdjax.state import TrainState
@@ -155,4 +156,5 @@ def prepare(method: str, size: int, batch: int, dtype: str, variant: str) -> wor
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as every command does
     worker.serve(prepare)

@@ -123,15 +123,7 @@ def am_global_local_loss(
     if global_weight > 0.0:
         loss += global_weight * _mean_of_terms(student, teacher, terms)
     if global_weight < 1.0:
-        local = [
-            _mean_of_terms(AMTerms(*s), AMTerms(*t), terms)
-            for s, t in zip(
-                zip(*(maps.patches(x, grid) for x in student), strict=True),
-                zip(*(maps.patches(x, grid) for x in teacher), strict=True),
-                strict=True,
-            )
-        ]
-        loss += (1.0 - global_weight) * sum(local) / len(local)
+        loss += (1.0 - global_weight) * _mean_over_patches(student, teacher, terms, grid)
     return loss
 
 
@@ -160,20 +152,44 @@ def _logits(
         negative = scale * (1.0 - cosine)
         return AMTerms(jax.nn.log_sigmoid(positive - negative), positive, negative)
 
-    return logits(student), logits(teacher)
+    return maps.computed_apart((logits(student), logits(teacher)))
 
 
-def _distances(student: AMTerms, teacher: AMTerms) -> AMTerms:
+def _distances(student: AMTerms, teacher: AMTerms, grid: int = 1) -> AMTerms:
+    """The terms over maps that `grid` divides into equal patches: means over the patches."""
+
     def distance(s: jax.Array, t: jax.Array) -> jax.Array:
-        difference = maps.l2_normalize(s, axis=(1, 2)) - maps.l2_normalize(t, axis=(1, 2))
-        return jnp.mean(jnp.square(difference), axis=(1, 2))
+        batch, height, width = s.shape
+        s, t = (
+            maps.l2_normalize(
+                x.reshape(batch, grid, height // grid, grid, width // grid), axis=(2, 4)
+            )
+            for x in (s, t)
+        )
+        return jnp.mean(jnp.square(s - t), axis=(1, 2, 3, 4))
 
     return AMTerms(*(distance(s, t) for s, t in zip(student, teacher, strict=True)))
 
 
-def _mean_of_terms(student: AMTerms, teacher: AMTerms, terms: tuple[str, ...]) -> jax.Array:
-    parts = _distances(student, teacher)._asdict()
+def _mean_of_terms(
+    student: AMTerms, teacher: AMTerms, terms: tuple[str, ...], grid: int = 1
+) -> jax.Array:
+    parts = _distances(student, teacher, grid)._asdict()
     return sum(parts[name] for name in terms) / len(TERMS)
+
+
+def _mean_over_patches(
+    student: AMTerms, teacher: AMTerms, terms: tuple[str, ...], grid: int
+) -> jax.Array:
+    maps.check_grid(student.angular, grid)
+    if not any(size % grid for size in student.angular.shape[1:]):
+        return _mean_of_terms(student, teacher, terms, grid)
+    patches = (
+        (AMTerms(*corners) for corners in zip(*(maps.patches(x, grid) for x in side), strict=True))
+        for side in (student, teacher)
+    )
+    local = [_mean_of_terms(*pair, terms) for pair in zip(*patches, strict=True)]
+    return sum(local) / len(local)
 
 
 def _check_terms(terms: tuple[str, ...]) -> None:

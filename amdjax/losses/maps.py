@@ -5,6 +5,7 @@ Every function is finite, in value and in gradient, on maps that are all zero.
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +66,36 @@ def attention_map(feature: jax.Array) -> jax.Array:
     Returns:
       float32 [B,H,W], not negative.
     """
-    return jnp.sum(jnp.square(widen(feature)), axis=-1)
+    return _sum_of_squares(widen(feature))
+
+
+@jax.custom_vjp
+def _sum_of_squares(x: jax.Array) -> jax.Array:
+    def plain(x: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.square(x), axis=-1)
+
+    def by_halves(x: jax.Array) -> jax.Array:
+        # XLA adds one value to the next on CPU; halves it adds by vectors, all in one loop.
+        squares = jnp.square(x)
+        while squares.shape[-1] > 8 and squares.shape[-1] % 2 == 0:
+            half = squares.shape[-1] // 2
+            squares = squares[..., :half] + squares[..., half:]
+        return jnp.sum(squares, axis=-1)
+
+    return jax.lax.platform_dependent(x, cpu=by_halves, default=plain)
+
+
+_sum_of_squares.defvjp(
+    lambda x: (_sum_of_squares(x), x), lambda x, grad: (2 * x * jnp.expand_dims(grad, -1),)
+)
+
+
+def computed_apart(x: Any) -> Any:
+    """Returns arrays as they are; on CPU, what sums them up does not compute them anew.
+
+    XLA would compute them within the loop of each sum, value by value instead of by vectors.
+    """
+    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
 
 
 def match_size(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -124,6 +154,16 @@ def resize(x: jax.Array, height: int, width: int) -> jax.Array:
     return x
 
 
+def check_grid(x: jax.Array, grid: int) -> None:
+    """Raises UserError if a grid is below 1 or finer than the maps x [...,H,W]."""
+    height, width = x.shape[-2:]
+    if not 1 <= grid <= min(height, width):
+        raise UserError(
+            f"a grid of {grid}x{grid} patches does not fit a {height}x{width} feature map: "
+            f"grid must be between 1 and {min(height, width)}"
+        )
+
+
 def patches(x: jax.Array, grid: int) -> Iterator[jax.Array]:
     """Cuts maps into a grid of patches, row by row.
 
@@ -141,12 +181,8 @@ def patches(x: jax.Array, grid: int) -> Iterator[jax.Array]:
     Raises:
       UserError: if the grid is below 1 or finer than the map.
     """
+    check_grid(x, grid)
     height, width = x.shape[-2:]
-    if not 1 <= grid <= min(height, width):
-        raise UserError(
-            f"a grid of {grid}x{grid} patches does not fit a {height}x{width} feature map: "
-            f"grid must be between 1 and {min(height, width)}"
-        )
     rows = [i * height // grid for i in range(grid + 1)]
     columns = [i * width // grid for i in range(grid + 1)]
     for top, bottom in itertools.pairwise(rows):

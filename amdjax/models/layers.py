@@ -8,7 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from amdjax.models.ops import channel_sum, convolve, per_channel
+from amdjax.models.ops import affine, convolve, moments
 
 Dtype = Any
 
@@ -93,11 +93,11 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value, running_var.value
         factor = scale * jax.lax.rsqrt(var + self.eps)
         offset = bias - mean * factor
-        return (x * per_channel(factor, x.shape) + per_channel(offset, x.shape)).astype(self.dtype)
+        return affine(x, factor, offset).astype(self.dtype)
 
     def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         count = x.size // x.shape[-1]
-        mean, mean_of_squares = channel_sum(x) / count, channel_sum(jnp.square(x)) / count
+        mean, mean_of_squares = (total / count for total in moments(x))
         if self.axis_name is not None and not self.is_initializing():
             mean, mean_of_squares = jax.lax.pmean((mean, mean_of_squares), self.axis_name)
             count *= jax.lax.psum(1, self.axis_name)

@@ -1,14 +1,16 @@
-"""Convolution and sums over channels, in the forms that XLA computes fast on every platform.
+"""Convolution and sums over images and channels, in the forms that are fast on every platform.
 
 On CPU the plain forms take two to ten times as long; on accelerators they are used as they are.
+Reverse-mode derivatives only.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from amdjax.models import cpu_ops
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -69,6 +71,8 @@ def _dense_backward(strides: tuple, padding: Padding, inputs: tuple, grad: jax.A
         )[0]
 
     def of_kernel_on_cpu(x: jax.Array, grad: jax.Array) -> jax.Array:
+        if cpu_ops.has_kernel_gradient(x, kernel, padding):
+            return cpu_ops.kernel_gradient(x, grad, kernel.shape[:2], strides, padding)
         # What `of_kernel` is too, a convolution of the images with the output's gradient that sums
         # over the batch, but with a row's positions and channels as one long axis: the C values of
         # a position are then C places of the kernel, which walks along that axis with gaps of C.
@@ -101,35 +105,65 @@ _dense.defvjp(_dense_forward, _dense_backward)
 
 
 @jax.custom_vjp
-def channel_sum(x: jax.Array) -> jax.Array:
-    """Sums over all axes but the last: float [...,C] to [C]."""
-    return _channel_sum(x)
+def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sums x and its squares over all axes but the last.
+
+    Args:
+      x: float32 [...,C].
+
+    Returns:
+      (float32 [C], float32 [C]).
+    """
+    return _sums(x, x)
 
 
-def _channel_sum(x: jax.Array) -> jax.Array:
-    return jax.lax.platform_dependent(
-        x, cpu=_sum_by_product, default=lambda x: jnp.sum(x, axis=tuple(range(x.ndim - 1)))
-    )
+moments.defvjp(
+    lambda x: (_sums(x, x), x),
+    lambda x, grads: (grads[0] + 2 * grads[1] * x,),
+)
+
+
+@jax.custom_vjp
+def affine(x: jax.Array, factor: jax.Array, offset: jax.Array) -> jax.Array:
+    """Returns `x * factor + offset`, with one of each for a channel.
+
+    Args:
+      x: float [...,C].
+      factor: float32 [C].
+      offset: float32 [C].
+
+    Returns:
+      float32 [...,C].
+    """
+    return x * factor + offset
+
+
+def _affine_backward(inputs: tuple, grad: jax.Array) -> tuple[jax.Array, ...]:
+    x, factor = inputs
+    of_offset, of_factor = _sums(grad, x)
+    return (grad * factor).astype(x.dtype), of_factor, of_offset
+
+
+affine.defvjp(lambda x, factor, offset: (affine(x, factor, offset), (x, factor)), _affine_backward)
+
+
+def _sums(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The sums of a and of a * b over all axes but the last."""
+    return jax.lax.platform_dependent(a, b, cpu=_sums_on_cpu, default=_plain_sums)
+
+
+def _plain_sums(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    axes = tuple(range(a.ndim - 1))
+    return jnp.sum(a, axes), jnp.sum(a * b, axes)
+
+
+def _sums_on_cpu(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    if cpu_ops.has_channel_sums(a, b):
+        return cpu_ops.channel_sums(a, b)
+    return _sum_by_product(a), _sum_by_product(a * b)
 
 
 def _sum_by_product(x: jax.Array) -> jax.Array:
     # XLA's own reduction is 3 to 20 times as slow there, and less exact.
     over_batch = jnp.ones(len(x), x.dtype) @ x.reshape(len(x), -1)
     return jnp.sum(over_batch.reshape(-1, x.shape[-1]), axis=0)
-
-
-channel_sum.defvjp(
-    lambda x: (_channel_sum(x), x), lambda x, grad: (jnp.broadcast_to(grad, x.shape),)
-)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def per_channel(values: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Repeats values [C] to a shape (...,C): what `channel_sum` is the gradient of."""
-    return jnp.broadcast_to(values, shape)
-
-
-per_channel.defvjp(
-    lambda values, shape: (jnp.broadcast_to(values, shape), None),
-    lambda shape, _, grad: (channel_sum(grad),),
-)

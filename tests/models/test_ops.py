@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from amdjax import parallel
-from amdjax.models.ops import channel_sum, convolve, per_channel
+from amdjax.models import cpu_ops
+from amdjax.models.ops import affine, convolve, moments
 
+BATCH = 19  # more than the parts in which it is summed, and no multiple
 # size, channels, features, kernel, stride, padding
 CASES = [
     (8, 3, 16, 3, 1, ((1, 1), (1, 1))),
@@ -17,7 +19,23 @@ CASES = [
     (6, 4, 3, 3, 1, "VALID"),
     (8, 2, 3, 7, 2, ((3, 3), (3, 3))),
     (1, 4, 3, 3, 1, "SAME"),
+    (9, 3, 48, 3, 1, ((2, 0), (0, 1))),
+    (9, 5, 16, 5, 3, ((2, 2), (1, 2))),
+    (8, 16, 32, 1, 2, ((0, 0), (0, 0))),
+    (7, 20, 16, 2, 2, "VALID"),
+    (16, 3, 64, 7, 2, "SAME"),
 ]
+
+
+@pytest.fixture(params=["C++", "XLA"])
+def computed_by(request, monkeypatch):
+    """Both ways of computing on CPU."""
+    if request.param == "XLA":
+        monkeypatch.setattr(cpu_ops, "available", lambda: False)
+    elif not cpu_ops.available():
+        pytest.skip("no C++ compiler is found")
+    jax.clear_caches()  # a traced operation remembers how it is computed
+    return request.param
 
 
 def _plain(x, kernel, strides, padding, **settings):
@@ -29,7 +47,7 @@ def _plain(x, kernel, strides, padding, **settings):
 def _arrays(size, channels, features, kernel, dtype=jnp.float32):
     rng = np.random.default_rng(0)
     return (
-        jnp.asarray(rng.normal(size=(4, size, size, channels)), dtype),
+        jnp.asarray(rng.normal(size=(BATCH, size, size, channels)), dtype),
         jnp.asarray(rng.normal(size=(kernel, kernel, channels, features)), dtype),
     )
 
@@ -40,7 +58,7 @@ def _value_and_gradients(function, x, kernel, options=None):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_convolution_and_its_gradients_are_those_of_xla(case):
+def test_convolution_and_its_gradients_are_those_of_xla(case, computed_by):
     size, channels, features, kernel, stride, padding = case
     arrays = _arrays(size, channels, features, kernel)
     ours, theirs = (
@@ -52,7 +70,7 @@ def test_convolution_and_its_gradients_are_those_of_xla(case):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_the_compiler_options_of_steps_change_rounding_alone():
+def test_the_compiler_options_of_steps_change_rounding_alone(computed_by):
     x, kernel = _arrays(8, 16, 16, 3)
     mesh = parallel.make_mesh(jax.devices()[:1])
 
@@ -99,30 +117,97 @@ def test_groups_bfloat16_and_many_networks_at_once():
     )
 
 
-@pytest.mark.parametrize("shape", [(5, 3), (6, 4, 4, 8), (1, 2, 3)])
-def test_channel_sum_and_per_channel_are_each_others_gradient(shape):
+def test_few_and_large_images_and_many_networks_at_once(computed_by):
     rng = np.random.default_rng(0)
-    x, values = rng.normal(size=shape), rng.normal(size=shape[-1:])
+    x = jnp.asarray(rng.normal(size=(2, 1, 40, 40, 48)), jnp.float32)
+    kernels = jnp.asarray(rng.normal(size=(2, 3, 3, 48, 32)), jnp.float32)
+
+    def gradient(function, x, kernel):
+        return jax.grad(lambda k: jnp.sum(jnp.sin(function(x, k, (1, 1), "SAME"))))(kernel)
+
+    ours = jax.vmap(lambda x, k: gradient(convolve, x, k))(x, kernels)
+    for one, image, kernel in zip(ours, x, kernels, strict=True):
+        np.testing.assert_allclose(one, gradient(_plain, image, kernel), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (6, 4, 4, 16), (1, 2, 48), (200, 32)])
+def test_moments_and_affine_and_their_gradients_are_those_of_their_formulas(shape, computed_by):
+    rng = np.random.default_rng(0)
+    x, values, more = (
+        jnp.asarray(rng.normal(size=size), jnp.float32) for size in (shape, shape[-1:], shape[-1:])
+    )
     axes = tuple(range(len(shape) - 1))
-    np.testing.assert_allclose(channel_sum(jnp.float32(x)), x.sum(axes), rtol=1e-4, atol=1e-5)
-    repeated, pullback = jax.vjp(lambda v: per_channel(v, shape), jnp.float32(values))
-    np.testing.assert_array_equal(repeated, np.broadcast_to(np.float32(values), shape))
-    np.testing.assert_allclose(pullback(jnp.float32(x))[0], x.sum(axes), rtol=1e-4, atol=1e-5)
-    _, pullback = jax.vjp(channel_sum, jnp.float32(x))
-    np.testing.assert_array_equal(pullback(jnp.float32(values))[0], repeated)
+
+    def plain_moments(x):
+        return jnp.sum(x, axes), jnp.sum(jnp.square(x), axes)
+
+    def compare(ours, theirs, *arguments):
+        (one, pull), (other, pull_other) = (jax.vjp(f, *arguments) for f in (ours, theirs))
+        grads = jax.tree.map(lambda y: jnp.sin(jnp.arange(y.size)).reshape(y.shape), other)
+        for a, b in zip(
+            jax.tree.leaves((one, pull(grads))),
+            jax.tree.leaves((other, pull_other(grads))),
+            strict=True,
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+    compare(moments, plain_moments, x)
+    compare(affine, lambda x, factor, offset: x * factor + offset, x, values, more)
 
 
-def test_channel_sum_is_exact_where_one_long_sum_would_not_be():
-    x = np.full((128, 32, 32, 2), 0.1, np.float32)
-    np.testing.assert_allclose(channel_sum(jnp.asarray(x)), x.sum((0, 1, 2), np.float64), rtol=2e-6)
+def test_affine_of_bfloat16_is_float32_with_a_gradient_in_bfloat16(computed_by):
+    x = jnp.ones((4, 2, 2, 16), jnp.bfloat16)
+    ones = jnp.ones(16)
+    out, pullback = jax.vjp(affine, x, ones, ones)
+    of_x, of_factor, of_offset = pullback(out)
+    assert (out.dtype, of_x.dtype) == (jnp.float32, jnp.bfloat16)
+    np.testing.assert_array_equal(of_factor, 32 * ones)
+    np.testing.assert_array_equal(of_offset, 32 * ones)
 
 
-@pytest.mark.parametrize(("platform", "reshaped"), [("cpu", True), ("cuda", False), ("tpu", False)])
-def test_accelerators_get_the_plain_forms(platform, reshaped):
+def test_sums_are_exact_where_one_long_sum_would_not_be(computed_by):
+    x = np.full((128, 32, 32, 16), 0.1, np.float32)
+    total, squares = moments(jnp.asarray(x))
+    np.testing.assert_allclose(total, x.sum((0, 1, 2), np.float64), rtol=2e-6)
+    np.testing.assert_allclose(squares, np.square(x, dtype=np.float64).sum((0, 1, 2)), rtol=2e-6)
+
+
+def test_the_same_arrays_give_the_same_bits():
+    x, kernel = _arrays(16, 16, 16, 3)
+    function = jax.jit(jax.grad(lambda k: jnp.sum(convolve(x, k, (1, 1), "SAME") ** 2)))
+    first = function(kernel)
+    for _ in range(20):
+        np.testing.assert_array_equal(function(kernel), first)
+
+
+def test_without_a_compiler_xla_computes(monkeypatch, caplog):
+    find = cpu_ops.available.__wrapped__
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not find()
+    assert not caplog.messages  # nothing is wrong there
+    monkeypatch.setenv("CXX", "false")
+    assert not find()
+    assert "cpu_ops.cc cannot be compiled, training on CPU is slower" in caplog.text
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_accelerators_get_the_plain_forms(platform, computed_by):
     def gradient(x, kernel):
-        return jax.grad(lambda k: channel_sum(convolve(x, k, (1, 1), "SAME")).sum())(kernel)
+        return jax.value_and_grad(lambda k: moments(convolve(x, k, (1, 1), "SAME"))[1].sum())(
+            kernel
+        )
 
-    program = jax.export.export(jax.jit(gradient), platforms=[platform])(*_arrays(8, 4, 4, 3))
+    ours = ("amdjax_kernel_gradient", "amdjax_channel_sums")
+    program = jax.export.export(
+        jax.jit(gradient),
+        platforms=[platform],
+        disabled_checks=[jax.export.DisabledSafetyCheck.custom_call(name) for name in ours],
+    )(*_arrays(8, 16, 16, 3))
     text = program.mlir_module()
-    assert ("optimization_barrier" in text) == reshaped
-    assert text.count("stablehlo.convolution") == 1
+    found = (
+        [name for name in ours if name in text],
+        "optimization_barrier" in text,
+        text.count("stablehlo.convolution"),
+    )
+    on_cpu = {"C++": (list(ours), False, 1), "XLA": ([], True, 2)}[computed_by]
+    assert found == (on_cpu if platform == "cpu" else ([], False, 2))
