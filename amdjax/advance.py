@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,35 +11,36 @@ from jax.sharding import Mesh
 
 from amdjax import parallel
 from amdjax.answers import AnsweredBatches
-from amdjax.data import MemorySplit, Split, TrainBatches, prefetch
+from amdjax.data import Batch, Batches, MemorySplit, Split, TrainBatches, prefetch
 from amdjax.models import Outputs
 from amdjax.state import TrainState
-from amdjax.step import make_train_steps
+from amdjax.step import make_joint_step, make_train_steps
 
-# (state, first, last) -> the state behind step `last`, and the metrics of steps first + 1 to last:
-# arrays [n] with n at least last - first, or scalars of a single step.
-Advance = Callable[[TrainState, int, int], tuple[TrainState, dict[str, jax.Array]]]
+# (states, first, last) -> the states behind step `last`, and for each the metrics of steps
+# first + 1 to last: arrays [n] with n at least last - first, or scalars of a single step.
+States = tuple[TrainState, ...]
+Advance = Callable[[States, int, int], tuple[States, tuple[dict[str, jax.Array], ...]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-    """What training is fed with.
+    """What the training of one network, or of several as one program, is fed with.
 
     Attributes:
       step: from `make_train_step`.
       teacher: its variables, replicated; None where it is not asked in the step.
-      batches: what each step trains on.
+      batches: what each step trains on, for each network.
       answers: from `ask_teacher`, if the teacher was asked before.
       mesh: of all devices.
-      seed: of the random numbers.
+      seeds: of the random numbers, uint32 [networks].
     """
 
     step: Callable[..., Any]
     teacher: dict | None
-    batches: TrainBatches
+    batches: tuple[TrainBatches, ...]
     answers: Outputs | None
     mesh: Mesh
-    seed: np.uint32
+    seeds: np.ndarray
 
     def examples(self, split: Split, limit_gib: float) -> dict[str, Any] | None:
         """Returns the arrays to keep in every device's memory; None: each batch is to be sent.
@@ -70,13 +71,14 @@ class Feed:
         Yields:
           The function that advances by one step.
         """
-        mapped = parallel.map_step(self.step, self.mesh, batch_argument=2, donate=(0,))
+        step = make_joint_step(self.step, in_axes=(None, 0, 0))
+        mapped = parallel.map_step(step, self.mesh, batch_argument=2, donate=(0,), batch_axis=1)
         batches = self.batches
         if self.answers is not None:
-            batches = AnsweredBatches(batches, self.answers)
-        with contextlib.closing(prefetch(batches, start, total)) as source:
-            yield lambda state, first, last: mapped(
-                state, self.teacher, parallel.shard(next(source), self.mesh), self.seed
+            batches = [AnsweredBatches(own, self.answers) for own in batches]
+        with contextlib.closing(prefetch(_Stacked(batches), start, total)) as source:
+            yield lambda states, first, last: mapped(
+                states, self.teacher, parallel.shard(next(source), self.mesh, 1), self.seeds
             )
 
     @contextlib.contextmanager
@@ -92,20 +94,30 @@ class Feed:
         Yields:
           The function that advances by up to `longest` steps.
         """
-        mapped = parallel.map_step(
-            make_train_steps(self.step), self.mesh, batch_argument=3, donate=(0,), batch_axis=1
-        )
+        steps = make_joint_step(make_train_steps(self.step), in_axes=(None, None, 0, 0, None))
+        mapped = parallel.map_step(steps, self.mesh, batch_argument=3, donate=(0,), batch_axis=2)
         examples = parallel.replicate(examples, self.mesh)
 
-        def advance(state: TrainState, first: int, last: int) -> tuple[TrainState, dict]:
-            rows = [self.batches.indices(step) for step in range(first, last)]
+        def advance(states: States, first: int, last: int) -> tuple[States, tuple[dict, ...]]:
+            rows = [[own.indices(step) for step in range(first, last)] for own in self.batches]
             # One shape, so that the program is compiled once.
-            padded = np.pad(np.asarray(rows, np.int32), ((0, longest - len(rows)), (0, 0)))
-            indices = parallel.shard(padded, self.mesh, batch_axis=1)
+            missing = longest - (last - first)
+            padded = np.pad(np.asarray(rows, np.int32), ((0, 0), (0, missing), (0, 0)))
+            indices = parallel.shard(padded, self.mesh, batch_axis=2)
             count = np.int32(last - first)
-            return mapped(state, self.teacher, examples, indices, self.seed, count)
+            return mapped(states, self.teacher, examples, indices, self.seeds, count)
 
         yield advance
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stacked:
+    """The batches of several networks behind one another, along a new first axis."""
+
+    sources: Sequence[Batches]
+
+    def __getitem__(self, step: int) -> Batch:
+        return jax.tree.map(lambda *rows: np.stack(rows), *(own[step] for own in self.sources))
 
 
 def spans(start: int, total: int, longest: int, halts: Callable[[int], bool]) -> Iterator[int]:

@@ -151,6 +151,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         values = [str(value) for value in config[key]]
         if len(set(values)) < len(values):
             raise UserError(f"config.{key} names one twice: {', '.join(values)}")
+    if config.seeds_at_once and len(config.seeds) < 2:
+        raise UserError("config.seeds_at_once needs at least two config.seeds, such as 0,1,2")
     for seed in config.seeds:
         if not isinstance(seed, int) or seed < 0:
             raise UserError(f"config.seeds must be whole numbers of at least 0, not {seed!r}")
@@ -213,6 +215,14 @@ def phases(config: ml_collections.ConfigDict) -> list[Phase]:
         if name in wanted
     ]
     return [*teachers, *students]
+
+
+def at_once(plan: Sequence[Phase], seeds_at_once: bool) -> list[tuple[Phase, ...]]:
+    """Returns the phases in their order, those of one method together if its seeds are at once."""
+    if not seeds_at_once:
+        return [(phase,) for phase in plan]
+    by_method = itertools.groupby(plan, key=lambda phase: phase.method)
+    return [tuple(group) for _, group in by_method]
 
 
 def _swept(config: ml_collections.ConfigDict, method: str) -> list[tuple[str, dict[str, Any]]]:

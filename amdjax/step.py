@@ -1,6 +1,8 @@
 """One step of training and one of evaluation: pure functions of one device's shard."""
 
+import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -148,6 +150,40 @@ def make_train_steps(step: Callable[..., Any]) -> Callable[..., Any]:
         return jax.lax.fori_loop(0, count, body, (state, history))
 
     return steps
+
+
+def make_joint_step(
+    step: Callable[..., Any], in_axes: tuple[int | None, ...]
+) -> Callable[..., Any]:
+    """Makes one step of several networks, as one program, of a step of one: `vmap` over the state.
+
+    Args:
+      step: `(state, *arguments) -> (state, metrics)`, from `make_train_step` or
+        `make_train_steps`.
+      in_axes: for each argument, the axis of its arrays along which the networks' own lie behind
+        one another; None: they share it.
+
+    Returns:
+      `joint(states, *arguments) -> (states, metrics)`, with a tuple of states and one of metrics.
+    """
+
+    def joint(states: tuple[TrainState, ...], *arguments: Any) -> tuple[tuple, tuple]:
+        if len(states) == 1:
+            own = (
+                argument
+                if axis is None
+                else jax.tree.map(partial(jnp.squeeze, axis=axis), argument)
+                for argument, axis in zip(arguments, in_axes, strict=True)
+            )
+            results = [step(states[0], *own)]
+        else:
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+            together = jax.vmap(step, (0, *in_axes))(stacked, *arguments)
+            results = [jax.tree.map(operator.itemgetter(i), together) for i in range(len(states))]
+        states, metrics = zip(*results, strict=True)
+        return states, metrics
+
+    return joint
 
 
 def make_eval_step(

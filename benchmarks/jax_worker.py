@@ -110,7 +110,7 @@ def train_step_cost(
 def prepare(method: str, size: int, batch: int, dtype: str, variant: str) -> worker.Prepared:
     """See `worker.serve`; the variant is "plain" or "cached" (the teacher is asked once)."""
     row = _build(method, size, batch, dtype, variant)
-    feed = Feed(row.step, row.taught, row.batches, row.answers, row.mesh, np.uint32(0))
+    feed = Feed(row.step, row.taught, (row.batches,), row.answers, row.mesh, np.zeros(1, np.uint32))
     examples = feed.examples(row.split, row.config.data.device_gib)
     longest = 1 if examples is None else row.config.log_every_steps
     advance = _OPEN.enter_context(
@@ -129,20 +129,20 @@ def prepare(method: str, size: int, batch: int, dtype: str, variant: str) -> wor
     }
     if chip := chips.find_chip(device.device_kind):
         facts["floor_seconds"] = chips.floor_seconds(_cost(row), chip, dtype)
-    state, done = row.state, 0
+    states, done = (row.state,), 0
 
     def train(steps: int) -> None:
-        nonlocal state, done
+        nonlocal states, done
         for first in range(done, done + steps, longest):
             last = min(first + longest, done + steps)
-            state, metrics = advance(state, first, last)
+            states, metrics = advance(states, first, last)
             parallel.settle(metrics)
-        jax.block_until_ready(state)
+        jax.block_until_ready(states)
         done += steps
 
     def evaluate(steps: int) -> None:
         for _ in range(steps):
-            metrics = eval_step(state.variables, sample)
+            metrics = eval_step(states[0].variables, sample)
             parallel.settle(metrics)
         jax.block_until_ready(metrics)
 

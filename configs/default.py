@@ -35,6 +35,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.methods = ("amd_gl",)
     # Repeats every student with these seeds (the teacher's is `seed`); empty: once, with `seed`.
     config.seeds = ()
+    # Trains the seeds of a method as one program, for students that do not fill an accelerator; on
+    # CPU that is slower than one after the other.
+    config.seeds_at_once = False
 
     # Repeats every method that it concerns for each value of one setting of a loss, for instance
     # key "losses.am.margin" and values (1.1, 1.35, 1.5).

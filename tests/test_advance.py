@@ -39,7 +39,8 @@ def _split(count=30):
     return MemorySplit(images, rng.integers(0, 4, count).astype(np.int32))
 
 
-def _train(config, way, cached=False, devices=2, steps=5):
+def _train(config, way, cached=False, devices=2, steps=5, seeds=(3,)):
+    """The history of each metric and the variables at the end, of each seed."""
     mesh = parallel.make_mesh(jax.devices()[:devices])
     split = _split()
     student = create_model("wrn_10_1", 4, axis_name=parallel.BATCH_AXIS)
@@ -51,11 +52,18 @@ def _train(config, way, cached=False, devices=2, steps=5):
     if cached:
         answers = ask_teacher(teacher, taught, split, goal.map_places, config, mesh)
         taught = None
-    batches = TrainBatches(split, config.batch_size, seed=3)
-    feed = Feed(step, taught, batches, answers, mesh, np.uint32(3))
-    first = init_variables(student, jax.random.key(1), _SHAPE)
-    state = parallel.replicate(
-        TrainState.create(first, {"params": {}, "state": {}}, optimizer), mesh
+    batches = tuple(TrainBatches(split, config.batch_size, seed) for seed in seeds)
+    feed = Feed(step, taught, batches, answers, mesh, np.asarray(seeds, np.uint32))
+    states = tuple(
+        parallel.replicate(
+            TrainState.create(
+                init_variables(student, jax.random.key(seed), _SHAPE),
+                {"params": {}, "state": {}},
+                optimizer,
+            ),
+            mesh,
+        )
+        for seed in seeds
     )
     images, labels = split.arrays()
     examples = {"image": images, "label": labels} | ({"teacher": answers} if cached else {})
@@ -63,21 +71,25 @@ def _train(config, way, cached=False, devices=2, steps=5):
         "streaming": (feed.streaming(0, steps), range(1, steps + 1)),
         "resident": (feed.resident(examples, 3), (3, steps)),
     }[way]
-    history, done = [], 0
+    histories, done = [{} for _ in seeds], 0
     with opened as advance:
         for stop in stops:
-            state, metrics = advance(state, done, stop)
-            rows = {k: np.atleast_1d(v)[: stop - done] for k, v in metrics.items()}
-            history += [
-                dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)
-            ]
+            states, metrics = advance(states, done, stop)
+            for history, values in zip(histories, metrics, strict=True):
+                for name, value in values.items():
+                    history.setdefault(name, []).extend(np.atleast_1d(value)[: stop - done])
             done = stop
-    assert len(history) == steps
-    assert state.step == steps
-    return {name: [line[name] for line in history] for name in history[0]}, state.variables
+    assert all(len(values) == steps for history in histories for values in history.values())
+    assert all(state.step == steps for state in states)
+    return [(history, state.variables) for history, state in zip(histories, states, strict=True)]
 
 
-def _assert_same(one, other):
+def _assert_same(ones, others):
+    for one, other in zip(ones, others, strict=True):
+        _assert_same_training(one, other)
+
+
+def _assert_same_training(one, other):
     for name, values in one[0].items():  # the untrained networks' kd, 5e-3, is rounding to 1e-6
         np.testing.assert_allclose(other[0][name], values, rtol=1e-5, atol=1e-6, err_msg=name)
     jax.tree.map(
@@ -91,6 +103,16 @@ def test_one_program_of_many_steps_gives_the_same_numbers(devices):
     config = _config(padding=2, flip=True, noise=0.1)
     streamed, resident = (_train(config, way, devices=devices) for way in ("streaming", "resident"))
     _assert_same(streamed, resident)
+
+
+@pytest.mark.slow
+def test_networks_trained_as_one_program_are_those_trained_alone():
+    # Each with its own first weights, order of the data, flips and noise.
+    config = _config(flip=True, noise=0.1)
+    alone = [_train(config, "streaming", seeds=(seed,))[0] for seed in (3, 8)]
+    assert alone[0][0]["loss"] != alone[1][0]["loss"]
+    for way in ("streaming", "resident"):
+        _assert_same(alone, _train(config, way, seeds=(3, 8)))
 
 
 @functools.cache

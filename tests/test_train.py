@@ -1,6 +1,7 @@
 """A whole small run, within this process."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -133,6 +134,7 @@ def test_a_value_that_is_not_finite_stops_the_run(images, tmp_path):
         ({"data": {"name": "digit"}}, "unknown data set 'digit'; did you mean digits"),
         ({"seeds": (1, 1)}, "config.seeds names one twice: 1, 1"),
         ({"seeds": ("a",)}, "whole numbers of at least 0, not 'a'"),
+        ({"seeds_at_once": True}, "config.seeds_at_once needs at least two config.seeds"),
         ({"seeds": (-1,)}, "config.seeds must be whole numbers of at least 0, not -1"),
         ({"average_decay": 1.0}, "average_decay must be at least 0 and below 1"),
         ({"teacher": {"early_share": 0.0}}, "early_share must be above 0"),
@@ -186,6 +188,34 @@ def test_seeds_and_an_early_teacher(images, tmp_path, capsys):
     np.testing.assert_allclose(parts["loss"], 0.1 * parts["ce"] + 0.9 * parts["eskd"], rtol=1e-5)
     early, late = (_lines(tmp_path / name)[0] for name in ("teacher_early", "teacher"))
     assert early["loss"] == late["loss"]
+
+
+@pytest.mark.slow
+def test_seeds_at_once_give_the_results_of_one_after_the_other(images, tmp_path):
+    config = tiny_config(images, ("amd_gl",))
+    config.seeds = (0, 3)
+    config.epochs = 1
+    config.optim.learning_rate = 1e-3  # so low that rounding does not grow
+    run(config, tmp_path / "apart")
+    config.seeds_at_once = True
+    config.teacher.checkpoint = str(tmp_path / "apart" / "teacher")
+    run(config, tmp_path / "at_once")
+
+    def compare(rtol):
+        for name in ("amd_gl", "amd_gl-seed3"):
+            ours, theirs = (_lines(tmp_path / way / name) for way in ("at_once", "apart"))
+            assert [line["step"] for line in ours] == [line["step"] for line in theirs] == [4, 8, 8]
+            for one, other in zip(ours, theirs, strict=True):
+                for key in one.keys() - {"split", "images_per_s", "ece"}:
+                    np.testing.assert_allclose(one[key], other[key], rtol, err_msg=f"{name} {key}")
+
+    compare(rtol=1e-4)
+    # Students that stand at different steps: one is finished, the other one trained alone.
+    shutil.rmtree(tmp_path / "at_once" / "amd_gl-seed3")
+    run(config, tmp_path / "at_once")
+    compare(rtol=1e-4)
+    results = json.loads((tmp_path / "at_once" / "results.json").read_text())
+    assert list(results["methods"]["amd_gl"]["seeds"]) == ["0", "3"]
 
 
 def test_eskd_cannot_stop_a_teacher_that_is_given(images, tmp_path):
