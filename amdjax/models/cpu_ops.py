@@ -8,12 +8,12 @@ machine when it is first needed, in seconds, and kept in `__pycache__`.
 import ctypes
 import functools
 import hashlib
-import logging
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+import warnings
 from pathlib import Path
 
 import jax
@@ -110,8 +110,9 @@ def available() -> bool:
         library = ctypes.cdll.LoadLibrary(str(_library(compiler)))
     except (OSError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "stderr", "") or str(error)
-        logging.getLogger(__name__).warning(
-            "%s cannot be compiled, training on CPU is slower: %s", _SOURCE.name, reason.strip()
+        warnings.warn(
+            f"{_SOURCE.name} cannot be compiled, training on CPU is slower: {reason.strip()}",
+            stacklevel=2,
         )
         return False
     for name in (_KERNEL_GRADIENT, _CHANNEL_SUMS):
