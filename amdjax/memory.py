@@ -17,9 +17,8 @@ def keep_freed_memory() -> None:
     step's time on CPU. Large pages, where the system has them for who asks, give 2 to 5 % more.
     Elsewhere than on Linux with glibc nothing changes.
     """
-    if sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"):
+    if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
         return
-    libc = ctypes.CDLL(None)
     libc.mallopt(_ARENA_MAX, 1)  # only the first arena can grow without bounds
     libc.mallopt(_MMAP_MAX, 0)
     libc.mallopt(_TRIM_THRESHOLD, -1)

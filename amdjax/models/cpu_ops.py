@@ -19,6 +19,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from amdjax import parallel
+
 _SOURCE = Path(__file__).with_suffix(".cc")
 _KERNEL_GRADIENT, _CHANNEL_SUMS = "amdjax_kernel_gradient", "amdjax_channel_sums"
 _DIVISOR = 16  # of the channels: the values of the widest vector
@@ -103,8 +105,9 @@ def channel_sums(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
 @functools.cache
 def available() -> bool:
     """Compiles the functions where that was not done before, and tells JAX of them."""
+    # Where there is an accelerator the forms for CPU are traced, too, but are not run.
     compiler = shutil.which(os.environ.get("CXX", "c++"))
-    if compiler is None:
+    if parallel.on_accelerator() or compiler is None:
         return False
     try:
         library = ctypes.cdll.LoadLibrary(str(_library(compiler)))
