@@ -115,7 +115,8 @@ def train_phases(
     config, shared = job.config, phases[0]  # but for its name and seed
     model = job.model(shared.model)
     teacher_model = None if shared.teacher is None else job.model(config.teacher.name)
-    per_epoch = job.train_batches(shared.seed).steps_per_epoch
+    batches = {phase.seed: job.train_batches(phase.seed) for phase in phases}
+    per_epoch = batches[shared.seed].steps_per_epoch
     total = total_steps(config.epochs, shared.share, config.max_steps, per_epoch)
     goal = objective(shared.losses, per_epoch, config.epochs)
     optimizer = create_optimizer(config.optim, per_epoch, config.epochs)
@@ -165,7 +166,7 @@ def train_phases(
             feed = Feed(
                 train_step,
                 teacher,
-                tuple(job.train_batches(member.phase.seed) for member in together),
+                tuple(batches[member.phase.seed] for member in together),
                 answers,
                 job.mesh,
                 np.asarray([member.phase.seed for member in together], np.uint32),
