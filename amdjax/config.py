@@ -23,6 +23,7 @@ TEACHER = "teacher"
 EARLY_TEACHER = "teacher_early"
 TEACHERS = (TEACHER, EARLY_TEACHER)
 RECIPE_FILE = "recipe.json"
+SWEPT = "swept"  # its entry that says which setting a sweep changed
 _CONFIG_FILE = "config.json"
 _DATA_KEYS = ("name", "folder", "image_size", "random_resized_crop")
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -55,6 +56,7 @@ class Phase:
       seed: of all random numbers.
       teacher: name of the phase whose network is the teacher; None where no loss reads one.
       share: of the epochs after which the phase ends, its schedules unchanged.
+      swept: `config.sweep.key`, where the method has a value of it; else "".
     """
 
     name: str
@@ -64,6 +66,7 @@ class Phase:
     seed: int
     teacher: str | None = None
     share: float = 1.0
+    swept: str = ""
 
     @property
     def is_teacher(self) -> bool:
@@ -267,7 +270,8 @@ def _student(
             "are defined for mixed images with config.losses.amc.pair_labels=predicted)"
         )
     name = label if seed == config.seed else f"{label}-seed{seed}"
-    return Phase(name, label, config.student.name, losses, seed, teacher)
+    swept = config.sweep.key if label != method else ""
+    return Phase(name, label, config.student.name, losses, seed, teacher, swept=swept)
 
 
 def check_recipe(config: ml_collections.ConfigDict, phase: Phase, folder: Path) -> None:
@@ -287,6 +291,7 @@ def check_recipe(config: ml_collections.ConfigDict, phase: Phase, folder: Path) 
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is damaged ({error}); remove the folder {folder}") from error
     now = _flatten(_recipe(config, phase))
+    before.pop(SWEPT, None)
     missing = "(not there)"
     differing = [
         f"{key}: {before.get(key, missing)!r} there, {now.get(key, missing)!r} now"
@@ -301,8 +306,9 @@ def check_recipe(config: ml_collections.ConfigDict, phase: Phase, folder: Path) 
 
 
 def write_recipe(config: ml_collections.ConfigDict, phase: Phase, folder: Path) -> None:
-    """Writes down what `check_recipe` will compare."""
-    write_atomically(folder / RECIPE_FILE, json.dumps(_recipe(config, phase), indent=2) + "\n")
+    """Writes down what `check_recipe` will compare, and which of it was swept."""
+    recipe = _recipe(config, phase) | ({SWEPT: phase.swept} if phase.swept else {})
+    write_atomically(folder / RECIPE_FILE, json.dumps(recipe, indent=2) + "\n")
 
 
 def write_config(config: ml_collections.ConfigDict, workdir: Path) -> None:

@@ -15,6 +15,7 @@ from amdjax.checkpoint import FOLDER, read_network
 from amdjax.config import (
     EARLY_TEACHER,
     RECIPE_FILE,
+    SWEPT,
     TEACHER,
     TEACHERS,
     compute_dtype,
@@ -92,6 +93,11 @@ class Restored:
     def is_teacher(self) -> bool:
         """Whether it taught the others."""
         return self.method in TEACHERS
+
+    @property
+    def swept(self) -> str:
+        """The setting of a loss, "losses.am.margin", of which `method` has a value; else ""."""
+        return self.recipe.get(SWEPT, "")
 
 
 def restore(folder: Path, num_classes: int) -> Restored:

@@ -9,7 +9,7 @@ import pytest
 
 from amdjax import parallel
 from amdjax.checks import check_shapes
-from amdjax.config import phases, validate
+from amdjax.config import check_recipe, phases, validate, write_recipe
 from amdjax.data.augment import create_augment
 from amdjax.data.dataset import DATASETS
 from amdjax.data.mix import create_mix
@@ -68,6 +68,7 @@ def test_a_sweep_repeats_what_it_concerns():
     assert names == ["teacher", "kd", *(f"amd_g-weight={value}" for value in values)]
     weights = [phase.losses["am"]["weight"] for phase in phases(config)[2:]]
     assert weights == [float(value) for value in values]
+    assert [phase.swept for phase in phases(config)] == ["", "", *["losses.am.weight"] * 5]
     config.sweep.key = "losses.am.margn"
     with pytest.raises(UserError, match=r"config\.sweep\.key 'losses.am.margn'; did you mean los"):
         phases(config)
@@ -81,6 +82,21 @@ def test_a_sweep_repeats_what_it_concerns():
     config.sweep["values"] = ()
     with pytest.raises(UserError, match="values is empty"):
         phases(config)
+
+
+def test_what_was_swept_is_written_down_and_not_compared(tmp_path):
+    config = _recipe("figure9")
+    _, kd, *swept = phases(config)
+    for name in ("kd", "swept"):
+        (tmp_path / name).mkdir()
+    write_recipe(config, kd, tmp_path / "kd")
+    write_recipe(config, swept[0], tmp_path / "swept")
+    recipe = json.loads((tmp_path / "swept" / "recipe.json").read_text())
+    assert recipe.pop("swept") == "losses.am.margin"
+    assert recipe.keys() == json.loads((tmp_path / "kd" / "recipe.json").read_text()).keys()
+    check_recipe(config, swept[0], tmp_path / "swept")
+    with pytest.raises(UserError, match=r"losses\.am\.margin: 1\.1 there, 1\.35 now\. Choose"):
+        check_recipe(config, swept[1], tmp_path / "swept")
 
 
 # The others differ from these in names and numbers alone.

@@ -86,6 +86,9 @@ def test_the_order_of_networks(workdir, tmp_path):
     networks, missing = restore_all(there, read_config(there), 4, 64)
     assert [network.name for network in networks] == ["teacher", "kd", "at", "at-seed3"]
     assert [(n.method, n.seed) for n in networks[-2:]] == [("at", 0), ("at", 3)]
+    assert {n.swept for n in networks} == {""}
+    change(there / "at" / "recipe.json", swept="losses.at.weight")
+    assert restore(there / "at", 4).swept == "losses.at.weight"
     assert missing == []
 
 

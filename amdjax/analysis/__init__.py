@@ -2,13 +2,11 @@
 
 from amdjax.analysis.angles import geodesic_distances, map_angles, map_cosine
 from amdjax.analysis.calibration import Reliability, fit_temperature, reliability, split_half
-from amdjax.analysis.embedding import ClusterScores, cluster_scores, pca, singular_values, tsne
+from amdjax.analysis.embedding import pca, singular_values, tsne
 from amdjax.analysis.gradcam import grad_cam, to_unit, upsample
 
 __all__ = [
-    "ClusterScores",
     "Reliability",
-    "cluster_scores",
     "fit_temperature",
     "geodesic_distances",
     "grad_cam",

@@ -88,6 +88,7 @@ def collect(
                 method=network.method,
                 seed=network.seed,
                 model=network.model,
+                swept=network.swept,
                 step=network.step,
                 parameters=count(network.variables),
                 flops=flops,
@@ -111,7 +112,6 @@ def collect(
         images=images,
         networks=tuple(finished),
         missing=tuple(missing),
-        sweep_key=config.sweep.key,
     )
 
 
@@ -297,5 +297,4 @@ def _empty(workdir: Path, config: ml_collections.ConfigDict, missing: tuple[str,
         images=np.zeros([0, 0, 0, 3], np.uint8),
         networks=(),
         missing=missing,
-        sweep_key=config.sweep.key,
     )

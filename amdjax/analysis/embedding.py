@@ -1,24 +1,13 @@
-"""The geometry of embeddings: two-dimensional pictures, spectrum and clusters."""
-
-from typing import NamedTuple
+"""The geometry of embeddings: two-dimensional pictures, and their spectrum."""
 
 import jax
 import numpy as np
-from sklearn.cluster import KMeans
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
-from amdjax import metrics
 from amdjax.errors import UserError
 
 _PERPLEXITY = 30.0  # of t-SNE; its authors recommend 5 to 50
-
-
-class ClusterScores(NamedTuple):
-    """How well clusters agree with classes, each in [0, 1]; see `metrics.v_measure`."""
-
-    homogeneity: float
-    completeness: float
-    v_measure: float
 
 
 def tsne(embeddings: jax.Array, seed: int) -> np.ndarray:
@@ -47,9 +36,10 @@ def tsne(embeddings: jax.Array, seed: int) -> np.ndarray:
     if not np.ptp(embeddings, axis=0).any():
         raise UserError("t-SNE: all embeddings are equal, so there is nothing to lay out")
     perplexity = min(_PERPLEXITY, (count - 1) / 3)
-    return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(
-        embeddings.astype(np.float32)
-    )
+    layout = TSNE(perplexity=perplexity, init="pca", random_state=seed)
+    # On few examples OpenMP's threads cost more than they save: ten times as much on busy cores.
+    with threadpool_limits(1):
+        return layout.fit_transform(embeddings.astype(np.float32))
 
 
 def pca(embeddings: jax.Array, components: int = 2) -> tuple[np.ndarray, np.ndarray]:
@@ -98,34 +88,6 @@ def singular_values(embeddings: jax.Array) -> np.ndarray:
     embeddings = _checked(embeddings)
     s = np.linalg.svd(_centred(embeddings), compute_uv=False)
     return s / (s[0] or 1.0)
-
-
-def cluster_scores(
-    embeddings: jax.Array, labels: jax.Array, num_classes: int, seed: int
-) -> ClusterScores:
-    """Clusters embeddings by k-means, without the labels, and compares clusters with classes.
-
-    The best of 10 starts of k-means++ is taken.
-
-    Args:
-      embeddings: float [N,D].
-      labels: int [N].
-      num_classes: the number of clusters, at most N.
-      seed: of the starts.
-
-    Returns:
-      `ClusterScores`.
-
-    Raises:
-      UserError: on another shape, values that are not finite, or more clusters than embeddings.
-    """
-    embeddings, labels = _checked(embeddings), np.asarray(labels)
-    if labels.shape != embeddings.shape[:1]:
-        raise UserError(f"{embeddings.shape[0]} embeddings with labels {list(labels.shape)}")
-    if not 1 <= num_classes <= embeddings.shape[0]:
-        raise UserError(f"{embeddings.shape[0]} embeddings cannot form {num_classes} clusters")
-    kmeans = KMeans(num_classes, n_init=10, random_state=seed)
-    return ClusterScores(*metrics.v_measure(labels, kmeans.fit_predict(embeddings)))
 
 
 def _checked(embeddings: jax.Array) -> np.ndarray:

@@ -78,7 +78,7 @@ def numbers(study: Study, rows: list[Row]) -> dict:
         "data": study.data,
         "test_images": len(study.labels),
         "shown": study.shown.tolist(),
-        "sweep_key": study.sweep_key,
+        "sweeps": study.sweeps,
         "missing": list(study.missing),
         "methods": [row.to_json() for row in rows],
     }

@@ -21,6 +21,7 @@ class Network:
         ("amd_gl-margin=1.5"); networks that differ in the seed alone share it.
       seed: of its training.
       model: name of the architecture.
+      swept: the setting of a loss, "losses.am.margin", of which `method` has a value; else "".
       step: the training step that the weights are of.
       parameters: their number.
       flops: floating-point operations of one image's forward pass, as XLA counts them for a CPU: a
@@ -44,6 +45,7 @@ class Network:
     method: str
     seed: int
     model: str
+    swept: str
     step: int
     parameters: int
     flops: float
@@ -78,7 +80,6 @@ class Study:
       networks: the teachers first, then the students in the order of the config's methods, then
         what other runs left in the workdir.
       missing: sentences about what was looked for and not found.
-      sweep_key: "losses.am.margin", or "" where the last run swept nothing.
     """
 
     workdir: Path
@@ -89,4 +90,12 @@ class Study:
     images: np.ndarray
     networks: tuple[Network, ...]
     missing: tuple[str, ...]
-    sweep_key: str
+
+    @property
+    def sweeps(self) -> dict[str, tuple[str, ...]]:
+        """The settings that were swept, and the methods that have a value of each."""
+        sweeps: dict[str, dict[str, None]] = {}
+        for network in self.networks:
+            if network.swept:
+                sweeps.setdefault(network.swept, {})[network.method] = None
+        return {key: tuple(methods) for key, methods in sweeps.items()}

@@ -1,5 +1,6 @@
 """A made-up study: what a report is drawn from, without training anything."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ def made_study(
     examples: int = 80,
     shown: int = 3,
     with_teacher: bool = True,
-    sweep_key: str = "",
+    swept: Sequence[str] = (),
 ) -> Study:
     """Returns a study whose networks get better in the order of the methods; the teacher's first.
 
-    Its numbers are drawn at random and say nothing.
+    Its numbers are drawn at random and say nothing. `swept` are the settings of which methods may
+    have values.
     """
     rng = np.random.default_rng(0)
     labels = np.arange(examples, dtype=np.int32) % classes
@@ -40,6 +42,7 @@ def made_study(
                 rng,
                 method,
                 seed,
+                next((key for key in swept if f"-{key.split('.')[-1]}=" in method), ""),
                 noise=1.2 - 0.5 * rank / len(phases),
                 centres=centres,
                 labels=labels,
@@ -49,7 +52,6 @@ def made_study(
             for rank, (method, seed) in enumerate(phases)
         ),
         missing=() if with_teacher else ("there is no teacher",),
-        sweep_key=sweep_key,
     )
 
 
@@ -64,11 +66,10 @@ def empty_study() -> Study:
         images=np.zeros([0, 0, 0, 3], np.uint8),
         networks=(),
         missing=("no checkpoint of any network",),
-        sweep_key="",
     )
 
 
-def _network(rng, method, seed, noise, centres, labels, shown, compared) -> Network:
+def _network(rng, method, seed, swept, noise, centres, labels, shown, compared) -> Network:
     teacher = method == "teacher"
     embedding = centres[labels] + noise * rng.normal(size=[len(labels), centres.shape[1]])
     maps = {place: np.abs(rng.normal(size=[shown, side, side])) for place, side in PLACES.items()}
@@ -77,6 +78,7 @@ def _network(rng, method, seed, noise, centres, labels, shown, compared) -> Netw
         method=method,
         seed=seed,
         model="wrn_10_2" if teacher else "wrn_10_1",
+        swept=swept,
         step=STEPS,
         parameters=300_000 if teacher else 77_000,
         flops=4.1e7 if teacher else 1.1e7,

@@ -1,11 +1,9 @@
 import numpy as np
 import pytest
-from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.manifold import trustworthiness
-from sklearn.metrics import completeness_score, homogeneity_score, v_measure_score
 
-from amdjax.analysis import cluster_scores, pca, singular_values, tsne
+from amdjax.analysis import pca, singular_values, tsne
 from amdjax.errors import UserError
 
 
@@ -57,27 +55,6 @@ def test_order_of_the_examples_does_not_matter():
     np.testing.assert_allclose(permuted, coordinates[order], atol=1e-8)
     np.testing.assert_allclose(permuted_ratio, ratio, rtol=1e-8)
     np.testing.assert_allclose(singular_values(embeddings[order]), singular_values(embeddings))
-    np.testing.assert_allclose(
-        cluster_scores(_blobs(0.1)[0][order], labels[order], 4, seed=0), 1.0, rtol=1e-12
-    )
-
-
-@pytest.mark.parametrize("spread", [0.1, 4.0, 50.0])
-def test_cluster_scores_are_those_of_scikit_learn(spread):
-    embeddings, labels = _blobs(spread)
-    kmeans = KMeans(4, n_init=10, random_state=5)
-    clusters = kmeans.fit_predict(embeddings.astype(np.float64))
-    scores = cluster_scores(embeddings, labels, 4, seed=5)
-    np.testing.assert_allclose(scores.homogeneity, homogeneity_score(labels, clusters), rtol=1e-9)
-    np.testing.assert_allclose(scores.completeness, completeness_score(labels, clusters), rtol=1e-9)
-    np.testing.assert_allclose(scores.v_measure, v_measure_score(labels, clusters), rtol=1e-9)
-
-
-def test_cluster_scores_fall_where_classes_mix():
-    scores = [cluster_scores(*_blobs(spread), 4, seed=0).v_measure for spread in (0.1, 4.0, 50.0)]
-    assert scores[0] > scores[1] > scores[2]
-    one_cluster = cluster_scores(*_blobs(0.1), 1, seed=0)
-    np.testing.assert_allclose(one_cluster, [0.0, 1.0, 0.0], atol=1e-12)
 
 
 def test_tsne_keeps_neighbours_and_is_fixed_by_its_seed():
@@ -107,8 +84,6 @@ def test_tsne_of_few(count):
         (lambda x: pca(x, 4), "choose 1 to 3"),
         (lambda x: pca(x[0]), r"must be \[N,D\]"),
         (lambda x: singular_values(x / 0.0), "not finite"),
-        (lambda x: cluster_scores(x, np.zeros(9, int), 2, 0), r"10 embeddings with labels \[9\]"),
-        (lambda x: cluster_scores(x, np.zeros(10, int), 11, 0), "cannot form 11 clusters"),
     ],
 )
 def test_bad_input(call, message):

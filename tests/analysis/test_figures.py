@@ -20,10 +20,11 @@ STUDIES = {
     "margins": lambda: made_study(
         ("kd", *(f"amd_g-margin={m}" for m in (1.5, 1.1, 1.35))),
         (0, 1),
-        sweep_key="losses.am.margin",
+        swept=["losses.am.margin"],
     ),
-    "terms": lambda: made_study(
-        ("kd", *(f"amd_g-terms={terms}" for terms in TERMS)), sweep_key="losses.am.terms"
+    "terms_and_weights": lambda: made_study(
+        ("kd", *(f"amd_g-terms={terms}" for terms in TERMS), "amd_g-weight=1", "at-weight=2"),
+        swept=["losses.am.weight", "losses.am.terms"],
     ),
     "all_methods": lambda: made_study(tuple(METHODS), examples=30, shown=1),
 }
@@ -62,7 +63,7 @@ def test_every_figure_of_any_study_lies_on_its_canvas(name, monkeypatch):
     without = (
         {"distance", "am_accuracy"} if name in ("one_student_one_image", "teacher_alone") else set()
     )
-    swept = {"sweep"} if study.sweep_key else set()
+    swept = {f"sweep-am-{key.split('.')[-1]}" for key in study.sweeps}
     assert drawn == WITH_TEACHER - without | swept
 
 
@@ -131,8 +132,16 @@ def test_looks_tell_methods_apart():
     looks = style.looks(study)
     assert len({(look.color, look.linestyle) for look in looks.values()}) == len(METHODS) + 1
     assert len({(look.color, look.marker) for look in looks.values()}) == len(METHODS) + 1
-    fewer = style.looks(made_study(tuple(METHODS)[:3], examples=20))
-    assert all(looks[method] == look for method, look in fewer.items())
+
+
+def test_common_methods_have_one_colour_in_all_reports():
+    looks = [
+        style.looks(made_study(methods, examples=20))
+        for methods in (("scratch", "kd", "amd_g", "amd_gl"), ("at", "sp", "kd", "amd_gl", "rkd"))
+    ]
+    assert looks[0]["kd"] == looks[1]["kd"] and looks[0]["amd_gl"] == looks[1]["amd_gl"]
+    for table in looks:
+        assert len({look.color for look in table.values()}) == len(table)
 
 
 def test_a_sample_has_each_class_as_often():
@@ -167,9 +176,9 @@ def test_a_diagram_shows_accuracy_and_confidence():
 def test_a_sweep_is_drawn_in_the_order_of_its_values():
     study = STUDIES["margins"]()
     rows = {row.method: row for row in score(study)}
-    assert sweeps.is_numeric(study)
+    assert sweeps.is_numeric(study, "losses.am.margin")
     with style.theme("light"):
-        figure = sweeps.curves(study, rows)
+        figure = sweeps.curves(study, rows, "losses.am.margin")
     line = figure.axes[0].containers[0].lines[0]
     margins = [1.1, 1.35, 1.5]
     assert line.get_xdata().tolist() == margins
@@ -178,9 +187,21 @@ def test_a_sweep_is_drawn_in_the_order_of_its_values():
     assert figure.axes[0].get_xlabel() == "m (losses.am.margin)"
 
 
-def test_other_settings_are_no_sweep():
-    study = made_study(("amd_g-margin=1.5",), sweep_key="losses.am.weight")
-    assert sweeps.swept(study) == {}
+def test_each_sweep_has_its_own_methods():
+    study = STUDIES["terms_and_weights"]()
+    rows = {row.method: row for row in score(study)}
+    assert sweeps.swept(study, "losses.am.weight") == {
+        "amd_g-weight=1": ("amd_g", "1"),
+        "at-weight=2": ("at", "2"),
+    }
+    assert not sweeps.is_numeric(study, "losses.am.terms")
+    with style.theme("light"):
+        curves = sweeps.curves(study, rows, "losses.am.weight")
+        bars = sweeps.bars(study, rows, "losses.am.terms")
+    named = {text.get_text() for text in curves.legends[0].get_texts()}
+    assert named == {"amd_g", "at", "teacher", "kd"}
+    named = [text.get_text() for text in bars.axes[0].get_yticklabels()]
+    assert named == ["kd", *(f"amd_g-terms={terms}" for terms in ("A", "P", "N", "A+P+N"))]
 
 
 def test_names_are_broken_and_shortened():

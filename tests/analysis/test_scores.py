@@ -27,6 +27,7 @@ def _network(method, logits, seed=0, embedding=None):
         method=method,
         seed=seed,
         model="wrn_16_1",
+        swept="",
         step=1,
         parameters=10,
         flops=2.0,
@@ -52,7 +53,6 @@ def _study(*networks, labels=LABELS, classes=10):
         images=np.zeros((0, 1, 1, 3), np.uint8),
         networks=networks,
         missing=(),
-        sweep_key="",
     )
 
 

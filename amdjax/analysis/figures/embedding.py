@@ -4,7 +4,6 @@ import matplotlib.patheffects
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from amdjax.analysis.embedding import pca, singular_values, tsne
@@ -49,12 +48,8 @@ def layouts(networks: tuple[Network, ...], examples: np.ndarray) -> dict[str, np
     Raises:
       UserError: on fewer than four examples, or embeddings that are all equal or not finite.
     """
-    # On few examples OpenMP's threads cost more than they save: ten times as much on busy cores.
-    with threadpool_limits(1):
-        return {
-            network.name: tsne(network.embedding[examples], seed=0)
-            for network in tqdm(networks, "t-SNE", unit=" networks", leave=False, disable=None)
-        }
+    bar = tqdm(networks, "t-SNE", unit=" networks", leave=False, disable=None)
+    return {network.name: tsne(network.embedding[examples], seed=0) for network in bar}
 
 
 def tsne_panels(

@@ -259,21 +259,23 @@ def _training(study: Study, rows: style.Rows) -> _Content:
 
 
 def _sweeps(study: Study, rows: style.Rows) -> _Content:
-    if not sweeps.swept(study):
+    if not study.sweeps:
         return (), (
             "Nothing was swept: --config.sweep.key=losses.am.weight "
             '--config.sweep.values="(1000.0, 3000.0, 5000.0)" would show the accuracy over γ, '
             "losses.am.margin that over m, and losses.am.terms that of each term of the AM loss.",
         )
-    draw = sweeps.curves if sweeps.is_numeric(study) else sweeps.bars
-    return (
+    return tuple(
         Picture(
-            "sweep",
-            f"Test accuracy for each value of {study.sweep_key}.",
-            f"Accuracy on the test split for each value of {study.sweep_key}; methods without "
-            f"that setting are shown for comparison.{_over_seeds(rows)}",
-            functools.partial(draw, study, rows),
-        ),
+            f"sweep-{key.removeprefix('losses.').replace('.', '-')}",
+            f"Test accuracy for each value of {key}.",
+            f"Accuracy on the test split for each value of {key}; methods of which nothing was "
+            f"swept are shown for comparison.{_over_seeds(rows)}",
+            functools.partial(
+                sweeps.curves if sweeps.is_numeric(study, key) else sweeps.bars, study, rows, key
+            ),
+        )
+        for key in study.sweeps
     ), ()
 
 

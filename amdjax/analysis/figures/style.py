@@ -1,6 +1,7 @@
 """How figures look: colours, type, and the grids that panels stand in."""
 
 import contextlib
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ _FAINT = {"light": "#d8dde3", "dark": "#3a4048"}
 # Okabe and Ito's set for all kinds of colour vision, without black, which is the teacher's, and
 # without yellow, which cannot be seen on white.
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
+_OWN = ("scratch", "kd", "amd_g", "amd_gl")  # have the first colours, in any report
 _LINES = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 2, 1, 2)), (0, (8, 2, 1, 2, 1, 2)))
 _MARKERS = ("o", "s", "^", "D", "v")
 _CLASS_MARKERS = ("o", "^")
@@ -108,16 +110,23 @@ def firsts(study: Study) -> tuple[Network, ...]:
 
 
 def looks(study: Study) -> dict[str, Look]:
-    """Returns the look of each method: the teachers in the colour of text, the students in turn."""
+    """Returns the look of each method.
+
+    The teachers have the colour of text, the methods of most reports always the same one, and the
+    others in turn what is left.
+    """
     table: dict[str, Look] = {}
-    counts = {True: 0, False: 0}
+    kept = {one.method: _OWN.index(one.method) for one in firsts(study) if one.method in _OWN}
+    left = (rank for rank in itertools.count() if rank not in kept.values())
+    teachers = itertools.count()
     for network in firsts(study):
-        rank = counts[network.is_teacher]
-        counts[network.is_teacher] += 1
-        turn = (rank if network.is_teacher else rank // CYCLE) % len(_LINES)
-        color = ink() if network.is_teacher else _COLORS[rank % CYCLE]
-        marker = "P*"[turn % 2] if network.is_teacher else _MARKERS[turn]
-        table[network.method] = Look(color, _LINES[turn], marker)
+        if network.is_teacher:
+            turn = next(teachers) % len(_LINES)
+            table[network.method] = Look(ink(), _LINES[turn], "P*"[turn % 2])
+        else:
+            rank = kept[network.method] if network.method in kept else next(left)
+            turn = rank // CYCLE % len(_LINES)
+            table[network.method] = Look(_COLORS[rank % CYCLE], _LINES[turn], _MARKERS[turn])
     return table
 
 

@@ -1,6 +1,5 @@
 """Figures of sweeps: accuracy over one setting of a loss, and over the terms of the AM loss."""
 
-import re
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +9,6 @@ from amdjax.analysis.figures import style
 from amdjax.analysis.scores import Row
 from amdjax.analysis.study import Study
 
-_SWEPT = re.compile(r"(?P<base>.+)-(?P<setting>\w+)=(?P<value>.+)")  # a method, see Phase
 _SYMBOLS = {"losses.am.weight": "γ", "losses.am.margin": "m", "losses.am.scale": "s"}
 
 
@@ -21,34 +19,31 @@ class Swept(NamedTuple):
     value: str
 
 
-def swept(study: Study) -> dict[str, Swept]:
-    """Returns the methods of a study that have a swept value."""
-    setting = study.sweep_key.rpartition(".")[2]
-    matches = {method: _SWEPT.fullmatch(method) for method in style.by_method(study)}
-    return {
-        method: Swept(match["base"], match["value"])
-        for method, match in matches.items()
-        if match and match["setting"] == setting
-    }
+def swept(study: Study, key: str) -> dict[str, Swept]:
+    """Returns the methods of a study that have a value of a setting, "losses.am.margin"."""
+    behind = f"-{key.rpartition('.')[2]}="  # see `Phase`
+    parts = {method: method.rpartition(behind) for method in study.sweeps[key]}
+    return {method: Swept(base, value) for method, (base, _, value) in parts.items()}
 
 
-def is_numeric(study: Study) -> bool:
-    """Returns whether the swept values are numbers, so that they have an axis."""
-    return all(_number(entry.value) is not None for entry in swept(study).values())
+def is_numeric(study: Study, key: str) -> bool:
+    """Returns whether the values of a setting are numbers, so that they have an axis."""
+    return all(_number(entry.value) is not None for entry in swept(study, key).values())
 
 
-def curves(study: Study, rows: style.Rows) -> Figure:
+def curves(study: Study, rows: style.Rows, key: str) -> Figure:
     """Draws accuracy over a swept number: Figures 8 and 9 of the AMD paper.
 
     Args:
-      study: with swept methods whose values are numbers.
+      study: with methods that were swept over numbers.
       rows: the numbers of its methods.
+      key: of the setting, one of `study.sweeps`.
 
     Returns:
       A figure with a line for each method, whiskers being standard deviations over seeds, and a
-      level line for each method that has no such setting.
+      level line for each method of which nothing was swept.
     """
-    look, entries = style.looks(study), swept(study)
+    look, entries = style.looks(study), swept(study, key)
     figure = Figure(figsize=(8.0, 4.4))
     axes = figure.subplots()
     for base in dict.fromkeys(entry.base for entry in entries.values()):
@@ -66,34 +61,36 @@ def curves(study: Study, rows: style.Rows) -> Figure:
             label=base,
         )
     for method, row in rows.items():
-        if method not in entries:
+        if not _is_swept(study, method):
             color = look[method].color
             axes.axhline(_accuracy(row)[0], color=color, linestyle=(0, (4, 2)), label=method)
     values = [_number(entry.value) for entry in entries.values()]
     if min(values) > 0 and max(values) >= 100 * min(values):
         axes.set_xscale("log")
-    symbol = _SYMBOLS.get(study.sweep_key)
-    axes.set(
-        xlabel=f"{symbol} ({study.sweep_key})" if symbol else study.sweep_key,
-        ylabel="test accuracy (%)",
-    )
+    symbol = _SYMBOLS.get(key)
+    axes.set(xlabel=f"{symbol} ({key})" if symbol else key, ylabel="test accuracy (%)")
     figure.legend(loc="outside lower center", ncols=4)
     return figure
 
 
-def bars(study: Study, rows: style.Rows) -> Figure:
+def bars(study: Study, rows: style.Rows, key: str) -> Figure:
     """Draws the accuracy for each swept value that is no number: Figure 5 of the AMD paper.
 
     Args:
       study: with swept methods.
       rows: the numbers of its methods.
+      key: of the setting, one of `study.sweeps`.
 
     Returns:
-      A figure with a row for each student; the AM loss's terms have the letters of the paper.
-      Whiskers are standard deviations over seeds.
+      A figure with a row for each student but those of other sweeps; the AM loss's terms have the
+      letters of the paper. Whiskers are standard deviations over seeds.
     """
     look = style.looks(study)
-    students = {method: row for method, row in rows.items() if not row.is_teacher}
+    students = {
+        method: row
+        for method, row in rows.items()
+        if method in study.sweeps[key] or not (row.is_teacher or _is_swept(study, method))
+    }
     figure = Figure(figsize=(8.0, 1.1 + 0.34 * len(students)))
     axes = figure.subplots()
     ends = []
@@ -116,6 +113,10 @@ def bars(study: Study, rows: style.Rows) -> Figure:
     axes.set_xlim(low, max(ends) + 0.05 * (max(ends) - low))
     axes.set_xlabel(f"test accuracy (%), from {low:.0f} on")
     return figure
+
+
+def _is_swept(study: Study, method: str) -> bool:
+    return any(method in methods for methods in study.sweeps.values())
 
 
 def _accuracy(row: Row) -> tuple[float, float]:
