@@ -36,6 +36,9 @@ onload = () => {{
     images: [...page.images].map(image => image.naturalWidth),
     sources: [...page.images].map(image => image.currentSrc),
     sections: [...page.querySelectorAll("section")].map(section => section.id),
+    scrolled: [...page.querySelectorAll(".scroll")].filter(
+      area => area.scrollWidth > area.clientWidth
+    ).map(area => area.closest("section").id),
     broken_links: [...page.querySelectorAll("a")].map(a => a.getAttribute("href"))
       .filter(href => !page.querySelector(href)),
     paper: getComputedStyle(page.body).backgroundColor,
@@ -53,6 +56,7 @@ class Seen:
       images: the natural width of each; 0 where it cannot be shown.
       sources: the address of what is shown of each.
       sections: their ids.
+      scrolled: the ids of the sections of those areas that are wider inside than outside.
       broken_links: those that lead nowhere within the page.
       paper: colour of the background.
       console: lines that the page, or loading it, wrote there.
@@ -62,6 +66,7 @@ class Seen:
     images: list[int]
     sources: list[str]
     sections: list[str]
+    scrolled: list[str]
     broken_links: list[str]
     paper: str
     console: list[str]

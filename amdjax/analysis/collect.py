@@ -45,7 +45,8 @@ def collect(
     Args:
       workdir: of a run, finished or not.
       data_dir: where the prepared data lie, if not where the run had them.
-      num_shown: how many images are shown, at least 1: those with the largest `disagreement`.
+      num_shown: how many images are shown, at least 1: those with the largest `disagreement` of
+        each method's first seed.
       indices: shows these test images instead.
 
     Returns:
@@ -71,7 +72,9 @@ def collect(
         missing += _not_compared(networks, answers)
     else:
         missing.append("there is no teacher, so no student's maps are compared with a teacher's")
-    shown = _choose([answer["logits"] for answer in answers], num_shown, indices)
+    pairs = zip(networks, answers, strict=True)
+    first_seeds = {one.method: answer["logits"] for one, answer in reversed(list(pairs))}
+    shown = _choose(list(first_seeds.values()), num_shown, indices)
     images, _ = dataset.test.read(shown)
     batch = EvalBatches(dataset.test, config.batch_size)[0]["image"]
     costs: dict[Kind, tuple[float, float]] = {}
@@ -109,9 +112,11 @@ def collect(
         class_names=dataset.class_names,
         labels=labels,
         shown=shown,
+        disputed=indices is None,
         images=images,
         networks=tuple(finished),
         missing=tuple(missing),
+        config=config.to_dict(),
     )
 
 
@@ -294,7 +299,9 @@ def _empty(workdir: Path, config: ml_collections.ConfigDict, missing: tuple[str,
         class_names=(),
         labels=np.zeros([0], np.int32),
         shown=np.zeros([0], np.int64),
+        disputed=False,
         images=np.zeros([0, 0, 0, 3], np.uint8),
         networks=(),
         missing=missing,
+        config=config.to_dict(),
     )

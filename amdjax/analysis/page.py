@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jinja2
+import markupsafe
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
-from amdjax.analysis.figures import THEMES, Picture, sections, theme
+from amdjax.analysis.figures import THEMES, WIDTHS, Picture, sections, theme
 from amdjax.analysis.scores import Row
 from amdjax.analysis.study import Study
-from amdjax.analysis.table import table
+from amdjax.analysis.table import methods_in_words, table
 from amdjax.logs import write_atomically
 
 _CSS_PIXELS = 96  # of an inch, in a browser
@@ -24,8 +25,8 @@ _LOSSLESS = 300_000  # bytes of a figure in the page; beyond, it is full of phot
 _QUALITY = 85  # of 100
 
 
-class _Images(NamedTuple):
-    """A figure for the page: data URIs, and its size in the browser's pixels."""
+class _Image(NamedTuple):
+    """A figure for one kind of page: data URIs, and its size in the browser's pixels."""
 
     light: str
     dark: str
@@ -59,16 +60,28 @@ def write_report(study: Study, rows: list[Row], folder: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["code"] = _code
     page = environment.get_template("page.html").render(
         study=study,
         rows=by_method,
-        table=table(by_method, len(study.labels)),
+        table=table(by_method, len(study.labels)) if rows else None,
+        methods=methods_in_words(study),
+        config=json.dumps(study.config, indent=2),
         sections=parts,
         images=images,
     )
     write_atomically(folder / "report.json", json.dumps(numbers(study, rows), indent=2) + "\n")
     write_atomically(folder / "index.html", page)
     return folder / "index.html"
+
+
+def _code(sentence: str) -> markupsafe.Markup:
+    """Sets what stands between backquotes as code."""
+    parts = map(markupsafe.escape, sentence.split("`"))
+    return markupsafe.Markup().join(
+        markupsafe.Markup("<code>%s</code>") % part if i % 2 else part
+        for i, part in enumerate(parts)
+    )
 
 
 def numbers(study: Study, rows: list[Row]) -> dict:
@@ -78,24 +91,28 @@ def numbers(study: Study, rows: list[Row]) -> dict:
         "data": study.data,
         "test_images": len(study.labels),
         "shown": study.shown.tolist(),
+        "config": study.config,
         "sweeps": study.sweeps,
         "missing": list(study.missing),
         "methods": [row.to_json() for row in rows],
     }
 
 
-def _images(picture: Picture, folder: Path) -> _Images:
-    """Draws a figure for each theme, and writes the light one."""
-    uris = {}
-    for name in THEMES:
-        with theme(name):
-            figure = picture.draw()
-            image = to_image(figure)
-        if name == "light":
-            image.save(folder / f"{picture.name}.png", optimize=True)
-        uris[name] = f"data:image/webp;base64,{base64.b64encode(to_webp(image)).decode()}"
-    width, height = (round(_CSS_PIXELS * inches) for inches in figure.get_size_inches())
-    return _Images(**uris, width=width, height=height)
+def _images(picture: Picture, folder: Path) -> dict[str, _Image]:
+    """Draws a figure for each width and theme, and writes the wide light one."""
+    images = {}
+    for width in WIDTHS:
+        uris = {}
+        for name in THEMES:
+            with theme(name, width):
+                figure = picture.draw()
+                image = to_image(figure)
+            if (width, name) == ("wide", "light"):
+                image.save(folder / f"{picture.name}.png", optimize=True)
+            uris[name] = f"data:image/webp;base64,{base64.b64encode(to_webp(image)).decode()}"
+        size = (round(_CSS_PIXELS * inches) for inches in figure.get_size_inches())
+        images[width] = _Image(uris["light"], uris["dark"], *size)
+    return images
 
 
 def to_image(figure: Figure) -> Image.Image:

@@ -64,6 +64,12 @@ class Network:
         """Whether it taught the others."""
         return self.method in TEACHERS
 
+    @property
+    def base(self) -> str:
+        """Its method without the value that was swept."""
+        behind = f"-{self.swept.rpartition('.')[2]}="  # see `Phase`
+        return self.method.rpartition(behind)[0] if self.swept else self.method
+
 
 @dataclasses.dataclass(frozen=True)
 class Study:
@@ -76,10 +82,13 @@ class Study:
         are not read, and all arrays are empty.
       labels: int32 [N], of the test split.
       shown: int [K], which test examples are shown as images.
+      disputed: whether these are the ones that the networks disagree on most; else they were
+        asked for.
       images: uint8 [K,H,W,3], these.
       networks: the teachers first, then the students in the order of the config's methods, then
         what other runs left in the workdir.
       missing: sentences about what was looked for and not found.
+      config: that of the workdir's last run.
     """
 
     workdir: Path
@@ -87,9 +96,11 @@ class Study:
     class_names: tuple[str, ...]
     labels: np.ndarray
     shown: np.ndarray
+    disputed: bool
     images: np.ndarray
     networks: tuple[Network, ...]
     missing: tuple[str, ...]
+    config: dict[str, Any]
 
     @property
     def sweeps(self) -> dict[str, tuple[str, ...]]:

@@ -5,6 +5,9 @@ from typing import NamedTuple
 
 from amdjax.analysis.figures.style import as_text
 from amdjax.analysis.scores import Row
+from amdjax.analysis.study import Study
+from amdjax.config import EARLY_TEACHER, TEACHER
+from amdjax.methods import METHODS
 
 
 class Cell(NamedTuple):
@@ -37,17 +40,21 @@ _COLUMNS = {
     "nll": _Column("NLL\n(nats)", 3, 1.0, -1),
     "ece": _Column("ECE\n(%)", 2, 100.0, -1),
     "v_measure": _Column("V-measure", 3, 1.0, 1),
-    "homogeneity": _Column("homogeneity", 3, 1.0, 1),
-    "completeness": _Column("completeness", 3, 1.0, 1),
+    "homogeneity": _Column("homo-\ngeneity", 3, 1.0, 1),
+    "completeness": _Column("complete-\nness", 3, 1.0, 1),
 }
 _NONE = Cell("–")
+_TEACHERS = {
+    TEACHER: "taught the others",
+    EARLY_TEACHER: "teacher that was stopped early, for eskd",
+}
 
 
 def table(rows: dict[str, Row], examples: int) -> Table:
     """Sets the numbers of the methods out in a table.
 
     Args:
-      rows: by method.
+      rows: by method, at least one.
       examples: in the test split.
 
     Returns:
@@ -59,7 +66,7 @@ def table(rows: dict[str, Row], examples: int) -> Table:
     compared = () if baseline is None else (f"top-1 − {baseline}\n(points)", "p")
     headings = ("method", "model", "seeds", _COLUMNS["top1"].heading, *compared)
     headings += tuple(column.heading for name, column in _COLUMNS.items() if name != "top1")
-    headings += ("parameters", "FLOPs", "images/s")
+    headings += ("para-\nmeters", "FLOPs", "images/s")
     best = _best(rows)
     lines = []
     for method, row in rows.items():
@@ -73,21 +80,22 @@ def table(rows: dict[str, Row], examples: int) -> Table:
         cost = (
             Cell(f"{row.parameters:,}"),
             Cell(_with_prefix(row.flops)) if row.flops else _NONE,
-            Cell(f"{row.images_per_s:,.0f}"),
+            Cell(_two_digits(row.images_per_s)),
         )
         comparison = () if baseline is None else _compared(row, examples)
         seeds = Cell(str(len(row.seeds)))
         lines.append((Cell(method), Cell(row.model), seeds, first, *comparison, *others, *cost))
-    return Table(headings, tuple(lines), _notes(rows))
+    return Table(headings, tuple(lines), _notes(rows, examples))
 
 
 def _best(rows: dict[str, Row]) -> dict[str, float]:
+    """The best mean of each column in which the students differ."""
     students = [row for row in rows.values() if not row.is_teacher]
-    if len(students) < 2:
-        return {}
+    means = {name: {row.scores[name].mean for row in students} for name in _COLUMNS}
     return {
-        name: max((row.scores[name].mean for row in students), key=lambda x: column.sign * x)
-        for name, column in _COLUMNS.items()
+        name: max(values, key=lambda x: _COLUMNS[name].sign * x)
+        for name, values in means.items()
+        if len(values) > 1
     }
 
 
@@ -102,16 +110,35 @@ def _compared(row: Row, examples: int) -> tuple[Cell, Cell]:
         return _NONE, _NONE
     return (
         Cell(f"{100 * difference:+.2f}".replace("-", "−")),
-        Cell(f"– ({letter})" if math.isnan(p) else f"{p:.2g} ({letter})"),
+        Cell(f"{'–' if math.isnan(p) else '<0.001' if p < 0.001 else f'{p:.3f}'} ({letter})"),
     )
 
 
-def _notes(rows: dict[str, Row]) -> tuple[str, ...]:
+def methods_in_words(study: Study) -> dict[str, str]:
+    """Returns a line for each method of a study, but for swept values; teachers have theirs too."""
+    lines = {}
+    for network in study.networks:
+        parts = network.base.split("+")
+        if network.is_teacher:
+            lines[network.base] = _TEACHERS[network.base]
+        elif all(part in METHODS for part in parts):
+            lines[network.base] = "; and ".join(METHODS[part].summary for part in parts)
+    return lines
+
+
+def _notes(rows: dict[str, Row], examples: int) -> tuple[str, ...]:
     notes = [
         "Test split, last checkpoint. ECE: 15 bins. V-measure, homogeneity and completeness: of "
         "the predicted against the true classes. FLOPs: of one image's forward pass, as XLA counts "
-        "them; images/s: on the machine that made this report."
+        "them before it optimises; images/s: of whole batches on the machine that made this "
+        "report, measured once for each architecture."
     ]
+    best = max(row.scores["top1"].mean for row in rows.values())
+    error = 100 * math.sqrt(best * (1 - best) / examples)
+    notes.append(
+        f"One test image is {100 / examples:.2g} points of top-1; that these images were drawn and "
+        f"no others makes a standard error of about {error:.2g} points."
+    )
     if any(len(row.seeds) > 1 for row in rows.values()):
         notes.append("With several seeds: mean ± standard deviation (n − 1).")
     if _best(rows):
@@ -127,6 +154,11 @@ def _notes(rows: dict[str, Row]) -> tuple[str, ...]:
             "order of these two networks?)."
         )
     return tuple(notes)
+
+
+def _two_digits(value: float) -> str:
+    """The speed of a machine is not known more exactly."""
+    return f"{float(f'{value:.2g}'):,.0f}"
 
 
 def _with_prefix(value: float) -> str:

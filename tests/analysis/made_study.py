@@ -36,6 +36,7 @@ def made_study(
         class_names=tuple(f"class {label}" for label in range(classes)),
         labels=labels,
         shown=np.arange(shown),
+        disputed=True,
         images=rng.integers(0, 256, [shown, 16, 16, 3], np.uint8),
         networks=tuple(
             _network(
@@ -52,6 +53,7 @@ def made_study(
             for rank, (method, seed) in enumerate(phases)
         ),
         missing=() if with_teacher else ("there is no teacher",),
+        config={"epochs": 3, "losses": {"am": {"margin": 1.35, "scale": 64.0}}},
     )
 
 
@@ -63,9 +65,11 @@ def empty_study() -> Study:
         class_names=(),
         labels=np.zeros([0], np.int32),
         shown=np.zeros([0], np.int64),
+        disputed=False,
         images=np.zeros([0, 0, 0, 3], np.uint8),
         networks=(),
         missing=("no checkpoint of any network",),
+        config={"epochs": 3},
     )
 
 

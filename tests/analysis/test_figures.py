@@ -57,8 +57,11 @@ def test_every_figure_of_any_study_lies_on_its_canvas(name, monkeypatch):
     for section in _sections(study):
         assert section.pictures or section.lacking, section.key
         for picture in section.pictures:
-            with style.theme("light"):
-                assert _outside(picture.draw()) == [], picture.name
+            for width, inches in style.WIDTHS.items():
+                with style.theme("light", width):
+                    figure = picture.draw()
+                    assert _outside(figure) == [], (picture.name, width)
+                assert figure.get_figwidth() <= inches + 0.01, picture.name
             drawn.add(picture.name)
     without = (
         {"distance", "am_accuracy"} if name in ("one_student_one_image", "teacher_alone") else set()
@@ -170,7 +173,7 @@ def test_a_diagram_shows_accuracy_and_confidence():
     assert gap.get_y() + gap.get_height() == pytest.approx(70.0, abs=1e-3)
     assert accuracy.get_x() == gap.get_x() == pytest.approx(100 * 10 / 15)
     assert [bar.get_height() for bar in histogram.patches if bar.get_height()] == [80]
-    assert diagram.get_title() == "kd\nECE 60.00 %"
+    assert diagram.get_title() == "kd\nECE (%) 60.00"
 
 
 def test_a_sweep_is_drawn_in_the_order_of_its_values():
@@ -213,4 +216,7 @@ def test_names_are_broken_and_shortened():
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 1), (5, 5), (6, 3), (8, 4), (11, 4), (30, 5)])
 def test_grids_are_nearly_full(count, columns):
-    assert style.columns(count, 5) == columns
+    with style.theme("light"):
+        assert style.columns(count, 2.7, 5) == columns
+    with style.theme("light", "narrow"):
+        assert style.columns(count, 2.7, 5) == min(count, 2)

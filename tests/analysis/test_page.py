@@ -94,7 +94,7 @@ def test_tests_and_notes_of_the_table(report):
     (test,) = (row.t_test for row in report.rows if row.method == "amd_gl")
     difference, p_value = (cell.text for cell in cells["amd_gl"])
     assert float(difference) == pytest.approx(100 * test.difference, abs=0.005)
-    assert p_value == f"{test.p_value:.2g} (t)"
+    assert p_value == f"{test.p_value:.3f} (t)"
     assert "t-test" in notes and "McNemar" not in notes and "several seeds" in notes
 
     study = made_study(examples=40)
@@ -102,7 +102,7 @@ def test_tests_and_notes_of_the_table(report):
     (test,) = (row.mcnemar for row in score(study) if row.method == "amd_gl")
     difference, p_value = (cell.text for cell in cells["amd_gl"])
     assert float(difference) == pytest.approx(100 * (test.gained - test.lost) / 40)
-    assert p_value == f"{test.p_value:.2g} (M)"
+    assert p_value == f"{test.p_value:.3f} (M)"
     assert "McNemar" in notes and "t-test" not in notes and "several seeds" not in notes
 
 
@@ -118,6 +118,7 @@ def test_the_json_has_the_numbers_of_score(report):
     content = json.loads((report.folder / "report.json").read_text())
     assert content["methods"] == json.loads(json.dumps([row.to_json() for row in report.rows]))
     assert content["missing"] == list(report.study.missing)
+    assert content["config"] == report.study.config
     assert (content["data"], content["test_images"]) == ("made-up", 40)
 
 
@@ -129,6 +130,8 @@ def test_the_figures_are_files_too(report):
             assert image.getpixel((0, 0)) == (255, 255, 255)
             assert image.width <= 1600
     assert len(re.findall("<figure>", report.page)) == FIGURES
+    headings = re.findall(r'<h3 id="(.+?)">', report.page)
+    assert sorted(headings) == sorted(files)
 
 
 def test_the_page_stands_alone(report):
@@ -151,7 +154,9 @@ def test_another_report_takes_the_place_of_the_first(tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["methods"] == []
 
 
-@pytest.mark.parametrize(("width", "dark"), [(400, False), (1400, False), (1400, True)])
+@pytest.mark.parametrize(
+    ("width", "dark"), [(400, False), (400, True), (1400, False), (1400, True)]
+)
 def test_a_browser_shows_the_page(report, width, dark):
     seen = look(report.folder / "index.html", width, dark)
     assert seen.console == []
@@ -160,8 +165,14 @@ def test_a_browser_shows_the_page(report, width, dark):
     assert seen.sections == SECTIONS
     assert seen.broken_links == []
     assert seen.paper == ("rgb(21, 24, 28)" if dark else "rgb(255, 255, 255)")
-    chosen = re.findall(r'srcset="(.+?)"' if dark else r'<img src="(.+?)"', report.page)
-    assert seen.sources == chosen
+    assert seen.scrolled == (["table"] if width < 1400 else [])
+    kinds = {
+        (400, False): r'\(max-width: 640px\)" srcset="(.+?)"',
+        (400, True): r'\(max-width: 640px\) and \(.+?\)" srcset="(.+?)"',
+        (1400, False): r'<img src="(.+?)"',
+        (1400, True): r'"\(prefers-color-scheme: dark\)" srcset="(.+?)"',
+    }
+    assert seen.sources == re.findall(kinds[width, dark], report.page)
 
 
 def test_a_browser_sees_what_is_wrong(tmp_path):

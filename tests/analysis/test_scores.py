@@ -50,9 +50,11 @@ def _study(*networks, labels=LABELS, classes=10):
         class_names=tuple(map(str, range(classes))),
         labels=labels,
         shown=np.zeros(0, int),
+        disputed=False,
         images=np.zeros((0, 1, 1, 3), np.uint8),
         networks=networks,
         missing=(),
+        config={},
     )
 
 

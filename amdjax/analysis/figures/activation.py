@@ -1,6 +1,7 @@
 """Figures of where networks look: attention maps, Grad-CAM, and their distance to the teacher."""
 
 import itertools
+import math
 from typing import NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from amdjax.analysis.scores import Score
 from amdjax.analysis.study import Study
 
 _TILES = 240  # in one figure, at most: of many networks fewer images are shown
-_PER_LINE = 15  # tiles side by side, without the image
+_PER_LINE = {"wide": 15, "narrow": 5}  # tiles side by side, without the image
 _INCHES = 0.8  # of a tile's side, at most
 _PIXELS = 96  # of a tile's side
 _GAP = 0.07  # between tiles, in tiles, as all that follows
@@ -24,10 +25,8 @@ _LEVEL_GAP = 0.3
 _NAMES = 1.15  # left of the images
 _LINE = 0.22  # of a heading
 _SCALE = 0.6
-_LETTERS = 9  # of a name, in one line of a heading
-_LEAST_WIDTH = 7.2  # that the scale needs
+_LETTERS = {"wide": 9, "narrow": 6}  # of a name, in one line of a heading
 _COLORS = "inferno"  # as those of `overlay`
-_WRONG = "#D55E00"
 
 
 class _Column(NamedTuple):
@@ -37,7 +36,7 @@ class _Column(NamedTuple):
       level: the place in the network, with the size of its maps.
       name: the method.
       tiles: float [K,P,P,3], from 0 to 1.
-      notes: what stands below the tiles, or nothing.
+      notes: what stands below each tile, or "".
       wrong: bool [K], whether a note tells of a mistake.
     """
 
@@ -57,6 +56,8 @@ def images_shown(study: Study) -> int:
 def attention_maps(study: Study) -> Figure:
     """Draws the attention maps of the shown images: rows are images, columns networks.
 
+    Below each of a student's stands its cosine with the teacher's.
+
     Args:
       study: with at least one image and one network.
 
@@ -70,9 +71,17 @@ def attention_maps(study: Study) -> Figure:
         for network in style.firsts(study):
             maps = network.maps[place][:count]
             tiles = paint(_resize(np.asarray(to_unit(maps))))[..., :3]
-            level = f"{place} ({maps.shape[1]}×{maps.shape[2]})"
-            columns.append(_Column(level, network.method, tiles, (), np.zeros(count, bool)))
-    return _sheet(study, columns, "attention, each map from its least to its greatest value")
+            notes = ("",) * count
+            if place in network.similarity:
+                cosines = network.similarity[place][study.shown[:count]]
+                notes = tuple(f"{cosine:.2f}" for cosine in cosines)
+            columns.append(
+                _Column(_level(place, maps), network.method, tiles, notes, np.zeros(count, bool))
+            )
+    colors = paint(np.linspace(0, 1, 256))[None, :, :3]
+    return _sheet(
+        study, columns, colors, "attention, each map from its least to its greatest value"
+    )
 
 
 def grad_cams(study: Study) -> Figure:
@@ -95,9 +104,16 @@ def grad_cams(study: Study) -> Figure:
             tiles = overlay(images, heat)
             predicted = network.logits[study.shown[:count]].argmax(-1)
             notes = tuple(_short(study.class_names[label]) for label in predicted)
-            level = f"{place} ({cams.shape[1]}×{cams.shape[2]})"
-            columns.append(_Column(level, network.method, tiles, notes, predicted != truth))
-    return _sheet(study, columns, "evidence, each map from its least to its greatest value")
+            columns.append(
+                _Column(_level(place, cams), network.method, tiles, notes, predicted != truth)
+            )
+    ground = np.stack([np.zeros((256, 3)), np.ones((256, 3))])  # a black image and a white one
+    colors = overlay(ground, np.stack([np.linspace(0, 1, 256)] * 2))
+    return _sheet(study, columns, colors, "evidence, each map from its least to its greatest value")
+
+
+def _level(place: str, maps: np.ndarray) -> str:
+    return f"{style.LEVELS[place]}, {maps.shape[1]}×{maps.shape[2]}"
 
 
 def _places(study: Study) -> list[str]:
@@ -123,31 +139,34 @@ def _short(name: str, length: int = 11) -> str:
 
 def _lines(columns: list[_Column]) -> list[list[_Column]]:
     """Columns that stand side by side: all of them, or else those of one level, as many as fit."""
-    if len(columns) <= _PER_LINE:
+    fitting = _PER_LINE[style.page()]
+    if len(columns) <= fitting:
         return [columns]
     lines = []
     for _, level in itertools.groupby(columns, key=lambda column: column.level):
         level = list(level)
-        lines += [level[i : i + _PER_LINE] for i in range(0, len(level), _PER_LINE)]
+        most = math.ceil(len(level) / math.ceil(len(level) / fitting))
+        lines += [level[i : i + most] for i in range(0, len(level), most)]
     return lines
 
 
-def _sheet(study: Study, columns: list[_Column], scale: str) -> Figure:
+def _sheet(study: Study, columns: list[_Column], colors: np.ndarray, scale: str) -> Figure:
     """Lays tiles out exactly, in units of a tile, from the top."""
     count = len(columns[0].tiles)
-    pitch = 1.0 + _GAP + (_NOTE if columns[0].notes else 0.0)
+    pitch = 1.0 + _GAP + _NOTE
     heading = _LINE * (2.0 + _heading_lines(columns))
     lines = _lines(columns)
     offsets = [_offsets(line) for line in lines]
-    width = max(*(edges[-1] + 1.0 + _GAP for edges in offsets), _LEAST_WIDTH)
+    width = max(edges[-1] + 1.0 + _GAP for edges in offsets)
+    width = max(width, (4.0 if style.is_narrow() else 6.0) / _INCHES)
     line_height = heading + count * pitch + 2 * _GAP
     height = len(lines) * line_height + _SCALE
-    inches = min(_INCHES, style.WIDTH / width)
+    inches = min(_INCHES, style.page_width() / width)
     figure = Figure(figsize=(inches * width, inches * height), layout="none")
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     for index, (line, at) in enumerate(zip(lines, offsets, strict=True)):
         _line(axes, study, line, at, index * line_height + heading, pitch)
-    _scale(axes, scale, height - 0.38)
+    _scale(axes, colors, scale, height - 0.38)
     axes.set(xlim=(0.0, width), ylim=(height, 0.0), aspect="auto")
     axes.axis("off")
     return figure
@@ -166,16 +185,20 @@ def _line(
     axes: Axes, study: Study, line: list[_Column], offsets: list[float], top: float, pitch: float
 ) -> None:
     count = len(line[0].tiles)
-    names = [_short(study.class_names[label]) for label in study.labels[study.shown[:count]]]
+    shown = study.shown[:count]
+    names = [
+        f"{_short(study.class_names[label])}\nno. {number}"
+        for number, label in zip(shown, study.labels[shown], strict=True)
+    ]
     images = _resize(study.images[:count] / 255.0)
     _heading(axes, "image", offsets[0] + 0.5, top)
     for row, name in enumerate(names):
         place = {"x": _NAMES - 0.1, "y": top + row * pitch + 0.5}
-        axes.text(**place, s=name, ha="right", va="center", parse_math=False)
+        axes.text(**place, s=name, ha="right", va="center", fontsize=8, parse_math=False)
         _tile(axes, images[row], offsets[0], top + row * pitch)
     edges = offsets[1:]
     for column, left in zip(line, edges, strict=True):
-        _heading(axes, style.wrapped(column.name, _LETTERS), left + 0.5, top)
+        _heading(axes, style.wrapped(column.name, _LETTERS[style.page()]), left + 0.5, top)
         for row, tile in enumerate(column.tiles):
             _tile(axes, tile, left, top + row * pitch)
         for row, note in enumerate(column.notes):
@@ -187,7 +210,7 @@ def _line(
                 va="top",
                 parse_math=False,
                 fontsize=7.5,
-                color=_WRONG if column.wrong[row] else style.ink(),
+                color=style.wrong() if column.wrong[row] else style.ink(),
                 fontweight="bold" if column.wrong[row] else "normal",
             )
     placed = zip(line, edges, strict=True)
@@ -201,13 +224,14 @@ def _line(
 
 def _heading_lines(columns: list[_Column]) -> int:
     """How many lines the longest heading has."""
-    return 1 + max(style.wrapped(column.name, _LETTERS).count("\n") for column in columns)
+    letters = _LETTERS[style.page()]
+    return 1 + max(style.wrapped(column.name, letters).count("\n") for column in columns)
 
 
 def _heading(axes: Axes, text: str, middle: float, top: float) -> None:
     """Line by line, since letters that reach below the line would lift the whole text."""
     words = text.split("\n")
-    size = 8.0 * min(1.0, _LETTERS / max(map(len, words)))
+    size = 8.0 * min(1.0, _LETTERS[style.page()] / max(map(len, words)))
     for row, line in enumerate(reversed(words)):
         axes.text(middle, top - 0.1 - _LINE * row, line, ha="center", fontsize=size)
 
@@ -216,11 +240,12 @@ def _tile(axes: Axes, tile: np.ndarray, left: float, top: float) -> None:
     axes.imshow(tile, extent=(left, left + 1.0, top + 1.0, top), interpolation="antialiased")
 
 
-def _scale(axes: Axes, text: str, top: float) -> None:
-    """The colours, from least to greatest."""
-    colors = mpl.colormaps[_COLORS](np.linspace(0, 1, 256))[None, :, :3]
-    axes.imshow(colors, extent=(_NAMES, _NAMES + 1.5, top + 0.2, top))
-    axes.text(_NAMES + 1.6, top + 0.1, text, va="center", fontsize=8.5)
+def _scale(axes: Axes, colors: np.ndarray, text: str, top: float) -> None:
+    """The colours [h,w,3], from least to greatest."""
+    left = 0.1 if style.is_narrow() else _NAMES
+    axes.imshow(colors, extent=(left, left + 1.5, top + 0.24, top), interpolation="nearest")
+    size = 7.0 if style.is_narrow() else 8.5
+    axes.text(left + 1.6, top + 0.12, text, va="center", fontsize=size)
 
 
 def distances(study: Study, rows: style.Rows) -> Figure:
@@ -236,17 +261,22 @@ def distances(study: Study, rows: style.Rows) -> Figure:
     """
     compared = {method: row for method, row in rows.items() if row.similarity}
     places = list(dict.fromkeys(place for row in compared.values() for place in row.similarity))
-    figure = Figure(figsize=(style.WIDTH, 2 * (0.85 + 0.27 * len(compared))))
-    grid = figure.subplots(2, len(places), squeeze=False, sharey=True)
-    for cosine, am, place in zip(*grid, places, strict=True):
+    height = 0.85 + style.row_height(0.27) * len(compared)
+    if style.is_narrow():
+        figure = Figure(figsize=(style.page_width(), 2 * height * len(places)))
+        grid = figure.subplots(2 * len(places), 1, sharey=True).reshape(len(places), 2)
+    else:
+        figure = Figure(figsize=(style.page_width(), 2 * height))
+        grid = figure.subplots(2, len(places), squeeze=False, sharey=True).T
+    # One unit for all levels, so that their numbers can be compared.
+    largest = max(score.mean for row in compared.values() for score in row.am_distance.values())
+    exponent = int(np.floor(np.log10(largest))) if largest > 0 else 0
+    for (cosine, am), place in zip(grid, places, strict=True):
         _bars(cosine, study, {m: row.similarity.get(place) for m, row in compared.items()}, 0)
-        cosine.set(title=place, xlabel="mean cosine")
+        cosine.set(title=style.level(place), xlabel="mean cosine")
         cosine.set(xlim=(0.0, 1.0), xticks=np.linspace(0.0, 1.0, 5))
-        losses = {method: row.am_distance.get(place) for method, row in compared.items()}
-        largest = max(score.mean for score in losses.values() if score is not None)
-        exponent = int(np.floor(np.log10(largest))) if largest > 0 else 0
-        _bars(am, study, losses, exponent)
-        am.set_xlabel(f"AM loss ($10^{{{exponent}}}$)")
+        _bars(am, study, {m: row.am_distance.get(place) for m, row in compared.items()}, exponent)
+        am.set(title=style.level(place), xlabel=f"AM loss / $10^{{{exponent}}}$")
     return figure
 
 
@@ -259,5 +289,5 @@ def _bars(axes: Axes, study: Study, scores: dict[str, Score | None], exponent: i
         mean, std = factor * score.mean, factor * (score.std or 0.0)
         color = look[method].color
         axes.barh(row, mean, 0.7, color=color, xerr=std or None, ecolor=style.ink(), capsize=2)
-        style.at_right(axes, row, style.as_text(score, 2 if exponent else 4, factor))
+        style.at_right(axes, row, style.as_text(score, 3, factor))
     style.name_rows(axes, list(scores))

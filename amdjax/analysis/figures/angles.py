@@ -13,34 +13,46 @@ from amdjax.analysis.study import Study
 _BINS = 90  # of two degrees
 
 
-def map_angles(study: Study) -> Figure:
+def map_angles(study: Study, rows: style.Rows) -> Figure:
     """Draws the distribution of the angle between positive and negative map, for each level.
 
     Args:
       study: with at least one network.
+      rows: the numbers of its methods.
 
     Returns:
-      A figure with a panel for each level, and in it a row for each method's first seed, its median
-      marked.
+      A figure with a panel for each level, and in it a row for each method: the angles of all its
+      seeds, the mean marked and written down.
     """
-    networks, look = style.firsts(study), style.looks(study)
-    places = list(networks[0].angles)
-    figure = Figure(figsize=(style.WIDTH, 1.0 + 0.36 * len(networks)))
-    grid = figure.subplots(1, len(places), squeeze=False, sharey=True)[0]
+    methods, look = style.by_method(study), style.looks(study)
+    places = list(study.networks[0].angles)
+    height = 1.0 + style.row_height(0.36) * len(methods)
+    if style.is_narrow():
+        figure = Figure(figsize=(style.page_width(), height * len(places)))
+        grid = figure.subplots(len(places), 1, squeeze=False, sharex=True)[:, 0]
+    else:
+        figure = Figure(figsize=(style.page_width(), height))
+        grid = figure.subplots(1, len(places), squeeze=False, sharex=True)[0]
     for axes, place in zip(grid, places, strict=True):
+        angles = [
+            np.concatenate([network.angles[place] for network in networks])
+            for networks in methods.values()
+        ]
         violins = axes.violinplot(
-            [network.angles[place] for network in networks],
-            range(len(networks)),
+            angles,
+            range(len(methods)),
             orientation="horizontal",
             widths=0.85,
             showextrema=False,
-            showmedians=True,
+            showmeans=True,
         )
-        for body, network in zip(violins["bodies"], networks, strict=True):
-            body.set(facecolor=look[network.method].color, alpha=0.75, linewidth=0)
-        violins["cmedians"].set(color=style.ink(), linewidth=1.2)
-        axes.set(title=place, xlabel="angle of positive and negative map (°)")
-        style.name_rows(axes, [network.method for network in networks])
+        for row, (method, body) in enumerate(zip(methods, violins["bodies"], strict=True)):
+            body.set(facecolor=look[method].color, alpha=0.75, linewidth=0)
+            style.at_right(axes, row, f"{style.as_text(rows[method].angles[place], 1)}°")
+        violins["cmeans"].set(color=style.ink(), linewidth=1.2)
+        axes.set(title=style.level(place), xlabel="angle of positive and negative map (°)")
+        style.name_rows(axes, list(methods))
+        axes.tick_params(labelbottom=True, labelleft=style.is_narrow() or axes is grid[0])
     return figure
 
 
@@ -48,17 +60,19 @@ def class_distances(study: Study) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Measures the geodesic distances of embeddings within and between classes.
 
     Returns:
-      method -> (intra, inter) of its first seed, float64 arrays in degrees, of the examples that
+      method -> (intra, inter) of all its seeds, float64 arrays in degrees, of the examples that
       the numbers are of.
     """
     sample = class_sample(study.labels, len(study.class_names))
-    return {
-        network.method: tuple(
-            np.rad2deg(part)
-            for part in geodesic_distances(network.embedding[sample], study.labels[sample])
+    distances = {}
+    for method, networks in style.by_method(study).items():
+        pairs = [
+            geodesic_distances(one.embedding[sample], study.labels[sample]) for one in networks
+        ]
+        distances[method] = tuple(
+            np.rad2deg(np.concatenate(parts)) for parts in zip(*pairs, strict=True)
         )
-        for network in style.firsts(study)
-    }
+    return distances
 
 
 def geodesic(
@@ -72,16 +86,18 @@ def geodesic(
       distances: from `class_distances`, with pairs of both kinds.
 
     Returns:
-      A figure with a row for each method; means are marked, and those over the seeds written down.
+      A figure with a row for each method, the means of both kinds marked and written down.
     """
     look = style.looks(study)
-    figure = Figure(figsize=(9.5, 1.2 + 0.55 * len(distances)))
+    width = min(9.5, style.page_width())
+    figure = Figure(figsize=(width, 1.2 + style.row_height(0.55) * len(distances)))
     axes = figure.subplots()
     edges = np.linspace(0.0, 180.0, _BINS + 1)
     for row, (method, parts) in enumerate(distances.items()):
         color, base = look[method].color, row + 0.42
         shapes = [np.histogram(part, edges, density=True)[0] for part in parts]
-        unit = 0.85 / max(shape.max() for shape in shapes)
+        # On narrow pages there is text between the rows.
+        unit = (0.6 if style.is_narrow() else 0.85) / max(shape.max() for shape in shapes)
         for part, shape, filled in zip(parts, shapes, (True, False), strict=True):
             axes.stairs(
                 base - unit * shape,
@@ -93,15 +109,18 @@ def geodesic(
                 linewidth=1.5,
             )
             axes.plot([part.mean()] * 2, [base, base - 0.3], color=style.ink(), linewidth=1.6)
-        means = (rows[method].scores[name] for name in ("geodesic_intra", "geodesic_inter"))
-        style.at_right(axes, row, "   ".join(f"{style.as_text(mean, 1)}°" for mean in means))
+        intra, inter = (
+            style.as_text(rows[method].scores[name], 1)
+            for name in ("geodesic_intra", "geodesic_inter")
+        )
+        style.at_right(axes, row, f"one {intra}°,  two {inter}°")
     style.name_rows(axes, list(distances))
     far = max(np.percentile(inter, 99.9) for _, inter in distances.values())
     axes.set(xlim=(0.0, min(180.0, 1.05 * far)), xlabel="geodesic distance of two embeddings (°)")
     handles = [
         Patch(facecolor=style.ink(), alpha=0.6, label="of one class"),
         Patch(facecolor="none", edgecolor=style.ink(), label="of two classes"),
-        Line2D([], [], color=style.ink(), label="their means, at the right in numbers"),
+        Line2D([], [], color=style.ink(), label="mean"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3)
+    figure.legend(handles=handles, loc="outside upper center", ncols=2 if style.is_narrow() else 3)
     return figure

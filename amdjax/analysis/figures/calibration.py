@@ -1,6 +1,5 @@
 """Figures of calibration: Guo et al., On calibration of modern neural networks, ICML 2017."""
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -25,9 +24,9 @@ def reliability_diagrams(study: Study, rows: style.Rows) -> Figure:
       A figure with two panels for each method.
     """
     networks, look = style.firsts(study), style.looks(study)
-    columns = style.columns(len(networks), most=5)
+    columns = style.columns(len(networks), width=2.7, most=5)
     lines = -(-len(networks) // columns)
-    width = min(2.7, style.WIDTH / columns)
+    width = min(2.7, style.page_width() / columns)
     figure = Figure(figsize=(width * columns, 3.6 * lines + 0.4))
     grid = figure.add_gridspec(2 * lines, columns, height_ratios=[2.4, 1] * lines)
     for i, network in enumerate(networks):
@@ -37,8 +36,8 @@ def reliability_diagrams(study: Study, rows: style.Rows) -> Figure:
         result = reliability(network.logits, study.labels)
         _diagram(diagram, result, look[network.method].color)
         _histogram(histogram, result, look[network.method].color)
-        ece = style.as_text(rows[network.method].scores["ece"], 2, 100)
-        diagram.set_title(f"{style.wrapped(network.method)}\nECE {ece} %")
+        ece = style.of_first(rows[network.method].scores["ece"], 2, 100)
+        diagram.set_title(f"{style.wrapped(network.method)}\nECE (%) {ece}")
         if column == 0:
             diagram.set_ylabel("accuracy (%)")
             histogram.set_ylabel("images")
@@ -63,19 +62,19 @@ def _diagram(axes: Axes, result: Reliability, color: str) -> None:
     left, accuracy = left[filled], 100 * result.accuracy[filled]
     gap = 100 * result.confidence[filled] - accuracy
     axes.bar(left, accuracy, width, align="edge", color=color, edgecolor=style.paper())
-    # The veil keeps the hatching visible on every colour.
-    veil = mpl.colors.to_rgba(style.paper(), 0.5)
-    axes.bar(
-        left,
-        gap,
-        width,
-        accuracy,
-        align="edge",
-        facecolor=veil,
-        edgecolor=style.ink(),
-        hatch="/////",
-        linewidth=0.8,
-    )
+    # Over the bar itself the hatching has the colour of paper, which can be seen on all others.
+    for over, hatching in ((gap < 0, style.paper()), (gap >= 0, style.ink())):
+        axes.bar(
+            left[over],
+            gap[over],
+            width,
+            accuracy[over],
+            align="edge",
+            facecolor="none",
+            edgecolor=hatching,
+            hatch="/////",
+            linewidth=0.8,
+        )
     axes.plot([0, 100], [0, 100], color=style.ink(), linestyle=(0, (4, 2)), linewidth=1.1)
     axes.set(xlim=(0, 100), ylim=(0, 102), xticks=range(0, 101, 25), yticks=range(0, 101, 25))
     axes.tick_params(labelbottom=False)
@@ -87,6 +86,7 @@ def _histogram(axes: Axes, result: Reliability, color: str) -> None:
     # Most predictions are sure: on a linear axis one bar would be all that is seen.
     axes.set_yscale("log")
     axes.set_ylim(0.5, 2.0 * result.count.sum())
+    axes.yaxis.set_major_formatter("{x:,.0f}")
 
 
 def temperature_scaling(study: Study, rows: style.Rows) -> Figure:
@@ -97,19 +97,31 @@ def temperature_scaling(study: Study, rows: style.Rows) -> Figure:
       rows: the numbers of its methods.
 
     Returns:
-      A figure with one row for each method, the temperature at its right.
+      A figure with one row for each method; whiskers are standard deviations over seeds.
     """
     look = style.looks(study)
-    figure = Figure(figsize=(8.0, 1.1 + 0.3 * len(rows)))
+    width = min(9.5, style.page_width())
+    figure = Figure(figsize=(width, 1.1 + style.row_height(0.3) * len(rows)))
     axes = figure.subplots()
     circle = {"marker": "o", "markersize": 8, "markeredgewidth": 1.8, "linestyle": "none"}
     for line, (method, row) in enumerate(rows.items()):
         color = look[method].color
-        before, after = (100 * row.scores[name].mean for name in ("ece_before", "ece_after"))
-        axes.plot([before, after], [line, line], color=color, linewidth=2, alpha=0.6)
-        axes.plot(before, line, color=color, markerfacecolor=style.paper(), **circle)
-        axes.plot(after, line, color=color, **circle)
-        style.at_right(axes, line, f"T = {style.as_text(row.scores['temperature'], 2)}")
+        scores = [row.scores[name] for name in ("ece_before", "ece_after")]
+        axes.plot([100 * score.mean for score in scores], [line] * 2, color=color, linewidth=2)
+        for score, face in zip(scores, (style.paper(), color), strict=True):
+            axes.errorbar(
+                100 * score.mean,
+                line,
+                xerr=None if score.std is None else 100 * score.std,
+                color=color,
+                markerfacecolor=face,
+                elinewidth=1.2,
+                capsize=3,
+                **circle,
+            )
+        before, after = (style.as_text(score, 1, 100) for score in scores)
+        temperature = style.as_text(row.scores["temperature"], 2)
+        style.at_right(axes, line, f"{before} → {after}   T = {temperature}")
     style.name_rows(axes, list(rows))
     axes.set_xlim(left=0)
     axes.set_xlabel("ECE on the held-out half (%)")

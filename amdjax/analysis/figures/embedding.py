@@ -4,6 +4,7 @@ import matplotlib.patheffects
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.linalg import orthogonal_procrustes
 from tqdm import tqdm
 
 from amdjax.analysis.embedding import pca, singular_values, tsne
@@ -13,7 +14,7 @@ from amdjax.analysis.study import Network, Study
 _EXAMPLES = (200, 600)  # that are shown of each network; t-SNE lays 600 out in two seconds
 _ALL_EXAMPLES = 6000  # of all networks
 _DIGIT = (0.04, 0.07)  # width and height of a class number's digit, as shares of a panel
-_PANEL = {"width": 2.7, "ratio": 1.13, "most": 5}
+_PANEL = {"width": 2.7, "ratio": 1.25, "most": 5}
 
 
 def sample(study: Study) -> np.ndarray:
@@ -43,13 +44,19 @@ def layouts(networks: tuple[Network, ...], examples: np.ndarray) -> dict[str, np
       examples: int [n], indices of those to lay out, from `sample`.
 
     Returns:
-      name of the network -> float32 [n,2].
+      name of the network -> float [n,2], turned and mirrored so that it lies as near as it can to
+      the first one's: only the distances within a layout mean anything.
 
     Raises:
       UserError: on fewer than four examples, or embeddings that are all equal or not finite.
     """
     bar = tqdm(networks, "t-SNE", unit=" networks", leave=False, disable=None)
-    return {network.name: tsne(network.embedding[examples], seed=0) for network in bar}
+    points = {network.name: tsne(network.embedding[examples], seed=0) for network in bar}
+    centred = {name: layout - layout.mean(0) for name, layout in points.items()}
+    first = next(iter(centred.values()))
+    return {
+        name: layout @ orthogonal_procrustes(layout, first)[0] for name, layout in centred.items()
+    }
 
 
 def tsne_panels(
@@ -70,7 +77,7 @@ def tsne_panels(
     figure, grid = style.panels(len(networks), **_PANEL)
     for axes, network in zip(grid, networks, strict=True):
         _scatter(axes, layout[network.name], labels)
-        v_measure = style.as_text(rows[network.method].scores["v_measure"], 3)
+        v_measure = style.of_first(rows[network.method].scores["v_measure"], 3)
         axes.set(title=style.wrapped(network.method), xlabel=f"V {v_measure}")
     return figure
 
@@ -87,8 +94,11 @@ def pca_panels(study: Study, examples: np.ndarray) -> Figure:
     """
     networks, labels = style.firsts(study), study.labels[examples]
     figure, grid = style.panels(len(networks), **_PANEL)
+    first_points = pca(networks[0].embedding)[0]
     for axes, network in zip(grid, networks, strict=True):
         points, explained = pca(network.embedding)
+        # The sign of a component means nothing: that which is nearer to the first network's.
+        points = points * np.where((points * first_points).sum(0) < 0, -1.0, 1.0)
         _scatter(axes, points[examples], labels)
         first, second = 100 * explained
         axes.set(
@@ -100,9 +110,12 @@ def pca_panels(study: Study, examples: np.ndarray) -> Figure:
 
 
 def _scatter(axes: Axes, points: np.ndarray, labels: np.ndarray) -> None:
-    """Points in the colours of their classes, the numbers of these at the centres."""
-    low, span = points.min(0), np.maximum(np.ptp(points, axis=0), 1e-12)
-    points = (points - low) / span
+    """Points in the colours of their classes, the numbers of these at the centres.
+
+    Both axes have one scale.
+    """
+    low, high = points.min(0), points.max(0)
+    points = 0.5 + (points - (low + high) / 2) / max((high - low).max(), 1e-12)
     classes = np.unique(labels)
     room = np.array(_DIGIT) * (len(str(classes[-1])), 1)
     outline = matplotlib.patheffects.withStroke(linewidth=2.6, foreground=style.paper())
@@ -124,7 +137,7 @@ def _scatter(axes: Axes, points: np.ndarray, labels: np.ndarray) -> None:
             fontweight="bold",
             path_effects=[outline],
         )
-    axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), xticks=[], yticks=[])
+    axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), xticks=[], yticks=[], aspect="equal")
     axes.spines[:].set_visible(True)
 
 
@@ -138,7 +151,7 @@ def spectrum(study: Study) -> Figure:
       A figure of one panel.
     """
     look, networks = style.looks(study), style.firsts(study)
-    figure = Figure(figsize=(8.0, 3.8))
+    figure = Figure(figsize=(min(8.0, style.page_width()), 3.8))
     axes = figure.subplots()
     smallest = 1.0
     for network in networks:

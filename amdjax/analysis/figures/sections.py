@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from amdjax.analysis.figures import (
@@ -15,10 +16,13 @@ from amdjax.analysis.figures import (
     sweeps,
     training,
 )
+from amdjax.analysis.scores import class_sample
 from amdjax.analysis.study import Study
 from amdjax.errors import UserError
 
-_NO_NETWORK = "Nothing to show yet: train a network with python -m amdjax.main --workdir={workdir}."
+_NO_NETWORK = (
+    "Nothing to show yet: train a network with `python -m amdjax.main --workdir={workdir}`."
+)
 
 
 class Picture(NamedTuple):
@@ -26,12 +30,14 @@ class Picture(NamedTuple):
 
     Attributes:
       name: of its file, without the extension.
+      title: heading.
       alt: what can be seen, for those who cannot see it.
       caption: how to read it.
       draw: makes the figure in the present theme, see `style.theme`.
     """
 
     name: str
+    title: str
     alt: str
     caption: str
     draw: Callable[[], Figure]
@@ -81,19 +87,23 @@ def _calibration(study: Study, rows: style.Rows) -> _Content:
     return (
         Picture(
             "reliability",
+            "Reliability",
             f"Reliability diagram and confidence histogram of {_methods(rows)}.",
             "Accuracy of the predictions in each of 15 bins of confidence, on the test split. "
-            "Hatched: the gap to the mean confidence of the bin; a bar above the diagonal is too "
-            "modest, one below it too sure. ECE: the mean gap, weighted by the images in a bin. "
-            f"Below: images in each bin, on a logarithmic axis.{_first_seeds(rows)}",
+            "Hatched: the gap to the mean confidence of the bin, white on the bar where the "
+            "network is too modest, dark above it where it is too sure. ECE: the mean gap, "
+            "weighted by the images in a bin. Below: images in each bin, on a logarithmic axis; a "
+            f"bin of few says little.{_first_seeds(rows)}{_in_parentheses(rows)}",
             functools.partial(calibration.reliability_diagrams, study, rows),
         ),
         Picture(
             "temperature",
+            "Temperature scaling",
             f"Calibration error before and after temperature scaling of {_methods(rows)}.",
-            "Temperature scaling: T is fitted on a random half of the test split by the "
-            "likelihood; the calibration errors are those of the other half. T above 1 means that "
-            f"a network was too sure of itself.{_over_seeds(rows)}",
+            "T is fitted on a random half of the test split by the likelihood; the calibration "
+            f"errors are those of the other half, {len(study.labels) - len(study.labels) // 2:,} "
+            "images (of fewer images an ECE comes out larger). T above 1 means that a network was "
+            f"too sure of itself, below 1 that it was too modest.{_over_seeds(rows)}",
             functools.partial(calibration.temperature_scaling, study, rows),
         ),
     ), ()
@@ -108,6 +118,7 @@ def _embedding(study: Study, rows: style.Rows) -> _Content:
     )
     if classes < len(study.class_names):
         shown += f" ({classes} of the {len(study.class_names)} classes, where there is room)"
+    shown += _numbered(study, examples)
     pictures, lacking = [], []
     try:
         layout = embedding.layouts(style.firsts(study), examples)
@@ -117,15 +128,18 @@ def _embedding(study: Study, rows: style.Rows) -> _Content:
         pictures.append(
             Picture(
                 "tsne",
+                "t-SNE",
                 f"t-SNE of the embeddings of {_methods(rows)}.",
-                f"t-SNE of the embeddings. {shown}. V: V-measure of the predicted against the true "
-                f"classes, all test images.{_first_seeds(rows)}",
+                f"{shown}. Layouts are turned to lie as the first one's; only neighbourhoods mean "
+                "anything. V: V-measure of the predicted against the true classes, all test "
+                f"images.{_first_seeds(rows)}{_in_parentheses(rows)}",
                 functools.partial(embedding.tsne_panels, study, rows, layout, examples),
             )
         )
     pictures += [
         Picture(
             "pca",
+            "Principal components",
             f"First two principal components of the embeddings of {_methods(rows)}.",
             f"The first two principal components, with the share of the variance that each "
             f"explains. {shown}.{_first_seeds(rows)}",
@@ -133,6 +147,7 @@ def _embedding(study: Study, rows: style.Rows) -> _Content:
         ),
         Picture(
             "spectrum",
+            "Spectrum",
             f"Singular values of the centred embeddings of {_methods(rows)}, in one plot.",
             "Singular values of the centred embeddings, divided by the largest: the faster they "
             f"fall, the fewer dimensions a network uses.{_first_seeds(rows)}",
@@ -146,20 +161,28 @@ def _activation(study: Study, rows: style.Rows) -> _Content:
     pictures, lacking = [], []
     shown = activation.images_shown(study)
     if shown:
+        images = "those test images on which the networks disagree most"
+        if not study.disputed:
+            images = "the test images that were asked for"
         of = f"{shown} test images (rows) by {_methods(rows)} (columns)"
         pictures += [
             Picture(
                 "attention",
+                "Attention maps",
                 f"Attention maps of {of}, at the low, middle and high level.",
-                "Attention maps (the sum of squares over the channels) of test images, at the low, "
-                f"middle and high level. At the left: the true class.{_first_seeds(rows)}",
+                f"Attention maps (the sum of squares over the channels) of {images}, at the low, "
+                "middle and high level (stage1, stage2, stage3). At the left: the true class and "
+                "the number of the image. Below a map: its cosine with the teacher's."
+                f"{_first_seeds(rows)}",
                 functools.partial(activation.attention_maps, study),
             ),
             Picture(
                 "gradcam",
+                "Grad-CAM",
                 f"Grad-CAM of {of}, at the low, middle and high level.",
-                "Grad-CAM: what in a feature map speaks for the predicted class, which stands "
-                f"below; ✗ marks a mistake.{_first_seeds(rows)}",
+                f"What in a feature map speaks for the predicted class, over {images}. At the "
+                "left: the true class. Below: the predicted one; ✗ marks a mistake."
+                f"{_first_seeds(rows)}",
                 functools.partial(activation.grad_cams, study),
             ),
         ]
@@ -169,11 +192,12 @@ def _activation(study: Study, rows: style.Rows) -> _Content:
         pictures.append(
             Picture(
                 "distance",
+                "Distance to the teacher's maps",
                 "Bars of mean cosine and AM loss between the attention maps of students and "
                 "teacher, for each level.",
                 "Students' attention maps against their teacher's, mean over the test split: "
-                "cosine (1: the same map) and AM loss (0: the same map), with the margin "
-                f"and scale of the config.{_over_seeds(rows)}",
+                f"cosine (1: the same map) and AM loss (0: the same map), {_am(study)}."
+                f"{_over_seeds(rows)}",
                 functools.partial(activation.distances, study, rows),
             )
         )
@@ -192,12 +216,13 @@ def _angles(study: Study, rows: style.Rows) -> _Content:
     pictures = [
         Picture(
             "angles",
+            "Angle of positive and negative map",
             f"Distribution of the angle between positive and negative map of {_methods(rows)}, for "
             "each level.",
             "Angle between the positive map q (attention, unit norm) and the negative map 1 − q, "
             "over the test split: 0° where attention is the same everywhere, 90° where it is all "
-            f"in one position. Upright line: median.{_first_seeds(rows)}",
-            functools.partial(angles.map_angles, study),
+            f"in one position. Upright line: mean.{_all_seeds(rows)}",
+            functools.partial(angles.map_angles, study, rows),
         )
     ]
     if all(
@@ -206,10 +231,12 @@ def _angles(study: Study, rows: style.Rows) -> _Content:
         pictures.append(
             Picture(
                 "geodesic",
+                "Geodesic distances",
                 f"Geodesic distances of embeddings in and between classes, of {_methods(rows)}.",
                 "Geodesic distance (angle) of pairs of embeddings of one class and of two classes, "
-                "about 1,000 test images. The angular-margin contrastive loss is to bring the "
-                f"former together and the latter apart.{_over_seeds(rows)}",
+                f"of {len(class_sample(study.labels, len(study.class_names))):,} test images. The "
+                "angular-margin contrastive loss (amc) is to bring the former together and the "
+                f"latter apart.{_all_seeds(rows)}",
                 functools.partial(angles.geodesic, study, rows, angles.class_distances(study)),
             )
         )
@@ -225,6 +252,7 @@ def _training(study: Study, rows: style.Rows) -> _Content:
         pictures.append(
             Picture(
                 "accuracy",
+                "Accuracy",
                 f"Test accuracy over the training steps of {_methods(rows)}.",
                 f"Accuracy on the test split while training.{_over_seeds(rows)}",
                 functools.partial(training.accuracy_curves, study),
@@ -236,9 +264,12 @@ def _training(study: Study, rows: style.Rows) -> _Content:
         pictures.append(
             Picture(
                 "losses",
+                "Losses",
                 f"Total loss and each of its parts over the training steps of {_methods(rows)}.",
                 "Total loss and its parts on the training batches, the parts without their "
-                f"weights.{_over_seeds(rows)}",
+                "weights (nats for ce and kd). Each method has its own settings and terms, so the "
+                "heights of its curves are its own: for a comparison see the distances to the "
+                f"teacher's maps.{_over_seeds(rows)}",
                 functools.partial(training.loss_curves, study),
             )
         )
@@ -248,8 +279,10 @@ def _training(study: Study, rows: style.Rows) -> _Content:
         pictures.append(
             Picture(
                 "am_accuracy",
+                "Accuracy over AM loss",
                 "Test accuracy of each student over its AM loss to the teacher's maps.",
-                "Accuracy over the AM loss, one mark for each run (Figure 6 of the AMD paper).",
+                "Accuracy over the AM loss on the test split, mean over the levels, "
+                f"{_am(study)}; one mark for each run (Figure 6 of the AMD paper).",
                 functools.partial(training.am_against_accuracy, study, rows),
             )
         )
@@ -261,13 +294,15 @@ def _training(study: Study, rows: style.Rows) -> _Content:
 def _sweeps(study: Study, rows: style.Rows) -> _Content:
     if not study.sweeps:
         return (), (
-            "Nothing was swept: --config.sweep.key=losses.am.weight "
-            '--config.sweep.values="(1000.0, 3000.0, 5000.0)" would show the accuracy over γ, '
-            "losses.am.margin that over m, and losses.am.terms that of each term of the AM loss.",
+            "Nothing was swept. `--config.sweep.key=losses.am.weight "
+            '--config.sweep.values="(1000.0,3000.0,5000.0)"` would show the accuracy over γ, '
+            "`losses.am.margin` that over m, and `losses.am.terms` that of each term of the AM "
+            "loss.",
         )
     return tuple(
         Picture(
             f"sweep-{key.removeprefix('losses.').replace('.', '-')}",
+            f"Accuracy over {key}",
             f"Test accuracy for each value of {key}.",
             f"Accuracy on the test split for each value of {key}; methods of which nothing was "
             f"swept are shown for comparison.{_over_seeds(rows)}",
@@ -289,6 +324,28 @@ def _several(rows: style.Rows) -> bool:
 
 def _first_seeds(rows: style.Rows) -> str:
     return " Shown is each method's first seed." if _several(rows) else ""
+
+
+def _all_seeds(rows: style.Rows) -> str:
+    return " All seeds together; mean ± standard deviation over them." if _several(rows) else ""
+
+
+def _in_parentheses(rows: style.Rows) -> str:
+    return " In parentheses: mean ± standard deviation over the seeds." if _several(rows) else ""
+
+
+def _am(study: Study) -> str:
+    """With which settings the AM loss is measured."""
+    am = study.config["losses"]["am"]
+    return f"with m = {am['margin']:g} and s = {am['scale']:g} for all"
+
+
+def _numbered(study: Study, examples: np.ndarray) -> str:
+    """Which class has which number, where its name is another one."""
+    labels = np.unique(study.labels[examples]).tolist()
+    if all(study.class_names[label] == str(label) for label in labels):
+        return ""
+    return " (" + ", ".join(f"{label}: {study.class_names[label]}" for label in labels) + ")"
 
 
 def _over_seeds(rows: style.Rows) -> str:

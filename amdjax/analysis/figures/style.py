@@ -17,11 +17,12 @@ from amdjax.analysis.study import Network, Study
 
 Rows = dict[str, Row]  # by method, in the order of the study
 
-WIDTH = 11.0  # inches, of the widest figure
+WIDTHS = {"wide": 11.0, "narrow": 4.0}  # inches, of the widest figure of a page
 THEMES = ("light", "dark")
 CYCLE = 6  # methods that have a colour of their own; those behind share it and have another line
 _PAPER = {"light": "#ffffff", "dark": "#15181c"}  # the page's own background, see page.html
 _INK = {"light": "#1f2328", "dark": "#e6e8eb"}
+_WRONG = {"light": "#B04A00", "dark": "#FF8F4D"}
 _FAINT = {"light": "#d8dde3", "dark": "#3a4048"}
 # Okabe and Ito's set for all kinds of colour vision, without black, which is the teacher's, and
 # without yellow, which cannot be seen on white.
@@ -29,6 +30,7 @@ _COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
 _OWN = ("scratch", "kd", "amd_g", "amd_gl")  # have the first colours, in any report
 _LINES = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 2, 1, 2)), (0, (8, 2, 1, 2, 1, 2)))
 _MARKERS = ("o", "s", "^", "D", "v")
+LEVELS = {"stage1": "low", "stage2": "middle", "stage3": "high"}
 _CLASS_MARKERS = ("o", "^")
 _TERMS = {"angular": "A", "positive": "P", "negative": "N"}  # of the AM loss
 MAX_CLASSES = 10 * len(_CLASS_MARKERS)  # that `class_look` tells apart
@@ -43,14 +45,16 @@ class Look(NamedTuple):
 
 
 @contextlib.contextmanager
-def theme(name: str) -> Iterator[None]:
+def theme(name: str, width: str = "wide") -> Iterator[None]:
     """Within it, figures are made and drawn for a light or a dark page.
 
     Args:
       name: one of `THEMES`.
+      width: one of `WIDTHS`, of a screen or of a telephone.
     """
     ink, faint, paper = _INK[name], _FAINT[name], _PAPER[name]
     settings = {
+        "figure.figsize": (WIDTHS[width], WIDTHS[width]),
         "figure.dpi": 144,  # sharp on screens of 1.5 pixels to a CSS pixel
         "figure.facecolor": paper,
         "axes.facecolor": paper,
@@ -86,6 +90,21 @@ def theme(name: str) -> Iterator[None]:
         yield
 
 
+def page_width() -> float:
+    """Returns the width of the widest figure in the present theme, in inches."""
+    return mpl.rcParams["figure.figsize"][0]
+
+
+def page() -> str:
+    """Returns the kind of page of the present theme, one of `WIDTHS`."""
+    return next(name for name, inches in WIDTHS.items() if inches == page_width())
+
+
+def is_narrow() -> bool:
+    """Returns whether figures are made for a telephone."""
+    return page() == "narrow"
+
+
 def paper() -> str:
     """Returns the colour of the background in the present theme."""
     return mpl.rcParams["figure.facecolor"]
@@ -94,6 +113,11 @@ def paper() -> str:
 def ink() -> str:
     """Returns the colour of text in the present theme."""
     return mpl.rcParams["text.color"]
+
+
+def wrong() -> str:
+    """Returns the colour of text about mistakes in the present theme."""
+    return _WRONG["light" if mpl.rcParams["figure.facecolor"] == _PAPER["light"] else "dark"]
 
 
 def by_method(study: Study) -> dict[str, tuple[Network, ...]]:
@@ -125,7 +149,9 @@ def looks(study: Study) -> dict[str, Look]:
             table[network.method] = Look(ink(), _LINES[turn], "P*"[turn % 2])
         else:
             rank = kept[network.method] if network.method in kept else next(left)
-            turn = rank // CYCLE % len(_LINES)
+            # Lines of one colour differ in their dashes, and so do neighbours, which may cover
+            # each other.
+            turn = (rank + rank // CYCLE) % len(_LINES)
             table[network.method] = Look(_COLORS[rank % CYCLE], _LINES[turn], _MARKERS[turn])
     return table
 
@@ -139,9 +165,16 @@ def class_look(rank: int) -> tuple[tuple[float, float, float], str]:
     return colors[rank % 10], _CLASS_MARKERS[rank // 10]
 
 
-def columns(count: int, most: int) -> int:
-    """Returns how many of the panels stand side by side, so that the last row is nearly full."""
-    return math.ceil(count / math.ceil(count / most))
+def columns(count: int, width: float, most: int) -> int:
+    """Returns how many panels stand side by side, so that the last row is nearly full.
+
+    Args:
+      count: of panels, at least 1.
+      width: of a panel in inches; it may shrink to 0.7 of it.
+      most: panels side by side.
+    """
+    fitting = min(most, max(1, int(page_width() / (0.7 * width))))
+    return math.ceil(count / math.ceil(count / fitting))
 
 
 def panels(count: int, width: float, ratio: float, most: int) -> tuple[Figure, list[Axes]]:
@@ -156,9 +189,9 @@ def panels(count: int, width: float, ratio: float, most: int) -> tuple[Figure, l
     Returns:
       (figure, its axes by rows).
     """
-    side_by_side = columns(count, most)
+    side_by_side = columns(count, width, most)
     rows = math.ceil(count / side_by_side)
-    width = min(width, WIDTH / side_by_side)
+    width = min(width, page_width() / side_by_side)
     figure = Figure(figsize=(width * side_by_side, width * ratio * rows))
     grid = figure.subplots(rows, side_by_side, squeeze=False).ravel()
     for axes in grid[count:]:
@@ -181,17 +214,44 @@ def as_text(score: Score, digits: int, factor: float = 1.0) -> str:
     return mean if score.std is None else f"{mean} ± {factor * score.std:.{digits}f}"
 
 
+def of_first(score: Score, digits: int, factor: float = 1.0) -> str:
+    """Writes the first seed's value where that seed is drawn; of several the mean stands below.
+
+    Args:
+      score: over the seeds of a method.
+      digits: see `as_text`.
+      factor: see `as_text`.
+    """
+    first = f"{factor * score.values[0]:.{digits}f}"
+    return first if score.std is None else f"{first}\n({as_text(score, digits, factor)})"
+
+
+def row_height(inches: float) -> float:
+    """Returns how high a row of `name_rows` is: on narrow pages there is text between them."""
+    return max(inches, 0.48) if is_narrow() else inches
+
+
 def name_rows(axes: Axes, methods: list[str]) -> None:
     """Names horizontal rows at y = 0, 1, ..., the first at the top."""
-    axes.set_yticks(range(len(methods)), map(short, methods))
-    axes.set_ylim(len(methods) - 0.4, -0.6)
+    names = [wrapped(method, 12) if is_narrow() else short(method) for method in methods]
+    axes.set_yticks(range(len(methods)), names)
+    axes.set_ylim(len(methods) - 0.4, -0.75 if is_narrow() else -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
 
 
 def at_right(axes: Axes, row: int, text: str) -> None:
-    """Writes behind a row of `name_rows`, outside of the axes."""
-    axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
+    """Writes behind a row of `name_rows`, outside of the axes; above it on a narrow page."""
+    place = {"transform": axes.get_yaxis_transform(), "fontsize": 9}
+    if is_narrow():
+        axes.text(1.0, row - 0.37, text, ha="right", va="bottom", **place)
+    else:
+        axes.text(1.02, row, text, va="center", **place)
+
+
+def level(place: str) -> str:
+    """Returns the name of a place whose maps are looked at, "low level (stage1)"."""
+    return f"{LEVELS[place]} level ({place})"
 
 
 def short(method: str) -> str:
@@ -210,6 +270,12 @@ def wrapped(method: str, width: int = 22) -> str:
     return "\n".join(lines)
 
 
+def legend_columns(methods: list[str], width: float) -> int:
+    """Returns how many names of methods stand side by side in a legend of some inches."""
+    widest = 0.7 + 0.085 * max(len(short(method)) for method in methods)
+    return max(1, min(len(methods), int(width / widest)))
+
+
 def legend(figure: Figure, study: Study, methods: list[str], with_marker: bool = False) -> None:
     """Names methods below a figure, which grows by as much."""
     look = looks(study)
@@ -224,7 +290,6 @@ def legend(figure: Figure, study: Study, methods: list[str], with_marker: bool =
         )
         for method in methods
     ]
-    widest = 0.7 + 0.085 * max(len(short(method)) for method in methods)  # inches, of an entry
-    fitting = max(1, min(len(methods), int(figure.get_figwidth() / widest)))
+    fitting = legend_columns(methods, figure.get_figwidth())
     figure.set_figheight(figure.get_figheight() + 0.21 * math.ceil(len(methods) / fitting))
     figure.legend(handles=handles, loc="outside lower center", ncols=fitting)

@@ -21,9 +21,11 @@ class Swept(NamedTuple):
 
 def swept(study: Study, key: str) -> dict[str, Swept]:
     """Returns the methods of a study that have a value of a setting, "losses.am.margin"."""
-    behind = f"-{key.rpartition('.')[2]}="  # see `Phase`
-    parts = {method: method.rpartition(behind) for method in study.sweeps[key]}
-    return {method: Swept(base, value) for method, (base, _, value) in parts.items()}
+    bases = {one.method: one.base for one in study.networks if one.swept == key}
+    return {
+        method: Swept(base, method.removeprefix(base).partition("=")[2])
+        for method, base in bases.items()
+    }
 
 
 def is_numeric(study: Study, key: str) -> bool:
@@ -44,7 +46,7 @@ def curves(study: Study, rows: style.Rows, key: str) -> Figure:
       level line for each method of which nothing was swept.
     """
     look, entries = style.looks(study), swept(study, key)
-    figure = Figure(figsize=(8.0, 4.4))
+    figure = Figure(figsize=(min(8.0, style.page_width()), 4.4))
     axes = figure.subplots()
     for base in dict.fromkeys(entry.base for entry in entries.values()):
         methods = [method for method, entry in entries.items() if entry.base == base]
@@ -62,14 +64,16 @@ def curves(study: Study, rows: style.Rows, key: str) -> Figure:
         )
     for method, row in rows.items():
         if not _is_swept(study, method):
-            color = look[method].color
-            axes.axhline(_accuracy(row)[0], color=color, linestyle=(0, (4, 2)), label=method)
+            color, (mean, deviation) = look[method].color, _accuracy(row)
+            axes.axhline(mean, color=color, linestyle=(0, (4, 2)), label=style.short(method))
+            if deviation:
+                axes.axhspan(mean - deviation, mean + deviation, color=color, alpha=0.15, lw=0)
     values = [_number(entry.value) for entry in entries.values()]
     if min(values) > 0 and max(values) >= 100 * min(values):
         axes.set_xscale("log")
     symbol = _SYMBOLS.get(key)
     axes.set(xlabel=f"{symbol} ({key})" if symbol else key, ylabel="test accuracy (%)")
-    figure.legend(loc="outside lower center", ncols=4)
+    figure.legend(loc="outside lower center", ncols=2 if style.is_narrow() else 4)
     return figure
 
 
@@ -91,7 +95,8 @@ def bars(study: Study, rows: style.Rows, key: str) -> Figure:
         for method, row in rows.items()
         if method in study.sweeps[key] or not (row.is_teacher or _is_swept(study, method))
     }
-    figure = Figure(figsize=(8.0, 1.1 + 0.34 * len(students)))
+    width = min(8.0, style.page_width())
+    figure = Figure(figsize=(width, 1.1 + style.row_height(0.34) * len(students)))
     axes = figure.subplots()
     ends = []
     for line, (method, row) in enumerate(students.items()):

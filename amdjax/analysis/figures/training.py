@@ -23,16 +23,19 @@ def accuracy_curves(study: Study) -> Figure:
     students = [method for method in groups if method not in teachers]
     chunks = [students[i : i + style.CYCLE] for i in range(0, len(students), style.CYCLE)] or [[]]
     look = style.looks(study)
-    figure, grid = style.panels(
-        len(chunks), width=8.0, ratio=0.45 if len(chunks) < 2 else 0.62, most=2
-    )
+    ratio = 0.9 if style.is_narrow() else 0.45 if len(chunks) < 2 else 0.62
+    figure, grid = style.panels(len(chunks), width=7.5, ratio=ratio, most=2)
     for axes, chunk in zip(grid, chunks, strict=True):
         axes.sharex(grid[0])
         axes.sharey(grid[0])
         for method in (*teachers, *chunk):
             _curve(axes, groups[method], "test", "accuracy", look[method], factor=100.0)
         axes.set(xlabel="step", ylabel="test accuracy (%)")
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        if style.is_narrow():
+            fitting = style.legend_columns([*teachers, *chunk], style.page_width())
+            axes.legend(loc="upper left", bbox_to_anchor=(-0.1, -0.2), ncols=fitting)
+        else:
+            axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
@@ -55,9 +58,9 @@ def loss_curves(study: Study) -> Figure:
             means = _curve(axes, networks, "train", part, look[method])
             positive &= bool((means > 0).all())
             shown[method] = None
-        axes.set(title="total loss" if part == "loss" else part, xlabel="step")
+        axes.set(title="total loss" if part == "loss" else f"{part} loss", xlabel="step")
         axes.set_yscale("log" if positive else "linear")
-    for axes in grid[:: style.columns(len(parts), most=4)]:
+    for axes in grid[:: style.columns(len(parts), width=3.6, most=4)]:
         axes.set_ylabel("loss, mean over a batch")
     style.legend(figure, study, [method for method in look if method in shown])
     return figure
@@ -126,10 +129,10 @@ def am_against_accuracy(study: Study, rows: style.Rows) -> Figure:
       rows: the numbers of its methods, at least one of them with `am_distance`.
 
     Returns:
-      A figure with one dot for each run, and Pearson's correlation where there are three or more.
+      A figure with a mark for each run.
     """
     look = style.looks(study)
-    figure = Figure(figsize=(8.0, 4.0))
+    figure = Figure(figsize=(min(8.0, style.page_width()), 4.0))
     axes = figure.subplots()
     points = {
         method: np.stack(
@@ -143,16 +146,18 @@ def am_against_accuracy(study: Study, rows: style.Rows) -> Figure:
     }
     for method, xy in points.items():
         one = look[method]
-        axes.plot(*xy, color=one.color, marker=one.marker, markersize=8, linestyle="none")
-    axes.set(
-        xlabel="AM loss to the teacher's maps (test split, mean over the levels)",
-        ylabel="test accuracy (%)",
-    )
+        # Marks that cover each other can be told by their edges.
+        axes.plot(
+            *xy,
+            color=one.color,
+            marker=one.marker,
+            markersize=9,
+            markeredgecolor=style.ink(),
+            alpha=0.7,
+            linestyle="none",
+        )
+    axes.set(xlabel="AM loss to the teacher's maps", ylabel="test accuracy (%)")
     axes.ticklabel_format(axis="x", style="sci", scilimits=(0, 0), useMathText=True)
     axes.margins(0.12)
-    together = np.concatenate(list(points.values()), axis=1)
-    if together.shape[1] > 2 and np.ptp(together, axis=1).all():
-        correlation = f"{np.corrcoef(together)[0, 1]:+.2f}".replace("-", "−")
-        axes.set_title(f"correlation {correlation} over {together.shape[1]} runs")
     style.legend(figure, study, list(points), with_marker=True)
     return figure
