@@ -130,7 +130,10 @@ def read_network(folder: Path) -> tuple[int, dict]:
             folder = folder / str(max(steps))
         state = (folder / "default" if (folder / "default").is_dir() else folder).absolute()
         with ocp.StandardCheckpointer() as checkpointer:
-            saved = checkpointer.metadata(state).item_metadata.tree
+            metadata = checkpointer.metadata(state).item_metadata
+            if metadata is None:
+                raise FileNotFoundError("what is in it cannot be read")
+            saved = metadata.tree
             # Arrays of NumPy ask for no device: without them orbax wants those of the writer.
             wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
             tree = checkpointer.restore(state, wanted)

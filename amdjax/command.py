@@ -1,5 +1,6 @@
 """How every command of the library runs: what the user can mend becomes one line."""
 
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -25,8 +26,16 @@ def run_command(main: Callable[[list[str]], None]) -> None:
         main(arguments)
 
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # for names of files that are no text
     try:
         app.run(quiet_main, flags_parser=parse_flags)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        parallel.leave(130)
+    except BrokenPipeError:  # whoever read what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        parallel.leave(1)
     except Exception as error:
         code = 2
         if isinstance(error, UserError):

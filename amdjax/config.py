@@ -319,6 +319,8 @@ def write_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
     """Returns the config of the workdir's last run.
 
+    Settings that are newer than it have their defaults.
+
     Raises:
       UserError: if there is no such folder, or nothing that can be read was run in it.
     """
@@ -330,12 +332,16 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
             f"{workdir} holds no {_CONFIG_FILE}, so no run of amdjax.main was started in it; if it "
             "is an older one, repeat its command: what was trained is kept"
         )
+    from configs import default  # not above, since it imports the losses, and they this
+
+    config = default.get_config()
     try:
-        return ml_collections.ConfigDict(_with_tuples(json.loads(path.read_text())))
-    except json.JSONDecodeError as error:
+        config.update(_with_tuples(json.loads(path.read_text())))
+    except (OSError, ValueError, TypeError, AttributeError) as error:  # no file, JSON or config
         raise UserError(
             f"{path} is damaged ({error}); repeat the run's command: what was trained is kept"
         ) from error
+    return config
 
 
 def _with_tuples(value: Any) -> Any:

@@ -1,5 +1,7 @@
 """Asks a trained student and its teacher: `python -m amdjax.predict --workdir=DIR IMAGE...`."""
 
+import itertools
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import numpy as np
 from absl import flags
 
 from amdjax.analysis.classifier import BATCH_SIZE, load_classifiers
-from amdjax.analysis.pictures import find_images, paint, read_images
+from amdjax.analysis.pictures import CAM_MARK, find_images, paint, read_images
 from amdjax.command import run_command
 from amdjax.errors import UserError
 
@@ -18,6 +20,9 @@ _METHOD = flags.DEFINE_string(
     "method", None, "Student to ask, or its folder in the workdir; default: the config's last."
 )
 _CAM = flags.DEFINE_bool("cam", False, "Write Grad-CAM over each image to ./NAME.cam-METHOD.png.")
+_PLACE = flags.DEFINE_string(
+    "place", None, "Feature map of --cam: stem, stage1, ...; default: the last stage."
+)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data, if not where the run had them.")
 
 
@@ -37,15 +42,21 @@ def main(arguments: list[str]) -> None:
         # One program does for any number of images.
         images = np.pad(images, [(0, BATCH_SIZE - len(read)), (0, 0), (0, 0), (0, 0)])
         answers = {one.name: one.probabilities(images) for one in classifiers.networks}
-        cams = {one.name: one.grad_cam(images) for one in classifiers.networks if _CAM.value}
+        cams = {}
+        if _CAM.value:
+            cams = {one.name: one.grad_cam(images, _PLACE.value) for one in classifiers.networks}
         for i, file in enumerate(read):
             probabilities = {name: answer[i] for name, answer in answers.items()}
             print(f"{file}\n{table(probabilities, classifiers.class_names)}", flush=True)
             stem = _unused(file.stem, stems)
             for name, cam in cams.items():
-                path = Path(f"{stem}.cam-{name}.png")
-                paint(file, cam[i], classifiers.tight_crop).save(path)
-                print(f"  {path}", flush=True)
+                path = Path(f"{stem}{CAM_MARK}{name}.png")
+                try:
+                    paint(file, cam[i], classifiers.tight_crop).save(path)
+                except (OSError, UserError) as error:  # a name too long, or the file gone by now
+                    print(f"no Grad-CAM of {file}: {error}", file=sys.stderr)
+                else:
+                    print(f"  {path}", flush=True)
             stems.add(stem)
     if not stems:
         raise UserError(f"none of the {len(files)} image(s) could be read")
@@ -74,7 +85,7 @@ def table(probabilities: dict[str, np.ndarray], class_names: Sequence[str]) -> s
 
 def _unused(stem: str, used: set[str]) -> str:
     """Returns a name that is not used yet: files of different folders may share theirs."""
-    names = [stem, *(f"{stem}-{number}" for number in range(2, len(used) + 2))]
+    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
     return next(name for name in names if name not in used)
 
 

@@ -7,6 +7,7 @@ from absl import flags
 from amdjax.analysis.collect import collect
 from amdjax.analysis.page import write_report
 from amdjax.analysis.scores import score
+from amdjax.checks import check_writable
 from amdjax.command import run_command
 from amdjax.errors import UserError
 
@@ -17,20 +18,25 @@ _IMAGES = flags.DEFINE_list(
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data, if not where the run had them.")
 
 
-def main(_: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Reads the workdir's networks, and writes the page, its figures and its numbers."""
     if _WORKDIR.value is None:
         raise UserError("--workdir=DIR is missing, the folder of a run of amdjax.main")
-    workdir = Path(_WORKDIR.value)
-    study = collect(workdir, _DATA_DIR.value, indices=_indices(_IMAGES.value))
+    if len(arguments) > 1:
+        raise UserError(f"{arguments[1]} is no flag of this command; the images are --images=3,17")
+    workdir, indices = Path(_WORKDIR.value), _indices(_IMAGES.value)
+    folder = workdir / "report"
+    if workdir.is_dir():  # else `collect` says what is wrong
+        check_writable(folder if folder.is_dir() else workdir)
+    study = collect(workdir, _DATA_DIR.value, indices=indices)
     for sentence in study.missing:
         print(f"missing: {sentence}")
-    print(write_report(study, score(study), workdir / "report"))
+    print(write_report(study, score(study), folder))
 
 
 def _indices(words: list[str] | None) -> list[int] | None:
     try:
-        return [int(word) for word in words] if words else None
+        return None if words is None else [int(word) for word in words]
     except ValueError as error:
         raise UserError(f"--images must be whole numbers, not {','.join(words)}") from error
 

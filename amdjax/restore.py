@@ -5,12 +5,13 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import ml_collections
 
+from amdjax import parallel
 from amdjax.checkpoint import FOLDER, read_network
 from amdjax.config import (
     EARLY_TEACHER,
@@ -57,10 +58,18 @@ class Kind:
         return self.predict(self.module.apply(variables, self.normalize(images), train=False))
 
 
-@functools.partial(jax.jit, static_argnames="kind")
+@functools.partial(parallel.jit, static_argnames="kind")
 def forward(kind: Kind, variables: dict, images: jax.Array) -> jax.Array:
     """Returns the logits [B,C] of the predicted probabilities of images, uint8 [B,H,W,3]."""
     return kind(variables, images).logits
+
+
+class Length(NamedTuple):
+    """What says how many steps a training has, see `total_steps`."""
+
+    epochs: int
+    share: float
+    batch_size: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +85,8 @@ class Restored:
       kind: what it shares with other networks.
       variables: {"params": ..., "batch_stats": ...} of float32 arrays.
       step: the training step that they are of; 0 for a teacher that was trained elsewhere.
-      recipe: `recipe.json`; {} for a teacher that was trained elsewhere.
+      length: of its training; None for a teacher that was trained elsewhere.
+      swept: the setting of a loss, "losses.am.margin", of which `method` has a value; else "".
     """
 
     name: str
@@ -87,17 +97,18 @@ class Restored:
     kind: Kind
     variables: dict
     step: int
-    recipe: dict[str, Any]
+    length: Length | None
+    swept: str = ""
 
     @property
     def is_teacher(self) -> bool:
         """Whether it taught the others."""
         return self.method in TEACHERS
 
-    @property
-    def swept(self) -> str:
-        """The setting of a loss, "losses.am.margin", of which `method` has a value; else ""."""
-        return self.recipe.get(SWEPT, "")
+
+def has_checkpoint(folder: Path) -> bool:
+    """Returns whether a phase's folder has something to restore."""
+    return (folder / RECIPE_FILE).exists() and any((folder / FOLDER).glob("[0-9]*"))
 
 
 def restore(folder: Path, num_classes: int) -> Restored:
@@ -115,21 +126,33 @@ def restore(folder: Path, num_classes: int) -> Restored:
       UserError: if the phase was not begun, or what it left is damaged or of other classes.
     """
     path = folder / RECIPE_FILE
-    if not path.exists() or not any((folder / FOLDER).glob("[0-9]*")):
+    if not has_checkpoint(folder):
         raise UserError(f"{folder} has no checkpoint yet; repeat the run's command to train it")
     try:
         recipe = json.loads(path.read_text())
         seed, model, losses = recipe["seed"], recipe["model"], recipe["losses"]
         kind = _kind(model, num_classes, ml_collections.ConfigDict(recipe), losses)
         taught_early = "early_share" in recipe.get("teacher", {})
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        length = Length(int(recipe["epochs"]), float(recipe["share"]), int(recipe["batch_size"]))
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # no text, JSON or recipe
         raise UserError(f"{path} is damaged ({error!r}); remove the folder {folder}") from error
     step, variables = read_network(folder)
     check_variables(variables, model, num_classes, folder)
     method = folder.name.removesuffix(f"-seed{seed}")  # see `Phase.name`
     teacher = EARLY_TEACHER if taught_early else TEACHER
     return Restored(
-        folder.name, method, seed, model, teacher, kind, jax.device_put(variables), step, recipe
+        name=folder.name,
+        method=method,
+        seed=seed,
+        model=model,
+        teacher=teacher,
+        kind=kind,
+        variables=jax.device_put(variables),
+        step=step,
+        length=length,
+        swept=recipe.get(SWEPT, ""),
     )
 
 
@@ -146,7 +169,7 @@ def restore_given_teacher(config: ml_collections.ConfigDict, num_classes: int) -
     model = config.teacher.name
     variables = jax.device_put(load_teacher(config.teacher.checkpoint, model, num_classes))
     kind = _kind(model, num_classes, config, {})
-    return Restored(TEACHER, TEACHER, config.seed, model, TEACHER, kind, variables, 0, {})
+    return Restored(TEACHER, TEACHER, config.seed, model, TEACHER, kind, variables, 0, None)
 
 
 def restore_all(
@@ -169,9 +192,16 @@ def restore_all(
 
     def attempt(read: Callable[[], Restored], name: str) -> None:
         try:
-            networks.append(read())
+            network = read()
         except UserError as error:
             missing.append(f"{name}: {error}")
+            return
+        same = (network.method, network.seed)
+        twin = next((one.name for one in networks if (one.method, one.seed) == same), None)
+        if twin is None:
+            networks.append(network)
+        else:
+            missing.append(f"{name}: left out, for {twin} has the same method and seed")
 
     if config.teacher.checkpoint:
         attempt(lambda: restore_given_teacher(config, num_classes), TEACHER)
@@ -180,7 +210,7 @@ def restore_all(
     missing += [
         f"{network.name}: trained for {network.step} of {total} steps so far"
         for network in networks
-        if network.recipe and network.step < (total := _total_steps(network, config, num_train))
+        if network.length and network.step < (total := _total_steps(network, config, num_train))
     ]
     return networks, missing
 
@@ -199,9 +229,8 @@ def phase_names(workdir: Path, config: ml_collections.ConfigDict) -> list[str]:
 
 
 def _total_steps(network: Restored, config: ml_collections.ConfigDict, num_train: int) -> int:
-    recipe = network.recipe
-    per_epoch = num_train // recipe["batch_size"]
-    return total_steps(recipe["epochs"], recipe["share"], config.max_steps, per_epoch)
+    epochs, share, batch_size = network.length
+    return total_steps(epochs, share, config.max_steps, num_train // batch_size)
 
 
 def _kind(
@@ -215,8 +244,8 @@ def _kind(
     return Kind(
         create_model(model, num_classes, compute_dtype(config)),
         _prediction(json.dumps(own, sort_keys=True)),
-        tuple(config.augment.mean),
-        tuple(config.augment.std),
+        tuple(map(float, config.augment.mean)),
+        tuple(map(float, config.augment.std)),
     )
 
 

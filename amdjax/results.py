@@ -46,6 +46,7 @@ class Outcome:
 # Phase or method -> seed -> how it did. The teachers come first.
 Outcomes = dict[str, dict[int, Outcome]]
 _BASELINE = "kd"
+_ROUNDING = 1e-6  # of accuracies in float32, and less than one image of half a million
 
 
 class Comparison(NamedTuple):
@@ -91,8 +92,9 @@ def compare_accuracies(accuracies: dict[str, dict[int, float]]) -> list[Comparis
             continue
         one, other = ([accuracies[name][seed] for seed in seeds] for name in (method, baseline))
         difference = np.subtract(one, other)
-        # Equal differences leave the test nothing to divide by.
-        p_value = float(ttest_rel(one, other).pvalue) if np.ptp(difference) > 0 else math.nan
+        # Equal differences leave the test nothing to divide by but rounding.
+        differ = np.ptp(difference) > _ROUNDING
+        p_value = float(ttest_rel(one, other).pvalue) if differ else math.nan
         comparisons.append(
             Comparison(method, baseline, float(difference.mean()), p_value, len(seeds))
         )

@@ -129,6 +129,38 @@ def test_temperatures_are_the_reports_and_are_kept(workdir, tmp_path, capsys):
         load_classifiers(there)
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_bytes(b"\xff"),
+        lambda path: change(path, temperatures=None),
+        lambda path: change(path, temperatures={"kd": {}, "teacher": {"digest": "x"}}),
+        lambda path: (path.unlink(), path.mkdir()),  # where nothing can be kept
+    ],
+)
+def test_what_is_kept_is_not_needed(workdir, tmp_path, spoil, capsys):
+    there = copy(workdir, tmp_path / "run")
+    temperatures = [one.temperature for one in load_classifiers(there).networks]
+    spoil(there / CACHE_FILE)
+    again = load_classifiers(there)
+    assert [one.temperature for one in again.networks] == temperatures
+    kept = (there / CACHE_FILE).is_file()
+    assert kept != ("the temperatures are not kept" in capsys.readouterr().err)
+
+
+def test_grad_cam_at_any_place(workdir):
+    classifier = load_classifiers(workdir).networks[0]
+    images = np.random.default_rng(0).integers(0, 256, (32, 16, 16, 3), np.uint8)
+    sides = {"stem": 16, "stage1": 16, "stage2": 8, "stage3": 4}
+    for place, side in sides.items():
+        assert classifier.grad_cam(images, place).shape == (32, side, side)
+    np.testing.assert_array_equal(
+        classifier.grad_cam(images), classifier.grad_cam(images, "stage3")
+    )
+    with pytest.raises(UserError, match="unknown place 'stage9'"):
+        classifier.grad_cam(images, "stage9")
+
+
 def test_which_student_is_asked(workdir, tmp_path, capsys):
     there = copy(workdir, tmp_path / "run")
     add_student(there, "at-seed3", seed=3)
@@ -137,6 +169,8 @@ def test_which_student_is_asked(workdir, tmp_path, capsys):
     def asked(method=None):
         return [one.name for one in load_classifiers(there, method).networks]
 
+    assert asked() == ["at-seed3", "teacher"]
+    change(there / "config.json", methods=["kd", "at", "sp"])  # the last is not there yet
     assert asked() == ["at-seed3", "teacher"]
     assert asked("kd") == ["kd", "teacher"]
     assert asked("at") == asked("at-seed3") == ["at-seed3", "teacher"]
@@ -159,8 +193,18 @@ def test_files_folders_and_globs(pictures, monkeypatch):
     assert find_images(["*.JPG", "b.png", "gone.png"]) == [
         *map(Path, ("a.JPG", "b.png", "gone.png"))
     ]
-    with pytest.raises(UserError, match="no image is given"):
-        find_images([])
+    for words in ([], [""], ["b.png", ""]):
+        with pytest.raises(UserError, match="no image is given"):
+            find_images(words)
+    (pictures / "b.cam-kd.png").write_bytes(b"an overlay of an earlier call")
+    assert find_images(["."]) == [Path(name) for name in names]
+
+
+@pytest.mark.parametrize("word", ["~nobody-of-that-name/x.png", "a**b.png", 300 * "x" + ".png"])
+def test_words_that_are_no_files_are_named(word, capsys):
+    (file,) = find_images([word])
+    assert read_images([file], 16, False)[0] == []
+    assert f"skipped: {word} cannot be read" in capsys.readouterr().err
 
 
 def test_images_are_resized_as_for_the_evaluation(images, workdir):

@@ -36,6 +36,7 @@ def test_a_run_has_a_report(images, tmp_path):
     [
         ([], "--workdir=DIR is missing"),
         (["--workdir=nowhere", "--images=one"], "--images must be whole numbers, not one"),
+        (["--workdir=nowhere", "3"], "3 is no flag of this command"),
     ],
 )
 def test_mistakes_are_one_line(flags, message):

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -12,7 +13,8 @@ from amdjax.data import load_dataset
 from amdjax.errors import UserError
 from amdjax.losses.margins import cosine_logits
 from amdjax.metrics import negative_log_likelihood
-from amdjax.restore import phase_names, restore, restore_all
+from amdjax.models import create_model, init_variables
+from amdjax.restore import Kind, forward, phase_names, restore, restore_all
 from tests.tiny import tiny_config
 from tests.trained import METHODS, add_student, change, copy, trained
 
@@ -33,6 +35,27 @@ def test_the_config_is_that_of_the_run(images, workdir):
     config.average_decay = 0.5
     assert read_config(workdir).to_dict() == config.to_dict()
     assert phases(read_config(workdir)) == phases(config)
+
+
+def test_settings_that_are_newer_than_a_run_have_their_defaults(workdir, tmp_path):
+    config = json.loads((workdir / "config.json").read_text())
+    del config["seeds_at_once"], config["losses"]["am"]["margin"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert read_config(tmp_path).to_dict() == read_config(workdir).to_dict()
+
+
+def test_bfloat16_on_cpu_is_float32_but_for_rounding():
+    images = np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3), np.uint8)
+    variables = init_variables(create_model("wrn_10_1", 10), jax.random.key(0), (32, 32, 3))
+    logits = [
+        forward(
+            Kind(create_model("wrn_10_1", 10, dtype), lambda x: x, (0.5,) * 3, (0.25,) * 3),
+            variables,
+            images,
+        )
+        for dtype in (jnp.float32, jnp.bfloat16)
+    ]
+    np.testing.assert_allclose(logits[1], logits[0], atol=0.05 * np.abs(logits[0]).max())
 
 
 @pytest.mark.parametrize("name", ["teacher", "kd"])
@@ -90,6 +113,12 @@ def test_the_order_of_networks(workdir, tmp_path):
     change(there / "at" / "recipe.json", swept="losses.at.weight")
     assert restore(there / "at", 4).swept == "losses.at.weight"
     assert missing == []
+    copy(there / "at", there / "at-again")
+    change(there / "at-again" / "recipe.json", seed=0)
+    (there / "at-again").rename(there / "at-seed0")
+    networks, missing = restore_all(there, read_config(there), 4, 64)
+    assert [network.name for network in networks] == ["teacher", "kd", "at", "at-seed3"]
+    assert missing == ["at-seed0: left out, for at has the same method and seed"]
 
 
 def test_what_is_missing_is_said(workdir, tmp_path):
@@ -115,7 +144,7 @@ def test_a_given_teacher_takes_the_place_of_a_trained_one(workdir, tmp_path):
     config.teacher.checkpoint = str(workdir / "teacher")
     assert phase_names(there, config) == ["kd"]
     networks, missing = restore_all(there, config, 4, 64)
-    assert (networks[0].name, networks[0].step, networks[0].recipe) == ("teacher", 0, {})
+    assert (networks[0].name, networks[0].step, networks[0].length) == ("teacher", 0, None)
     assert missing == []
     config.teacher.checkpoint = str(tmp_path / "nothing")
     networks, missing = restore_all(there, config, 4, 64)
@@ -129,6 +158,9 @@ def test_a_given_teacher_takes_the_place_of_a_trained_one(workdir, tmp_path):
     [
         (lambda folder: (folder / "recipe.json").write_text("{"), "recipe.json is damaged"),
         (lambda folder: (folder / "recipe.json").write_text("{}"), "recipe.json is damaged"),
+        (lambda folder: (folder / "recipe.json").write_bytes(b"\xff"), "recipe.json is damaged"),
+        (lambda folder: change(folder / "recipe.json", augment=None), "recipe.json is damaged"),
+        (lambda folder: change(folder / "recipe.json", share="all"), "recipe.json is damaged"),
         (lambda folder: change(folder / "recipe.json", model="resnet14"), "is no resnet14"),
         (lambda folder: (folder / "recipe.json").unlink(), "has no checkpoint yet"),
     ],
@@ -151,6 +183,13 @@ def test_other_classes(workdir):
         (lambda path: None, "is no folder"),
         (lambda path: path.mkdir(), "holds no config.json"),
         (lambda path: (path.mkdir(), (path / "config.json").write_text("{")), "is damaged"),
+        (lambda path: (path.mkdir(), (path / "config.json").write_text("null")), "is damaged"),
+        (lambda path: (path.mkdir(), (path / "config.json").write_bytes(b"\xff")), "is damaged"),
+        (lambda path: (path / "config.json").mkdir(parents=True), "is damaged"),
+        (
+            lambda path: (path.mkdir(), (path / "config.json").write_text('{"epochs": "many"}')),
+            "'epochs'",
+        ),
     ],
 )
 def test_what_is_no_workdir(tmp_path, make, message):

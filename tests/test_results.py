@@ -37,6 +37,9 @@ def test_table_has_a_line_for_each_network():
     assert len({len(line) for line in lines[2:4]}) == 1
 
 
+HITS = (279, 254, 257)
+
+
 def _with_accuracy(accuracy):
     return results.Outcome("resnet8", 1, {9: {"accuracy": accuracy, "nll": 1.0, "ece": 0.125}})
 
@@ -58,6 +61,18 @@ def test_paired_differences():
     p_value = 1 - statistic / np.sqrt(2 + statistic**2)
     np.testing.assert_allclose(entry.p_value, p_value, rtol=1e-6)
     assert results.compare({"kd": {0: OUTCOME}, "at": {0: OUTCOME}}) == []
+
+
+def test_equal_differences_are_no_evidence():
+    # Each seed has one image more right, of 360; in float32 the differences are not all equal.
+    kd, other = (
+        {seed: float(np.float32(hits + more) / np.float32(360)) for seed, hits in enumerate(HITS)}
+        for more in (0, 1)
+    )
+    assert len({other[seed] - kd[seed] for seed in kd}) > 1
+    (entry,) = results.compare_accuracies({"kd": kd, "at": other})
+    np.testing.assert_allclose(entry.difference, 1 / 360, rtol=1e-5)
+    assert np.isnan(entry.p_value)
 
 
 def test_only_common_seeds_are_paired():

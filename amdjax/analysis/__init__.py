@@ -2,10 +2,11 @@
 
 from amdjax.analysis.angles import geodesic_distances, map_angles, map_cosine
 from amdjax.analysis.calibration import Reliability, fit_temperature, reliability, split_half
-from amdjax.analysis.embedding import pca, singular_values, tsne
+from amdjax.analysis.embedding import Components, pca, tsne
 from amdjax.analysis.gradcam import grad_cam, to_unit, upsample
 
 __all__ = [
+    "Components",
     "Reliability",
     "fit_temperature",
     "geodesic_distances",
@@ -14,7 +15,6 @@ __all__ = [
     "map_cosine",
     "pca",
     "reliability",
-    "singular_values",
     "split_half",
     "to_unit",
     "tsne",

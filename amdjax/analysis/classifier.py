@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import scipy.special
 from tqdm import tqdm
 
+from amdjax import parallel
 from amdjax.analysis.calibration import fit_temperature, split_half
 from amdjax.analysis.gradcam import grad_cam
 from amdjax.analysis.scores import HALVES_SEED
@@ -23,11 +25,18 @@ from amdjax.config import TEACHER, phases, read_config
 from amdjax.data import Dataset, EvalBatches, load_dataset, prefetch
 from amdjax.errors import UserError, unknown_name
 from amdjax.logs import write_atomically
-from amdjax.restore import Kind, Restored, forward, phase_names, restore, restore_given_teacher
+from amdjax.restore import (
+    Kind,
+    Restored,
+    forward,
+    has_checkpoint,
+    phase_names,
+    restore,
+    restore_given_teacher,
+)
 
 BATCH_SIZE = 32  # of every forward pass here, so that one program does for all
 CACHE_FILE = "temperatures.json"
-_CAM_PLACE = "stage3"  # the last feature map: the usual one for Grad-CAM
 _DATA_KEYS = ("name", "folder", "image_size", "random_resized_crop")
 
 
@@ -48,9 +57,20 @@ class Classifier:
         logits = forward(self.network.kind, self.network.variables, images)
         return scipy.special.softmax(np.asarray(logits) / np.float32(self.temperature), axis=1)
 
-    def grad_cam(self, images: np.ndarray) -> np.ndarray:
-        """Returns Grad-CAM of the predicted class, float32 [B,h,w], of images uint8 [B,H,W,3]."""
-        return np.asarray(_cam(self.network.kind, self.network.variables, images))
+    def grad_cam(self, images: np.ndarray, place: str | None = None) -> np.ndarray:
+        """Returns where the evidence for the predicted class is.
+
+        Args:
+          images: uint8 [B,H,W,3].
+          place: of the feature map, "stem", "stage1", ...; None: the last stage, the usual one.
+
+        Returns:
+          Grad-CAM, float32 [B,h,w], not negative.
+
+        Raises:
+          UserError: if the network has no such place.
+        """
+        return np.asarray(_cam(self.network.kind, self.network.variables, images, place))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +134,10 @@ def load_classifiers(
             known["temperatures"][network.name] = entry
         classifiers.append(Classifier(network, entry["temperature"]))
     if json.dumps(known) != before:
-        write_atomically(workdir / CACHE_FILE, json.dumps(known, indent=2) + "\n")
+        try:
+            write_atomically(workdir / CACHE_FILE, json.dumps(known, indent=2) + "\n")
+        except OSError as error:
+            print(f"the temperatures are not kept: {error}", file=sys.stderr)
     return Classifiers(
         tuple(classifiers),
         tuple(known["class_names"]),
@@ -124,16 +147,26 @@ def load_classifiers(
 
 
 def _find_student(workdir: Path, config: ml_collections.ConfigDict, method: str | None) -> str:
-    """Returns the phase of a method, the first of several seeds."""
-    if method is None:
-        method = [phase.method for phase in phases(config) if not phase.is_teacher][-1]
+    """Returns the phase of a method, the first of its seeds that has a checkpoint."""
     names = phase_names(workdir, config)
-    if method in names:
-        return method
+    if method is None:
+        students = [phase.method for phase in phases(config) if not phase.is_teacher]
+        trained = [one for one in students if any(_of_method(workdir, names, one))]
+        method = (trained or students)[-1]
+    elif method not in map(_without_seed, names) and method not in names:
+        raise unknown_name("method of this workdir", method, names)
+    return next(_of_method(workdir, names, method), method)
+
+
+def _of_method(workdir: Path, names: Sequence[str], method: str) -> Iterator[str]:
+    """Yields the phases that have a checkpoint and are, or are seeds of, a method."""
     for name in names:
-        if method == re.sub(r"-seed\d+$", "", name):
-            return name
-    raise unknown_name("method of this workdir", method, names)
+        if method in (name, _without_seed(name)) and has_checkpoint(workdir / name):
+            yield name
+
+
+def _without_seed(name: str) -> str:
+    return re.sub(r"-seed\d+$", "", name)
 
 
 def _teacher_of(
@@ -150,8 +183,16 @@ def _read_cache(path: Path, config: ml_collections.ConfigDict) -> dict[str, Any]
     try:
         known = json.loads(path.read_text())
         if known["data"] == data:
-            return known
-    except (OSError, json.JSONDecodeError, KeyError, TypeError):
+            return {
+                "data": data,
+                "class_names": [str(name) for name in known["class_names"]],
+                "side": int(known["side"]),
+                "temperatures": {
+                    name: {"digest": entry["digest"], "temperature": float(entry["temperature"])}
+                    for name, entry in known["temperatures"].items()
+                },
+            }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # it is not there yet, or of no use
     return {"data": data, "class_names": [], "side": 0, "temperatures": {}}
 
@@ -179,8 +220,9 @@ def _fit(network: Restored, dataset: Dataset) -> float:
     return fit_temperature(np.concatenate(logits)[fit], np.concatenate(labels)[fit])
 
 
-@functools.partial(jax.jit, static_argnames="kind")
-def _cam(kind: Kind, variables: dict, images: jax.Array) -> jax.Array:
-    predicted = jnp.argmax(kind(variables, images).logits, axis=-1)
-    inputs = kind.normalize(images)
-    return grad_cam(kind.module, variables, inputs, predicted, _CAM_PLACE, kind.predict)
+@functools.partial(parallel.jit, static_argnums=(0, 3))
+def _cam(kind: Kind, variables: dict, images: jax.Array, place: str | None) -> jax.Array:
+    outputs, inputs = kind(variables, images), kind.normalize(images)
+    place = place or max(name for name in outputs.features if name.startswith("stage"))
+    predicted = jnp.argmax(outputs.logits, axis=-1)
+    return grad_cam(kind.module, variables, inputs, predicted, place, kind.predict)

@@ -3,7 +3,7 @@
 import functools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import scipy.special
 from tqdm import tqdm
 
+from amdjax import parallel
 from amdjax.analysis.angles import map_angles, map_cosine
 from amdjax.analysis.gradcam import grad_cam
 from amdjax.analysis.study import Network, Study
@@ -50,8 +51,8 @@ def collect(
       indices: shows these test images instead.
 
     Returns:
-      A `Study`. Networks that cannot be read are left out, and named in `missing`. Without any
-      network the data are not read, and arrays and class names are empty.
+      A `Study`. Networks that cannot be read, or whose outputs are not finite, are left out, and
+      named in `missing`. Without any network arrays and class names are empty.
 
     Raises:
       UserError: if the workdir holds no run, the data cannot be read, or there is no such image.
@@ -63,24 +64,32 @@ def collect(
     if not (config.teacher.checkpoint or any(workdir.glob(f"*/{FOLDER}/[0-9]*"))):
         return _empty(workdir, config, ("no network has a checkpoint yet",))
     dataset = load_dataset(config.data)
+    _check_shown(num_shown, indices, len(dataset.test))
     networks, missing = restore_all(workdir, config, dataset.num_classes, len(dataset.train))
     if not networks:
         return _empty(workdir, config, tuple(missing))
     margin, scale = config.losses.am.margin, config.losses.am.scale
     answers, labels = _ask(networks, dataset, config.batch_size, margin, scale)
-    if any(network.is_teacher for network in networks):
-        missing += _not_compared(networks, answers)
+    asked, left_out = _finite(networks, answers)
+    missing += left_out
+    if not asked:
+        return _empty(workdir, config, tuple(missing))
+    if any(network.is_teacher for network, _ in asked):
+        missing += _not_compared(asked)
     else:
         missing.append("there is no teacher, so no student's maps are compared with a teacher's")
-    pairs = zip(networks, answers, strict=True)
-    first_seeds = {one.method: answer["logits"] for one, answer in reversed(list(pairs))}
-    shown = _choose(list(first_seeds.values()), num_shown, indices)
+    if indices is not None:
+        shown = np.asarray(indices, np.int64)
+    else:
+        first_seeds = {network.method: answer["logits"] for network, answer in reversed(asked)}
+        disputed = np.argsort(-disagreement(list(first_seeds.values())), kind="stable")
+        shown = disputed[:num_shown]
     images, _ = dataset.test.read(shown)
     batch = EvalBatches(dataset.test, config.batch_size)[0]["image"]
     costs: dict[Kind, tuple[float, float]] = {}
-    bar = tqdm(networks, desc="Grad-CAM", unit=" networks", disable=None, leave=False)
+    bar = tqdm(asked, desc="Grad-CAM", unit=" networks", disable=None, leave=False)
     finished = []
-    for network, answer in zip(bar, answers, strict=True):
+    for network, answer in bar:
         if network.kind not in costs:
             costs[network.kind] = _flops(network, images.shape[1:]), _images_per_s(network, batch)
         flops, images_per_s = costs[network.kind]
@@ -103,7 +112,7 @@ def collect(
                 am_distance={place: float(values.mean()) for place, values in answer["am"].items()},
                 maps=maps,
                 cams=cams,
-                curve=_curve(workdir / network.name / METRICS_FILE) if network.recipe else [],
+                curve=_curve(workdir / network.name / METRICS_FILE) if network.length else [],
             )
         )
     return Study(
@@ -133,23 +142,25 @@ def disagreement(logits: Sequence[np.ndarray]) -> np.ndarray:
     Returns:
       float64 [N], from 0 to below 1.
     """
-    probabilities = [scipy.special.softmax(np.asarray(x, np.float64), axis=1) for x in logits]
-    mean = sum(probabilities) / len(probabilities)
-    return sum(np.abs(p - mean).sum(axis=1) for p in probabilities) / (2 * len(probabilities))
+
+    def probabilities() -> Iterator[np.ndarray]:  # one at a time: they may be large
+        return (scipy.special.softmax(np.asarray(x, np.float64), axis=1) for x in logits)
+
+    mean = sum(probabilities()) / len(logits)
+    return sum(np.abs(p - mean).sum(axis=1) for p in probabilities()) / (2 * len(logits))
 
 
-def _choose(
-    logits: Sequence[np.ndarray], num_shown: int, indices: Sequence[int] | None
-) -> np.ndarray:
-    """Returns which test images to show: those that are asked for, or the most disputed first."""
+def _check_shown(num_shown: int, indices: Sequence[int] | None, count: int) -> None:
+    if num_shown < 1:
+        raise UserError(f"the number of shown images must be at least 1, not {num_shown}")
     if indices is None:
-        if num_shown < 1:
-            raise UserError(f"the number of shown images must be at least 1, not {num_shown}")
-        return np.argsort(-disagreement(logits), kind="stable")[:num_shown]
-    shown, last = np.asarray(indices, np.int64), len(logits[0]) - 1
-    if not shown.size or shown.min() < 0 or shown.max() > last:
-        raise UserError(f"test images are numbered 0 to {last}; {list(indices)} cannot be shown")
-    return shown
+        return
+    if not indices or not all(0 <= index < count for index in indices):
+        raise UserError(
+            f"test images are numbered 0 to {count - 1}; {list(indices)} cannot be shown"
+        )
+    if len(set(indices)) < len(indices):
+        raise UserError(f"{list(indices)} names a test image twice")
 
 
 def _ask(
@@ -160,31 +171,58 @@ def _ask(
     Returns:
       The answers of each network, and the labels [N].
     """
-    batches = EvalBatches(dataset.test, batch_size)
-    parts: list[list[Answers]] = [[] for _ in networks]
-    labels = []
-    bar = tqdm(total=len(dataset.test), desc="test split", unit=" images", disable=None)
+    batches, count = EvalBatches(dataset.test, batch_size), len(dataset.test)
+    answers: dict[str, Answers] = {}
+    labels = np.empty(count, np.int32)
+    first = 0
+    bar = tqdm(total=count, desc="test split", unit=" images", disable=None)
     with bar:
         for batch in prefetch(batches, 0, len(batches)):
+            mask = batch["mask"]
+            rows = slice(first, first + mask.sum())
             teachers: dict[str, dict[str, jax.Array]] = {}
-            for network, part in zip(networks, parts, strict=True):
+            for network in networks:
                 answer, features = _describe(network.kind, network.variables, batch["image"])
                 if network.is_teacher:
                     teachers[network.name] = features
                 teacher = {} if network.is_teacher else teachers.get(network.teacher, {})
                 answer |= compare_maps(features, teacher, margin, scale)
-                part.append(_rows(answer, batch["mask"]))
-            labels.append(batch["label"][batch["mask"]])
-            bar.update(len(labels[-1]))
-    answers = [jax.tree.map(lambda *xs: np.concatenate(xs), *answer) for answer in parts]
-    return answers, np.concatenate(labels)
+                answer = jax.device_get(answer)
+                whole = answers.setdefault(network.name, _room_for(answer, count))
+                for place, part in zip(
+                    jax.tree.leaves(whole), jax.tree.leaves(answer), strict=True
+                ):
+                    place[rows] = part[mask]
+            labels[rows] = batch["label"][mask]
+            bar.update(rows.stop - first)
+            first = rows.stop
+    return [answers[network.name] for network in networks], labels
 
 
-def _rows(answer: Answers, mask: np.ndarray) -> Answers:
-    return jax.tree.map(lambda x: x[mask], jax.device_get(answer))
+def _room_for(answer: Answers, count: int) -> Answers:
+    """Returns arrays, not filled, for as many examples as asked."""
+    return jax.tree.map(lambda x: np.empty((count, *x.shape[1:]), x.dtype), answer)
 
 
-@functools.partial(jax.jit, static_argnames="kind")
+def _finite(
+    networks: Sequence[Restored], answers: Sequence[Answers]
+) -> tuple[list[tuple[Restored, Answers]], list[str]]:
+    """Returns the networks with their answers, and a sentence for each that is left out."""
+    asked, left_out = [], []
+    for network, answer in zip(networks, answers, strict=True):
+        own = answer["logits"], answer["embedding"], answer["angles"]
+        if all(np.isfinite(x).all() for x in jax.tree.leaves(own)):
+            asked.append((network, answer))
+        else:
+            left_out.append(f"{network.name}: left out, for what it puts out is not finite")
+    teachers = {network.name for network, _ in asked if network.is_teacher}
+    for network, answer in asked:
+        if network.teacher not in teachers:
+            answer |= {"similarity": {}, "am": {}}
+    return asked, left_out
+
+
+@functools.partial(parallel.jit, static_argnames="kind")
 def _describe(
     kind: Kind, variables: dict, images: jax.Array
 ) -> tuple[Answers, dict[str, jax.Array]]:
@@ -196,7 +234,7 @@ def _describe(
     return answer, features
 
 
-@jax.jit
+@parallel.jit
 def compare_maps(
     student: dict[str, jax.Array], teacher: dict[str, jax.Array], margin: float, scale: float
 ) -> Answers:
@@ -223,10 +261,10 @@ def compare_maps(
     return answer
 
 
-def _not_compared(networks: Sequence[Restored], answers: Sequence[Answers]) -> list[str]:
+def _not_compared(asked: Sequence[tuple[Restored, Answers]]) -> list[str]:
     """Returns a sentence for each student whose maps could not all be compared."""
     sentences = []
-    for network, answer in zip(networks, answers, strict=True):
+    for network, answer in asked:
         left = [place for place in PLACES if place not in answer["similarity"]]
         if left and not network.is_teacher:
             sentences.append(
@@ -236,7 +274,7 @@ def _not_compared(networks: Sequence[Restored], answers: Sequence[Answers]) -> l
     return sentences
 
 
-@functools.partial(jax.jit, static_argnames="kind")
+@functools.partial(parallel.jit, static_argnames="kind")
 def _look(
     kind: Kind, variables: dict, images: jax.Array
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
@@ -266,7 +304,8 @@ def _flops(network: Restored, image_shape: tuple[int, ...]) -> float:
     variables = jax.eval_shape(lambda: network.variables)
     image = jax.ShapeDtypeStruct((1, *image_shape), np.uint8)
     with jax.default_device(cpu):
-        analysis = forward.lower(network.kind, variables, image).cost_analysis()
+        lowered = jax.jit(lambda *x: network.kind(*x).logits).lower(variables, image)
+        analysis = lowered.cost_analysis()
     return max(0.0, (analysis or {}).get("flops", 0.0))
 
 
@@ -284,11 +323,13 @@ def _images_per_s(network: Restored, images: np.ndarray) -> float:
 def _curve(path: Path) -> list[dict[str, Any]]:
     """Returns the lines of a log, but for what a killed run left unfinished."""
     lines = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for text in path.read_text(errors="replace").splitlines() if path.exists() else ():
         try:
-            lines.append(json.loads(line))
+            line = json.loads(text)
         except json.JSONDecodeError:
             continue
+        if isinstance(line, dict) and {"split", "step"} <= line.keys():
+            lines.append(line)
     return lines
 
 

@@ -1,5 +1,7 @@
 """The geometry of embeddings: two-dimensional pictures, and their spectrum."""
 
+from typing import NamedTuple
+
 import jax
 import numpy as np
 from sklearn.manifold import TSNE
@@ -42,7 +44,23 @@ def tsne(embeddings: jax.Array, seed: int) -> np.ndarray:
         return layout.fit_transform(embeddings.astype(np.float32))
 
 
-def pca(embeddings: jax.Array, components: int = 2) -> tuple[np.ndarray, np.ndarray]:
+class Components(NamedTuple):
+    """Embeddings seen along the axes of their largest variance, see `pca`.
+
+    Attributes:
+      coordinates: float64 [N,K].
+      explained: float64 [K], the share of the variance along each axis; 0 where all embeddings are
+        equal.
+      singular_values: float64 [min(N,D)], of the centred embeddings, descending and divided by the
+        first; they show how many dimensions are used. 0 where all embeddings are equal.
+    """
+
+    coordinates: np.ndarray
+    explained: np.ndarray
+    singular_values: np.ndarray
+
+
+def pca(embeddings: jax.Array, components: int = 2) -> Components:
     """Projects embeddings on the axes of their largest variance.
 
     With the singular value decomposition `X - mean = U S V^T` the coordinates are `U S` and the
@@ -53,10 +71,6 @@ def pca(embeddings: jax.Array, components: int = 2) -> tuple[np.ndarray, np.ndar
       embeddings: float [N,D].
       components: K, at most the smaller of N and D.
 
-    Returns:
-      (coordinates float64 [N,K], explained variance ratio float64 [K], which is 0 where all
-      embeddings are equal).
-
     Raises:
       UserError: on another shape, values that are not finite, or an impossible K.
     """
@@ -66,28 +80,14 @@ def pca(embeddings: jax.Array, components: int = 2) -> tuple[np.ndarray, np.ndar
             f"{components} principal components of {embeddings.shape[0]} embeddings of dimension "
             f"{embeddings.shape[1]}: choose 1 to {min(embeddings.shape)}"
         )
-    u, s, vt = np.linalg.svd(_centred(embeddings), full_matrices=False)
-    largest = np.take_along_axis(vt, np.abs(vt).argmax(1)[:, None], axis=1)[:, 0]
-    coordinates = u * s * np.sign(largest)
-    ratio = np.square(s) / (np.square(s).sum() or 1.0)
-    return coordinates[:, :components], ratio[:components]
-
-
-def singular_values(embeddings: jax.Array) -> np.ndarray:
-    """Returns the spectrum of the centred embeddings, which shows how many dimensions are used.
-
-    Args:
-      embeddings: float [N,D].
-
-    Returns:
-      float64 [min(N,D)], descending, divided by the first; zeros where all embeddings are equal.
-
-    Raises:
-      UserError: on another shape or values that are not finite.
-    """
-    embeddings = _checked(embeddings)
-    s = np.linalg.svd(_centred(embeddings), compute_uv=False)
-    return s / (s[0] or 1.0)
+    centred = _centred(embeddings)
+    # R of X = Q R has the same S and V, and is small where examples are many more than dimensions.
+    _, s, vt = np.linalg.svd(np.linalg.qr(centred, mode="r"), full_matrices=False)
+    axes = vt[:components]
+    axes *= np.sign(np.take_along_axis(axes, np.abs(axes).argmax(1)[:, None], axis=1))
+    variance = np.square(s)
+    explained = variance[:components] / (variance.sum() or 1.0)
+    return Components(centred @ axes.T, explained, s / (s[0] or 1.0))
 
 
 def _checked(embeddings: jax.Array) -> np.ndarray:

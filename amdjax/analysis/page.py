@@ -18,6 +18,7 @@ from amdjax.analysis.figures import THEMES, WIDTHS, Picture, sections, theme
 from amdjax.analysis.scores import Row
 from amdjax.analysis.study import Study
 from amdjax.analysis.table import methods_in_words, table
+from amdjax.errors import UserError
 from amdjax.logs import write_atomically
 
 _CSS_PIXELS = 96  # of an inch, in a browser
@@ -44,7 +45,17 @@ def write_report(study: Study, rows: list[Row], folder: Path) -> Path:
 
     Returns:
       Path of the page.
+
+    Raises:
+      UserError: if something there cannot be written.
     """
+    try:
+        return _write(study, rows, folder)
+    except OSError as error:
+        raise UserError(f"the report cannot be written: {error}") from error
+
+
+def _write(study: Study, rows: list[Row], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()

@@ -12,6 +12,7 @@ from amdjax.data.decode import center_box, decode_image
 from amdjax.data.folder import SUFFIXES
 from amdjax.errors import UserError
 
+CAM_MARK = ".cam-"  # in the name of an overlay
 _SHORT_SIDE, _LONG_SIDE = 384, 4096  # of an overlay, in pixels, at most
 _SQUARES = 3  # pixels that are enlarged so many times stay squares
 
@@ -19,7 +20,8 @@ _SQUARES = 3  # pixels that are enlarged so many times stay squares
 def find_images(words: Sequence[str]) -> list[Path]:
     """Returns the files that are meant by paths, folders and globs, in their order.
 
-    Of a folder all files with an image's extension count, at any depth, and hidden ones do not.
+    Of a folder all files with an image's extension count, at any depth, but for hidden ones and
+    overlays.
 
     Args:
       words: what the user wrote. Where it stands for no file it is returned itself, to be named
@@ -28,22 +30,28 @@ def find_images(words: Sequence[str]) -> list[Path]:
     Raises:
       UserError: if nothing was written.
     """
-    if not words:
+    if not words or not all(words):
         raise UserError("no image is given: name files, folders or globs behind the flags")
-    files: list[Path] = []
-    for word in words:
+    return [file for word in words for file in _meant_by(word)]
+
+
+def _meant_by(word: str) -> list[Path]:
+    found: list[Path] = []
+    try:
         path = Path(word).expanduser()
-        found = [path]
         if path.is_dir():
             found = [
                 file
                 for file in sorted(path.rglob("*"))
-                if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+                if file.suffix.lower() in SUFFIXES
+                and not file.name.startswith(".")
+                and CAM_MARK not in file.name
             ]
         elif not path.exists():
             found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-        files += found or [path]
-    return files
+        return found or [path]
+    except (OSError, RuntimeError, ValueError):  # too long, of a user who is not there, no pattern
+        return [Path(word)]
 
 
 def read_images(
@@ -104,9 +112,9 @@ def _seen(width: int, height: int, tight_crop: bool) -> tuple[float, float, floa
 
 
 def _bytes(file: Path) -> bytes:
-    if file.is_dir():
-        raise UserError(f"{file} holds no image ({', '.join(SUFFIXES)})")
     try:
+        if file.is_dir():
+            raise UserError(f"{file} holds no image ({', '.join(SUFFIXES)})")
         return file.read_bytes()
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from error

@@ -1,18 +1,20 @@
 """What is found out about the networks of a small run, asked in other ways."""
 
+import dataclasses
 import shutil
 
 import jax
 import numpy as np
 import pytest
 
+import amdjax.analysis.collect as collect_module
 from amdjax.analysis import grad_cam, map_angles, map_cosine
 from amdjax.analysis.collect import PLACES, collect, compare_maps, disagreement
 from amdjax.config import read_config, write_config
 from amdjax.data import load_dataset
 from amdjax.errors import UserError
 from amdjax.losses import am_loss
-from amdjax.restore import restore
+from amdjax.restore import restore, restore_all
 from tests.trained import add_student, change, copy, trained
 
 
@@ -109,8 +111,8 @@ def test_curves_leave_out_what_was_cut_off(workdir, study, tmp_path):
     curve = _network(study, "kd").curve
     assert [line["step"] for line in curve if line["split"] == "test"] == [8, 16]
     there = copy(workdir, tmp_path / "run")
-    with (there / "kd" / "metrics.jsonl").open("a") as file:
-        file.write('{"split": "tr')
+    with (there / "kd" / "metrics.jsonl").open("ab") as file:
+        file.write(b'3\n{"step": 8}\n\xff\n{"split": "tr')
     assert _network(collect(there, num_shown=5), "kd").curve == curve
 
 
@@ -126,12 +128,39 @@ def test_chosen_images(workdir):
         ({"indices": (32,)}, "numbered 0 to 31"),
         ({"indices": (-1,)}, "numbered 0 to 31"),
         ({"indices": ()}, "numbered 0 to 31"),
+        ({"indices": (10**20,)}, "numbered 0 to 31"),
+        ({"indices": (5, 5)}, "twice"),
         ({"num_shown": 0}, "at least 1, not 0"),
     ],
 )
 def test_images_that_are_not_there(workdir, arguments, message):
     with pytest.raises(UserError, match=message):
         collect(workdir, **arguments)
+
+
+def test_networks_that_put_out_no_numbers_are_left_out(workdir, monkeypatch):
+    def spoil(*bad):
+        def spoiled(*arguments):
+            networks, missing = restore_all(*arguments)
+            return [
+                dataclasses.replace(
+                    one, variables=jax.tree.map(lambda x: x * np.float32(np.nan), one.variables)
+                )
+                if one.name in bad
+                else one
+                for one in networks
+            ], missing
+
+        monkeypatch.setattr(collect_module, "restore_all", spoiled)
+        return collect(workdir)
+
+    study = spoil("teacher", "cosface")
+    assert [network.name for network in study.networks] == ["kd"]
+    assert study.networks[0].similarity == study.networks[0].am_distance == {}
+    assert study.missing[:2] == tuple(
+        f"{name}: left out, for what it puts out is not finite" for name in ("teacher", "cosface")
+    )
+    assert spoil("teacher", "kd", "cosface").networks == ()
 
 
 def test_without_a_teacher_nothing_is_compared(workdir, tmp_path):

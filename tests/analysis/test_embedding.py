@@ -3,7 +3,7 @@ import pytest
 from sklearn.decomposition import PCA
 from sklearn.manifold import trustworthiness
 
-from amdjax.analysis import pca, singular_values, tsne
+from amdjax.analysis import pca, tsne
 from amdjax.errors import UserError
 
 
@@ -19,23 +19,23 @@ def test_pca_is_that_of_scikit_learn():
     embeddings, _ = _blobs(2.0)
     reference = PCA(3, svd_solver="full")
     expected = reference.fit_transform(embeddings.astype(np.float64))
-    coordinates, ratio = pca(embeddings, 3)
+    coordinates, ratio, _ = pca(embeddings, 3)
     np.testing.assert_allclose(coordinates, expected, atol=1e-8)
     np.testing.assert_allclose(ratio, reference.explained_variance_ratio_, rtol=1e-8)
-    np.testing.assert_allclose(pca(embeddings, 6)[1].sum(), 1.0, rtol=1e-12)
+    np.testing.assert_allclose(pca(embeddings, 6).explained.sum(), 1.0, rtol=1e-12)
 
 
 def test_singular_values_are_roots_of_the_covariance_spectrum():
     embeddings, _ = _blobs(2.0)
-    values = singular_values(embeddings)
+    values = pca(embeddings).singular_values
     spectrum = np.linalg.eigvalsh(np.cov(embeddings.astype(np.float64).T))[::-1]
     np.testing.assert_allclose(values, np.sqrt(spectrum / spectrum[0]), rtol=1e-6)
-    np.testing.assert_allclose(singular_values(7.0 * embeddings + 3.0), values, rtol=1e-4)
+    np.testing.assert_allclose(pca(7.0 * embeddings + 3.0).singular_values, values, rtol=1e-4)
 
 
 def test_singular_values_show_the_rank():
     rng = np.random.default_rng(0)
-    values = singular_values(rng.normal(size=(50, 2)) @ rng.normal(size=(2, 8)))
+    values = pca(rng.normal(size=(50, 2)) @ rng.normal(size=(2, 8))).singular_values
     assert values.shape == (8,)
     assert values[1] > 0.1
     np.testing.assert_allclose(values[2:], 0.0, atol=1e-12)
@@ -43,18 +43,18 @@ def test_singular_values_show_the_rank():
 
 def test_collapsed_embeddings():
     collapsed = np.full((7, 3), 0.1, np.float32)
-    for part in (*pca(collapsed), singular_values(collapsed)):
+    for part in pca(collapsed):
         np.testing.assert_array_equal(part, 0.0)
 
 
 def test_order_of_the_examples_does_not_matter():
     embeddings, labels = _blobs(3.0)
     order = np.random.default_rng(1).permutation(labels.size)
-    coordinates, ratio = pca(embeddings)
-    permuted, permuted_ratio = pca(embeddings[order])
+    coordinates, ratio, values = pca(embeddings)
+    permuted, permuted_ratio, permuted_values = pca(embeddings[order])
     np.testing.assert_allclose(permuted, coordinates[order], atol=1e-8)
     np.testing.assert_allclose(permuted_ratio, ratio, rtol=1e-8)
-    np.testing.assert_allclose(singular_values(embeddings[order]), singular_values(embeddings))
+    np.testing.assert_allclose(permuted_values, values)
 
 
 def test_tsne_keeps_neighbours_and_is_fixed_by_its_seed():
@@ -83,7 +83,7 @@ def test_tsne_of_few(count):
         (lambda x: tsne(np.ones_like(x), 0), "all embeddings are equal"),
         (lambda x: pca(x, 4), "choose 1 to 3"),
         (lambda x: pca(x[0]), r"must be \[N,D\]"),
-        (lambda x: singular_values(x / 0.0), "not finite"),
+        (lambda x: pca(x / 0.0), "not finite"),
     ],
 )
 def test_bad_input(call, message):

@@ -106,13 +106,37 @@ def test_what_is_lacking_is_said():
 
 def test_embeddings_that_are_all_equal_have_no_tsne():
     study = made_study(("kd",))
-    flat = dataclasses.replace(study.networks[1], embedding=np.ones([80, 16], np.float32))
-    study = dataclasses.replace(study, networks=(study.networks[0], flat))
-    section = next(section for section in _sections(study) if section.key == "embedding")
-    assert "all embeddings are equal" in section.lacking[0]
-    assert [picture.name for picture in section.pictures] == ["pca", "spectrum"]
+    teacher, kd = study.networks
+    flat = np.ones([80, 16], np.float32)
+
+    def embedding_section(*networks):
+        changed = dataclasses.replace(study, networks=networks)
+        return next(section for section in _sections(changed) if section.key == "embedding")
+
+    section = embedding_section(teacher, dataclasses.replace(kd, embedding=flat))
+    (sentence,) = section.lacking
+    assert sentence.startswith("No t-SNE of kd: t-SNE: all embeddings are equal")
+    assert [picture.name for picture in section.pictures] == ["tsne", "pca", "spectrum"]
     with style.theme("light"):
-        assert all(_outside(picture.draw()) == [] for picture in section.pictures)
+        figures = [picture.draw() for picture in section.pictures]
+        assert all(_outside(figure) == [] for figure in figures)
+    assert [axes.get_title() for axes in figures[0].axes] == ["teacher"]
+    section = embedding_section(dataclasses.replace(kd, embedding=flat))
+    assert [picture.name for picture in section.pictures] == ["pca", "spectrum"]
+
+
+def test_layouts_lie_as_the_first_one():
+    (teacher,) = made_study(()).networks
+    turned = teacher.embedding @ np.linalg.qr(np.random.default_rng(1).normal(size=(16, 16)))[0]
+    other = dataclasses.replace(teacher, name="kd", embedding=turned.astype(np.float32))
+    layouts, reasons = embedding.layouts((teacher, other), np.arange(80))
+    assert reasons == {}
+    first, second = (layouts[name] - layouts[name].mean(0) for name in ("teacher", "kd"))
+    span = np.linalg.norm(first) * np.linalg.norm(second)
+    # No turn or mirroring of the second brings it nearer: first^T second is symmetric, positive.
+    product = first.T @ second
+    np.testing.assert_allclose(product, product.T, atol=1e-4 * span)
+    assert np.linalg.eigvalsh(product).min() >= -1e-4 * span
 
 
 def test_the_theme_colours_paper_and_ink():

@@ -9,6 +9,7 @@ from PIL import Image
 from amdjax.analysis.page import write_report
 from amdjax.analysis.scores import score
 from amdjax.analysis.table import table
+from amdjax.errors import UserError
 from tests.analysis.made_study import empty_study, made_study
 from tests.browser import look
 
@@ -152,6 +153,12 @@ def test_another_report_takes_the_place_of_the_first(tmp_path):
     assert "no checkpoint of any network" in page
     assert "<table>" not in page and "<img" not in page
     assert json.loads((tmp_path / "report.json").read_text())["methods"] == []
+
+
+def test_a_report_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "report").write_text("a file of that name")
+    with pytest.raises(UserError, match=r"the report cannot be written: .*report"):
+        write_report(empty_study(), [], tmp_path / "report")
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from matplotlib.figure import Figure
 from scipy.linalg import orthogonal_procrustes
 from tqdm import tqdm
 
-from amdjax.analysis.embedding import pca, singular_values, tsne
+from amdjax.analysis.embedding import Components, tsne
 from amdjax.analysis.figures import style
 from amdjax.analysis.study import Network, Study
+from amdjax.errors import UserError
 
 _EXAMPLES = (200, 600)  # that are shown of each network; t-SNE lays 600 out in two seconds
 _ALL_EXAMPLES = 6000  # of all networks
@@ -36,7 +37,9 @@ def sample(study: Study) -> np.ndarray:
     return np.sort(np.concatenate(members)) if members else np.zeros([0], np.int64)
 
 
-def layouts(networks: tuple[Network, ...], examples: np.ndarray) -> dict[str, np.ndarray]:
+def layouts(
+    networks: tuple[Network, ...], examples: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, UserError]]:
     """Lays each network's embeddings out by t-SNE, which is the slow part of a report.
 
     Args:
@@ -44,19 +47,21 @@ def layouts(networks: tuple[Network, ...], examples: np.ndarray) -> dict[str, np
       examples: int [n], indices of those to lay out, from `sample`.
 
     Returns:
-      name of the network -> float [n,2], turned and mirrored so that it lies as near as it can to
-      the first one's: only the distances within a layout mean anything.
-
-    Raises:
-      UserError: on fewer than four examples, or embeddings that are all equal or not finite.
+      (name of the network -> float [n,2], name -> why it has none). Layouts are turned and mirrored
+      to lie as near as they can to the first one: only the distances within one mean anything.
     """
     bar = tqdm(networks, "t-SNE", unit=" networks", leave=False, disable=None)
-    points = {network.name: tsne(network.embedding[examples], seed=0) for network in bar}
-    centred = {name: layout - layout.mean(0) for name, layout in points.items()}
-    first = next(iter(centred.values()))
-    return {
-        name: layout @ orthogonal_procrustes(layout, first)[0] for name, layout in centred.items()
-    }
+    points, reasons = {}, {}
+    for network in bar:
+        try:
+            layout = tsne(network.embedding[examples], seed=0)
+        except UserError as error:
+            reasons[network.name] = error
+        else:
+            layout = layout - layout.mean(0)
+            first = next(iter(points.values()), layout)
+            points[network.name] = layout @ orthogonal_procrustes(layout, first)[0]
+    return points, reasons
 
 
 def tsne_panels(
@@ -71,9 +76,10 @@ def tsne_panels(
       examples: int [n], from `sample`.
 
     Returns:
-      A figure with one panel for each method.
+      A figure with one panel for each method that has a layout.
     """
-    networks, labels = style.firsts(study), study.labels[examples]
+    networks = [network for network in style.firsts(study) if network.name in layout]
+    labels = study.labels[examples]
     figure, grid = style.panels(len(networks), **_PANEL)
     for axes, network in zip(grid, networks, strict=True):
         _scatter(axes, layout[network.name], labels)
@@ -82,11 +88,12 @@ def tsne_panels(
     return figure
 
 
-def pca_panels(study: Study, examples: np.ndarray) -> Figure:
+def pca_panels(study: Study, components: dict[str, Components], examples: np.ndarray) -> Figure:
     """Draws the first two principal components of each method's first seed.
 
     Args:
       study: with at least one network.
+      components: name of the network -> `pca` of its embeddings.
       examples: int [n], those that are shown; the components are those of all.
 
     Returns:
@@ -94,17 +101,16 @@ def pca_panels(study: Study, examples: np.ndarray) -> Figure:
     """
     networks, labels = style.firsts(study), study.labels[examples]
     figure, grid = style.panels(len(networks), **_PANEL)
-    first_points = pca(networks[0].embedding)[0]
+    first = components[networks[0].name].coordinates
     for axes, network in zip(grid, networks, strict=True):
-        points, explained = pca(network.embedding)
+        points, explained, _ = components[network.name]
         # The sign of a component means nothing: that which is nearer to the first network's.
-        points = points * np.where((points * first_points).sum(0) < 0, -1.0, 1.0)
+        points = points * np.where((points * first).sum(0) < 0, -1.0, 1.0)
         _scatter(axes, points[examples], labels)
-        first, second = 100 * explained
         axes.set(
             title=style.wrapped(network.method),
-            xlabel=f"component 1 ({first:.0f} %)",
-            ylabel=f"component 2 ({second:.0f} %)",
+            xlabel=f"component 1 ({100 * explained[0]:.0f} %)",
+            ylabel=f"component 2 ({100 * explained[1]:.0f} %)",
         )
     return figure
 
@@ -141,11 +147,12 @@ def _scatter(axes: Axes, points: np.ndarray, labels: np.ndarray) -> None:
     axes.spines[:].set_visible(True)
 
 
-def spectrum(study: Study) -> Figure:
+def spectrum(study: Study, components: dict[str, Components]) -> Figure:
     """Draws the singular values of each method's embeddings, first seed, in one plot.
 
     Args:
       study: with at least one network.
+      components: name of the network -> `pca` of its embeddings.
 
     Returns:
       A figure of one panel.
@@ -155,7 +162,7 @@ def spectrum(study: Study) -> Figure:
     axes = figure.subplots()
     smallest = 1.0
     for network in networks:
-        values = singular_values(network.embedding)
+        values = components[network.name].singular_values
         # What is left of a dimension that is not used is rounding.
         values = values[values > 1e-6]
         smallest = min(smallest, values.min(initial=1.0))

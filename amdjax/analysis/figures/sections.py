@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from amdjax.analysis.embedding import pca
 from amdjax.analysis.figures import (
     activation,
     angles,
@@ -18,7 +19,6 @@ from amdjax.analysis.figures import (
 )
 from amdjax.analysis.scores import class_sample
 from amdjax.analysis.study import Study
-from amdjax.errors import UserError
 
 _NO_NETWORK = (
     "Nothing to show yet: train a network with `python -m amdjax.main --workdir={workdir}`."
@@ -120,11 +120,10 @@ def _embedding(study: Study, rows: style.Rows) -> _Content:
         shown += f" ({classes} of the {len(study.class_names)} classes, where there is room)"
     shown += _numbered(study, examples)
     pictures, lacking = [], []
-    try:
-        layout = embedding.layouts(style.firsts(study), examples)
-    except UserError as error:
-        lacking.append(f"No t-SNE: {error}.")
-    else:
+    components = {one.name: pca(one.embedding) for one in style.firsts(study)}
+    layout, reasons = embedding.layouts(style.firsts(study), examples)
+    lacking += [f"No t-SNE of {name}: {reason}." for name, reason in reasons.items()]
+    if layout:
         pictures.append(
             Picture(
                 "tsne",
@@ -143,7 +142,7 @@ def _embedding(study: Study, rows: style.Rows) -> _Content:
             f"First two principal components of the embeddings of {_methods(rows)}.",
             f"The first two principal components, with the share of the variance that each "
             f"explains. {shown}.{_first_seeds(rows)}",
-            functools.partial(embedding.pca_panels, study, examples),
+            functools.partial(embedding.pca_panels, study, components, examples),
         ),
         Picture(
             "spectrum",
@@ -151,7 +150,7 @@ def _embedding(study: Study, rows: style.Rows) -> _Content:
             f"Singular values of the centred embeddings of {_methods(rows)}, in one plot.",
             "Singular values of the centred embeddings, divided by the largest: the faster they "
             f"fall, the fewer dimensions a network uses.{_first_seeds(rows)}",
-            functools.partial(embedding.spectrum, study),
+            functools.partial(embedding.spectrum, study, components),
         ),
     ]
     return tuple(pictures), tuple(lacking)
@@ -275,7 +274,7 @@ def _training(study: Study, rows: style.Rows) -> _Content:
         )
     else:
         lacking.append("No curve of the loss: no metrics.jsonl holds a line of training yet.")
-    if any(row.am_distance for row in rows.values()):
+    if training.common_levels(rows):
         pictures.append(
             Picture(
                 "am_accuracy",

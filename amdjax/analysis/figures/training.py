@@ -121,12 +121,22 @@ def _curve(
     return mean
 
 
+def common_levels(rows: style.Rows) -> list[str]:
+    """Returns the places at which all students that are compared with a teacher are compared."""
+    compared = [row.am_distance for row in rows.values() if row.am_distance]
+    return (
+        [place for place in compared[0] if all(place in other for other in compared)]
+        if (compared)
+        else []
+    )
+
+
 def am_against_accuracy(study: Study, rows: style.Rows) -> Figure:
     """Draws the accuracy of each student over its AM loss: Figure 6 of the AMD paper.
 
     Args:
       study: of the networks.
-      rows: the numbers of its methods, at least one of them with `am_distance`.
+      rows: the numbers of its methods, with `common_levels`.
 
     Returns:
       A figure with a mark for each run.
@@ -134,10 +144,11 @@ def am_against_accuracy(study: Study, rows: style.Rows) -> Figure:
     look = style.looks(study)
     figure = Figure(figsize=(min(8.0, style.page_width()), 4.0))
     axes = figure.subplots()
+    levels = common_levels(rows)
     points = {
         method: np.stack(
             [
-                np.mean([score.values for score in row.am_distance.values()], axis=0),
+                np.mean([row.am_distance[level].values for level in levels], axis=0),
                 100.0 * np.array(row.scores["top1"].values),
             ]
         )
