@@ -227,6 +227,10 @@ def test_each_sweep_has_its_own_methods():
         bars = sweeps.bars(study, rows, "losses.am.terms")
     named = {text.get_text() for text in curves.legends[0].get_texts()}
     assert named == {"amd_g", "at", "teacher", "kd"}
+    study = made_study((*METHODS, "amd_g-weight=1"), examples=20, swept=["losses.am.weight"])
+    with style.theme("light"):
+        curves = sweeps.curves(study, {row.method: row for row in score(study)}, "losses.am.weight")
+    assert {text.get_text() for text in curves.legends[0].get_texts()} == {"amd_g", "teacher", "kd"}
     named = [text.get_text() for text in bars.axes[0].get_yticklabels()]
     assert named == ["kd", *(f"amd_g-terms={terms}" for terms in ("A", "P", "N", "A+P+N"))]
 

@@ -8,7 +8,9 @@ from matplotlib.figure import Figure
 from amdjax.analysis.figures import style
 from amdjax.analysis.scores import Row
 from amdjax.analysis.study import Study
+from amdjax.results import baseline_of
 
+_MOST_LEVELS = 6  # level lines in one figure
 _SYMBOLS = {"losses.am.weight": "γ", "losses.am.margin": "m", "losses.am.scale": "s"}
 
 
@@ -43,7 +45,8 @@ def curves(study: Study, rows: style.Rows, key: str) -> Figure:
 
     Returns:
       A figure with a line for each method, whiskers being standard deviations over seeds, and a
-      level line for each method of which nothing was swept.
+      level line for each method of which nothing was swept; if these are many, for the teachers
+      and the baseline alone.
     """
     look, entries = style.looks(study), swept(study, key)
     figure = Figure(figsize=(min(8.0, style.page_width()), 4.4))
@@ -62,18 +65,24 @@ def curves(study: Study, rows: style.Rows, key: str) -> Figure:
             capsize=3,
             label=base,
         )
-    for method, row in rows.items():
-        if not _is_swept(study, method):
-            color, (mean, deviation) = look[method].color, _accuracy(row)
-            axes.axhline(mean, color=color, linestyle=(0, (4, 2)), label=style.short(method))
-            if deviation:
-                axes.axhspan(mean - deviation, mean + deviation, color=color, alpha=0.15, lw=0)
+    compared = [method for method in rows if not _is_swept(study, method)]
+    if len(compared) > _MOST_LEVELS:
+        baseline = baseline_of(method for method, row in rows.items() if not row.is_teacher)
+        compared = [name for name in compared if rows[name].is_teacher or name == baseline]
+    for method in compared:
+        color, (mean, deviation) = look[method].color, _accuracy(rows[method])
+        axes.axhline(mean, color=color, linestyle=(0, (4, 2)), label=style.short(method))
+        if deviation:
+            axes.axhspan(mean - deviation, mean + deviation, color=color, alpha=0.15, lw=0)
     values = [_number(entry.value) for entry in entries.values()]
     if min(values) > 0 and max(values) >= 100 * min(values):
         axes.set_xscale("log")
     symbol = _SYMBOLS.get(key)
     axes.set(xlabel=f"{symbol} ({key})" if symbol else key, ylabel="test accuracy (%)")
-    figure.legend(loc="outside lower center", ncols=2 if style.is_narrow() else 4)
+    names = axes.get_legend_handles_labels()[1]
+    figure.legend(
+        loc="outside lower center", ncols=style.legend_columns(names, figure.get_figwidth())
+    )
     return figure
 
 
