@@ -188,11 +188,11 @@ def _ask(
                 teacher = {} if network.is_teacher else teachers.get(network.teacher, {})
                 answer |= compare_maps(features, teacher, margin, scale)
                 answer = jax.device_get(answer)
-                whole = answers.setdefault(network.name, _room_for(answer, count))
-                for place, part in zip(
-                    jax.tree.leaves(whole), jax.tree.leaves(answer), strict=True
-                ):
-                    place[rows] = part[mask]
+                if network.name not in answers:
+                    answers[network.name] = _room_for(answer, count)
+                leaves = map(jax.tree.leaves, (answers[network.name], answer))
+                for whole, part in zip(*leaves, strict=True):
+                    whole[rows] = part[mask]
             labels[rows] = batch["label"][mask]
             bar.update(rows.stop - first)
             first = rows.stop

@@ -8,8 +8,9 @@ from PIL import Image
 
 from amdjax.analysis.page import write_report
 from amdjax.analysis.scores import score
-from amdjax.analysis.table import table
+from amdjax.analysis.table import methods_in_words, table
 from amdjax.errors import UserError
+from amdjax.methods import METHODS
 from tests.analysis.made_study import empty_study, made_study
 from tests.browser import look
 
@@ -107,6 +108,16 @@ def test_tests_and_notes_of_the_table(report):
     assert "McNemar" in notes and "t-test" not in notes and "several seeds" not in notes
 
 
+def test_every_method_is_explained():
+    study = made_study(
+        ("kd", "amd_gl+sp", "amd_g-weight=1e-05"), examples=20, swept=["losses.am.weight"]
+    )
+    words = methods_in_words(study)
+    assert list(words) == ["teacher", "kd", "amd_gl+sp", "amd_g"]
+    assert words["amd_gl+sp"] == f"{METHODS['amd_gl'].summary}; and {METHODS['sp'].summary}"
+    assert words["amd_g"] == METHODS["amd_g"].summary
+
+
 def test_a_single_student_is_not_the_best(report):
     study = made_study(("kd",), examples=40)
     shown = table({row.method: row for row in score(study)}, 40)
@@ -152,6 +163,7 @@ def test_another_report_takes_the_place_of_the_first(tmp_path):
     page = (tmp_path / "index.html").read_text()
     assert "no checkpoint of any network" in page
     assert "<table>" not in page and "<img" not in page
+    assert "<code>python -m amdjax.main --workdir=runs/empty</code>" in page
     assert json.loads((tmp_path / "report.json").read_text())["methods"] == []
 
 
