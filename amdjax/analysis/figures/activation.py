@@ -103,7 +103,7 @@ def grad_cams(study: Study) -> Figure:
             heat = np.asarray(to_unit(upsample(cams, (_PIXELS, _PIXELS))))
             tiles = overlay(images, heat)
             predicted = network.logits[study.shown[:count]].argmax(-1)
-            notes = tuple(_short(study.class_names[label]) for label in predicted)
+            notes = tuple(_short(style.class_name(study, label)) for label in predicted)
             columns.append(
                 _Column(_level(place, cams), network.method, tiles, notes, predicted != truth)
             )
@@ -187,7 +187,7 @@ def _line(
     count = len(line[0].tiles)
     shown = study.shown[:count]
     names = [
-        f"{_short(study.class_names[label])}\nno. {number}"
+        f"{_short(style.class_name(study, label))}\nno. {number}"
         for number, label in zip(shown, study.labels[shown], strict=True)
     ]
     images = _resize(study.images[:count] / 255.0)

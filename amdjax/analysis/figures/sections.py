@@ -118,7 +118,7 @@ def _embedding(study: Study, rows: style.Rows) -> _Content:
     )
     if classes < len(study.class_names):
         shown += f" ({classes} of the {len(study.class_names)} classes, where there is room)"
-    shown += _numbered(study, examples)
+    names = _numbered(study, examples)
     pictures, lacking = [], []
     components = {one.name: pca(one.embedding) for one in style.firsts(study)}
     layout, reasons = embedding.layouts(style.firsts(study), examples)
@@ -129,9 +129,9 @@ def _embedding(study: Study, rows: style.Rows) -> _Content:
                 "tsne",
                 "t-SNE",
                 f"t-SNE of the embeddings of {_methods(rows)}.",
-                f"{shown}. Layouts are turned to lie as the first one's; only neighbourhoods mean "
-                "anything. V: V-measure of the predicted against the true classes, all test "
-                f"images.{_first_seeds(rows)}{_in_parentheses(rows)}",
+                f"{shown}{names}. Layouts are turned to lie as the first one's; only "
+                "neighbourhoods mean anything. V: V-measure of the predicted against the true "
+                f"classes, all test images.{_first_seeds(rows)}{_in_parentheses(rows)}",
                 functools.partial(embedding.tsne_panels, study, rows, layout, examples),
             )
         )
@@ -141,7 +141,7 @@ def _embedding(study: Study, rows: style.Rows) -> _Content:
             "Principal components",
             f"First two principal components of the embeddings of {_methods(rows)}.",
             f"The first two principal components, with the share of the variance that each "
-            f"explains. {shown}.{_first_seeds(rows)}",
+            f"explains. {shown}{'' if layout else names}.{_first_seeds(rows)}",
             functools.partial(embedding.pca_panels, study, components, examples),
         ),
         Picture(
@@ -342,9 +342,10 @@ def _am(study: Study) -> str:
 def _numbered(study: Study, examples: np.ndarray) -> str:
     """Which class has which number, where its name is another one."""
     labels = np.unique(study.labels[examples]).tolist()
-    if all(study.class_names[label] == str(label) for label in labels):
+    names = {label: style.class_name(study, label) for label in labels}
+    if all(name == str(label) for label, name in names.items()):
         return ""
-    return " (" + ", ".join(f"{label}: {study.class_names[label]}" for label in labels) + ")"
+    return f" ({', '.join(f'{label}: {name}' for label, name in names.items())})"
 
 
 def _over_seeds(rows: style.Rows) -> str:

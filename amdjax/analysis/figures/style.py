@@ -260,6 +260,11 @@ def short(method: str) -> str:
     return name + equals + "+".join(_TERMS.get(word, word) for word in words.split("+"))
 
 
+def class_name(study: Study, label: int) -> str:
+    """Returns a class's name without the number in WordNet that ImageNet's have before it."""
+    return re.sub(r"^n\d{8} ", "", study.class_names[label])
+
+
 def wrapped(method: str, width: int = 22) -> str:
     """Breaks a method's name into lines behind "_+=-", each at most so long if it can be."""
     lines = [""]
