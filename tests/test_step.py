@@ -181,7 +181,8 @@ def test_averaged_variables():
 def test_without_synchronised_batch_norm_the_statistics_are_averaged():
     one, _ = _run(1, AMD, steps=2, sync=False)
     synchronised, _ = _run(1, AMD, steps=2)
-    np.testing.assert_allclose(one[0], synchronised[0], rtol=1e-5)
+    # KD is 16 times a sum of terms that nearly cancel: rounding of 1e-7 in it becomes 1e-6.
+    np.testing.assert_allclose(one[0], synchronised[0], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(one[1], synchronised[1], rtol=1e-3)  # rounding, behind a step
     two, state = _run(2, AMD, steps=2, sync=False)
     assert np.abs(two - one).max() > 1e-4
