@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     workdir, indices = Path(_WORKDIR.value), _indices(_IMAGES.value)
     folder = workdir / "report"
     if workdir.is_dir():  # else `collect` says what is wrong
-        check_writable(folder if folder.is_dir() else workdir)
+        check_writable(folder if folder.exists() else workdir)
     study = collect(workdir, _DATA_DIR.value, indices=indices)
     for sentence in study.missing:
         print(f"missing: {sentence}")
