@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -92,6 +93,27 @@ def test_classes_are_named_once_and_without_wordnets_numbers():
     with style.theme("light"):
         written = [text.get_text() for text in figures["attention"].draw().axes[0].texts]
     assert "goldfish\nno. 0" in written
+
+
+@pytest.mark.parametrize("width", style.WIDTHS)
+def test_long_class_names_stay_below_their_tiles(width):
+    study = dataclasses.replace(made_study(), class_names=("automobiles of all kinds",) * 10)
+    section = next(section for section in _sections(study) if section.key == "activation")
+    picture = next(picture for picture in section.pictures if picture.name == "gradcam")
+    with style.theme("light", width):
+        figure = picture.draw()
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        axes = figure.axes[0]
+        boxes = [
+            text.get_window_extent(canvas.get_renderer())
+            for text in axes.texts
+            if "automo" in text.get_text() and "no." not in text.get_text()
+        ]
+    assert len(boxes) == 3 * 4 * 3  # images, networks, levels
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.overlaps(other)
+    assert max(box.x1 for box in boxes) <= figure.bbox.x1
 
 
 def test_class_names_are_not_read_as_formulas():

@@ -202,14 +202,15 @@ def _line(
         for row, tile in enumerate(column.tiles):
             _tile(axes, tile, left, top + row * pitch)
         for row, note in enumerate(column.notes):
+            note = f"✗ {note}" if column.wrong[row] else note
             axes.text(
                 left + 0.5,
                 top + row * pitch + 1.03,
-                f"✗ {note}" if column.wrong[row] else note,
+                note,
                 ha="center",
                 va="top",
                 parse_math=False,
-                fontsize=7.5,
+                fontsize=7.5 * min(1.0, _LETTERS[style.page()] / max(1, len(note))),
                 color=style.wrong() if column.wrong[row] else style.ink(),
                 fontweight="bold" if column.wrong[row] else "normal",
             )
@@ -268,14 +269,15 @@ def distances(study: Study, rows: style.Rows) -> Figure:
     else:
         figure = Figure(figsize=(style.page_width(), 2 * height))
         grid = figure.subplots(2, len(places), squeeze=False, sharey=True).T
-    # One unit for all levels, so that their numbers can be compared.
-    largest = max(score.mean for row in compared.values() for score in row.am_distance.values())
-    exponent = int(np.floor(np.log10(largest))) if largest > 0 else 0
     for (cosine, am), place in zip(grid, places, strict=True):
         _bars(cosine, study, {m: row.similarity.get(place) for m, row in compared.items()}, 0)
         cosine.set(title=style.level(place), xlabel="mean cosine")
         cosine.set(xlim=(0.0, 1.0), xticks=np.linspace(0.0, 1.0, 5))
-        _bars(am, study, {m: row.am_distance.get(place) for m, row in compared.items()}, exponent)
+        losses = {method: row.am_distance.get(place) for method, row in compared.items()}
+        # Levels are orders of magnitude apart.
+        largest = max(score.mean for score in losses.values() if score is not None)
+        exponent = int(np.floor(np.log10(largest))) if largest > 0 else 0
+        _bars(am, study, losses, exponent)
         am.set(title=style.level(place), xlabel=f"AM loss / $10^{{{exponent}}}$")
     return figure
 
