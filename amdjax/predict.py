@@ -17,7 +17,7 @@ _TOP = 5
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of amdjax.main.")
 _METHOD = flags.DEFINE_string(
-    "method", None, "Student to ask, or its folder in the workdir; default: the config's last."
+    "method", None, "Student to ask, or its folder in the workdir; default: the last one trained."
 )
 _CAM = flags.DEFINE_bool("cam", False, "Write Grad-CAM over each image to ./NAME.cam-METHOD.png.")
 _PLACE = flags.DEFINE_string(

@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +100,8 @@ def load_classifiers(
 
     Args:
       workdir: of a run.
-      method: of the student, or its folder in the workdir; None: the last one of the config.
+      method: of the student, or its folder in the workdir; None: the last one of the config that
+        has a checkpoint.
       data_dir: where the prepared data lie, if not where the run had them.
 
     Raises:
@@ -150,19 +150,17 @@ def _find_student(workdir: Path, config: ml_collections.ConfigDict, method: str 
     """Returns the phase of a method, the first of its seeds that has a checkpoint."""
     names = phase_names(workdir, config)
     if method is None:
-        students = [phase.method for phase in phases(config) if not phase.is_teacher]
-        trained = [one for one in students if any(_of_method(workdir, names, one))]
-        method = (trained or students)[-1]
-    elif method not in map(_without_seed, names) and method not in names:
+        wanted = [phase.method for phase in reversed(phases(config)) if not phase.is_teacher]
+    elif method in names or method in map(_without_seed, names):
+        wanted = [method]
+    else:
         raise unknown_name("method of this workdir", method, names)
-    return next(_of_method(workdir, names, method), method)
-
-
-def _of_method(workdir: Path, names: Sequence[str], method: str) -> Iterator[str]:
-    """Yields the phases that have a checkpoint and are, or are seeds of, a method."""
-    for name in names:
-        if method in (name, _without_seed(name)) and has_checkpoint(workdir / name):
-            yield name
+    trained = [name for name in names if has_checkpoint(workdir / name)]
+    for one in wanted:
+        for name in trained:
+            if one in (name, _without_seed(name)):
+                return name
+    return wanted[0]  # is not there yet, as `restore` will say
 
 
 def _without_seed(name: str) -> str:

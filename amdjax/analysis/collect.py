@@ -17,7 +17,7 @@ from tqdm import tqdm
 from amdjax import parallel
 from amdjax.analysis.angles import map_angles, map_cosine
 from amdjax.analysis.gradcam import grad_cam
-from amdjax.analysis.study import Network, Study
+from amdjax.analysis.study import LEVELS, Network, Study
 from amdjax.checkpoint import FOLDER
 from amdjax.config import read_config
 from amdjax.data import Dataset, EvalBatches, load_dataset, prefetch
@@ -28,7 +28,7 @@ from amdjax.losses.maps import attention_map, l2_normalize
 from amdjax.restore import Kind, Restored, forward, restore_all
 from amdjax.train import count
 
-PLACES = ("stage1", "stage2", "stage3")  # whose maps are looked at: 32, 16, 8 pixels of 32
+PLACES = tuple(LEVELS)  # of 32, 16, 8 pixels for images of 32
 _REPEATS = 5  # batches that are timed
 
 # What a network says of some images: arrays whose first axis is theirs.

@@ -8,6 +8,8 @@ import numpy as np
 
 from amdjax.config import TEACHERS
 
+LEVELS = {"stage1": "low", "stage2": "middle", "stage3": "high"}  # places whose maps are looked at
+
 
 @dataclasses.dataclass(frozen=True)
 class Network:
@@ -78,8 +80,8 @@ class Study:
     Attributes:
       workdir: where the networks were trained.
       data: name of the data set.
-      class_names: in the order of the labels; () where there are no networks, for then the data
-        are not read, and all arrays are empty.
+      class_names: in the order of the labels; () where there are no networks, and all arrays
+        are empty.
       labels: int32 [N], of the test split.
       shown: int [K], which test examples are shown as images.
       disputed: whether these are the ones that the networks disagree on most; else they were

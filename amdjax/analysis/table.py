@@ -110,8 +110,14 @@ def _compared(row: Row, examples: int) -> tuple[Cell, Cell]:
         return _NONE, _NONE
     return (
         Cell(f"{100 * difference:+.2f}".replace("-", "−")),
-        Cell(f"{'–' if math.isnan(p) else '<0.001' if p < 0.001 else f'{p:.3f}'} ({letter})"),
+        Cell(f"{_p_value(p)} ({letter})"),
     )
+
+
+def _p_value(p: float) -> str:
+    if math.isnan(p):
+        return "–"
+    return f"{p:.3f}" if p >= 0.001 else "<0.001"
 
 
 def methods_in_words(study: Study) -> dict[str, str]:

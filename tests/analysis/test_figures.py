@@ -83,15 +83,13 @@ def test_the_check_sees_what_lies_outside():
 def test_classes_are_named_once_and_without_wordnets_numbers():
     names = ("n01443537 goldfish", *map(str, range(1, 10)))
     study = dataclasses.replace(made_study(("kd",)), class_names=names)
-    section = next(section for section in _sections(study) if section.key == "embedding")
-    captions = [picture.caption for picture in section.pictures]
+    pictures = {section.key: section.pictures for section in _sections(study)}
+    captions = [picture.caption for picture in pictures["embedding"]]
     assert "(0: goldfish, 1: 1, " in captions[0]
     assert not any("goldfish" in caption for caption in captions[1:])
-    figures = {
-        picture.name: picture for section in _sections(study) for picture in section.pictures
-    }
+    attention = pictures["activation"][0]
     with style.theme("light"):
-        written = [text.get_text() for text in figures["attention"].draw().axes[0].texts]
+        written = [text.get_text() for text in attention.draw().axes[0].texts]
     assert "goldfish\nno. 0" in written
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from amdjax.analysis.figures import style
 from amdjax.analysis.gradcam import overlay, to_unit, upsample
 from amdjax.analysis.scores import Score
-from amdjax.analysis.study import Study
+from amdjax.analysis.study import LEVELS, Study
 
 _TILES = 240  # in one figure, at most: of many networks fewer images are shown
 _PER_LINE = {"wide": 15, "narrow": 5}  # tiles side by side, without the image
@@ -25,6 +25,7 @@ _LEVEL_GAP = 0.3
 _NAMES = 1.15  # left of the images
 _LINE = 0.22  # of a heading
 _SCALE = 0.6
+_LEAST_INCHES = {"wide": 6.0, "narrow": 4.0}  # of a figure's width, that the scale needs
 _LETTERS = {"wide": 9, "narrow": 6}  # of a name, in one line of a heading
 _COLORS = "inferno"  # as those of `overlay`
 
@@ -113,7 +114,7 @@ def grad_cams(study: Study) -> Figure:
 
 
 def _level(place: str, maps: np.ndarray) -> str:
-    return f"{style.LEVELS[place]}, {maps.shape[1]}×{maps.shape[2]}"
+    return f"{LEVELS[place]}, {maps.shape[1]}×{maps.shape[2]}"
 
 
 def _places(study: Study) -> list[str]:
@@ -158,7 +159,7 @@ def _sheet(study: Study, columns: list[_Column], colors: np.ndarray, scale: str)
     lines = _lines(columns)
     offsets = [_offsets(line) for line in lines]
     width = max(edges[-1] + 1.0 + _GAP for edges in offsets)
-    width = max(width, (4.0 if style.is_narrow() else 6.0) / _INCHES)
+    width = max(width, _LEAST_INCHES[style.page()] / _INCHES)
     line_height = heading + count * pitch + 2 * _GAP
     height = len(lines) * line_height + _SCALE
     inches = min(_INCHES, style.page_width() / width)
@@ -263,12 +264,7 @@ def distances(study: Study, rows: style.Rows) -> Figure:
     compared = {method: row for method, row in rows.items() if row.similarity}
     places = list(dict.fromkeys(place for row in compared.values() for place in row.similarity))
     height = 0.85 + style.row_height(0.27) * len(compared)
-    if style.is_narrow():
-        figure = Figure(figsize=(style.page_width(), 2 * height * len(places)))
-        grid = figure.subplots(2 * len(places), 1, sharey=True).reshape(len(places), 2)
-    else:
-        figure = Figure(figsize=(style.page_width(), 2 * height))
-        grid = figure.subplots(2, len(places), squeeze=False, sharey=True).T
+    figure, grid = style.level_panels(len(places), 2, height, sharey=True)
     for (cosine, am), place in zip(grid, places, strict=True):
         _bars(cosine, study, {m: row.similarity.get(place) for m, row in compared.items()}, 0)
         cosine.set(title=style.level(place), xlabel="mean cosine")

@@ -27,13 +27,8 @@ def map_angles(study: Study, rows: style.Rows) -> Figure:
     methods, look = style.by_method(study), style.looks(study)
     places = list(study.networks[0].angles)
     height = 1.0 + style.row_height(0.36) * len(methods)
-    if style.is_narrow():
-        figure = Figure(figsize=(style.page_width(), height * len(places)))
-        grid = figure.subplots(len(places), 1, squeeze=False, sharex=True)[:, 0]
-    else:
-        figure = Figure(figsize=(style.page_width(), height))
-        grid = figure.subplots(1, len(places), squeeze=False, sharex=True)[0]
-    for axes, place in zip(grid, places, strict=True):
+    figure, grid = style.level_panels(len(places), 1, height, sharex=True)
+    for (axes,), place in zip(grid, places, strict=True):
         angles = [
             np.concatenate([network.angles[place] for network in networks])
             for networks in methods.values()
@@ -52,7 +47,7 @@ def map_angles(study: Study, rows: style.Rows) -> Figure:
         violins["cmeans"].set(color=style.ink(), linewidth=1.2)
         axes.set(title=style.level(place), xlabel="angle of positive and negative map (°)")
         style.name_rows(axes, list(methods))
-        axes.tick_params(labelbottom=True, labelleft=style.is_narrow() or axes is grid[0])
+        axes.tick_params(labelbottom=True, labelleft=style.is_narrow() or axes is grid[0, 0])
     return figure
 
 
@@ -89,8 +84,7 @@ def geodesic(
       A figure with a row for each method, the means of both kinds marked and written down.
     """
     look = style.looks(study)
-    width = min(9.5, style.page_width())
-    figure = Figure(figsize=(width, 1.2 + style.row_height(0.55) * len(distances)))
+    figure = style.plot(9.5, 1.2 + style.row_height(0.55) * len(distances))
     axes = figure.subplots()
     edges = np.linspace(0.0, 180.0, _BINS + 1)
     for row, (method, parts) in enumerate(distances.items()):

@@ -100,8 +100,7 @@ def temperature_scaling(study: Study, rows: style.Rows) -> Figure:
       A figure with one row for each method; whiskers are standard deviations over seeds.
     """
     look = style.looks(study)
-    width = min(9.5, style.page_width())
-    figure = Figure(figsize=(width, 1.1 + style.row_height(0.3) * len(rows)))
+    figure = style.plot(9.5, 1.1 + style.row_height(0.3) * len(rows))
     axes = figure.subplots()
     circle = {"marker": "o", "markersize": 8, "markeredgewidth": 1.8, "linestyle": "none"}
     for line, (method, row) in enumerate(rows.items()):

@@ -158,7 +158,7 @@ def spectrum(study: Study, components: dict[str, Components]) -> Figure:
       A figure of one panel.
     """
     look, networks = style.looks(study), style.firsts(study)
-    figure = Figure(figsize=(min(8.0, style.page_width()), 3.8))
+    figure = style.plot(8.0, 3.8)
     axes = figure.subplots()
     smallest = 1.0
     for network in networks:

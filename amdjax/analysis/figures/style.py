@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from amdjax.analysis.scores import Row, Score
-from amdjax.analysis.study import Network, Study
+from amdjax.analysis.study import LEVELS, Network, Study
 
 Rows = dict[str, Row]  # by method, in the order of the study
 
@@ -30,7 +31,6 @@ _COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
 _OWN = ("scratch", "kd", "amd_g", "amd_gl")  # have the first colours, in any report
 _LINES = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 2, 1, 2)), (0, (8, 2, 1, 2, 1, 2)))
 _MARKERS = ("o", "s", "^", "D", "v")
-LEVELS = {"stage1": "low", "stage2": "middle", "stage3": "high"}
 _CLASS_MARKERS = ("o", "^")
 _TERMS = {"angular": "A", "positive": "P", "negative": "N"}  # of the AM loss
 MAX_CLASSES = 10 * len(_CLASS_MARKERS)  # that `class_look` tells apart
@@ -117,7 +117,7 @@ def ink() -> str:
 
 def wrong() -> str:
     """Returns the colour of text about mistakes in the present theme."""
-    return _WRONG["light" if mpl.rcParams["figure.facecolor"] == _PAPER["light"] else "dark"]
+    return _WRONG["light" if paper() == _PAPER["light"] else "dark"]
 
 
 def by_method(study: Study) -> dict[str, tuple[Network, ...]]:
@@ -175,6 +175,31 @@ def columns(count: int, width: float, most: int) -> int:
     """
     fitting = min(most, max(1, int(page_width() / (0.7 * width))))
     return math.ceil(count / math.ceil(count / fitting))
+
+
+def plot(width: float, height: float) -> Figure:
+    """Returns a figure of some inches, on a narrow page no wider than that."""
+    return Figure(figsize=(min(width, page_width()), height))
+
+
+def level_panels(
+    levels: int, kinds: int, height: float, **shared: bool
+) -> tuple[Figure, np.ndarray]:
+    """Returns a figure with panels for each level: side by side, or on a narrow page in a column.
+
+    Args:
+      levels: how many.
+      kinds: panels of each level, below one another.
+      height: of a panel in inches.
+      **shared: `sharex` or `sharey` of all panels.
+
+    Returns:
+      (figure, its axes [levels,kinds]).
+    """
+    rows = kinds * levels if is_narrow() else kinds
+    figure = plot(page_width(), height * rows)
+    grid = figure.subplots(rows, kinds * levels // rows, squeeze=False, **shared)
+    return figure, grid.reshape(levels, kinds) if is_narrow() else grid.T
 
 
 def panels(count: int, width: float, ratio: float, most: int) -> tuple[Figure, list[Axes]]:

@@ -49,7 +49,7 @@ def curves(study: Study, rows: style.Rows, key: str) -> Figure:
       and the baseline alone.
     """
     look, entries = style.looks(study), swept(study, key)
-    figure = Figure(figsize=(min(8.0, style.page_width()), 4.4))
+    figure = style.plot(8.0, 4.4)
     axes = figure.subplots()
     for base in dict.fromkeys(entry.base for entry in entries.values()):
         methods = [method for method, entry in entries.items() if entry.base == base]
@@ -65,7 +65,7 @@ def curves(study: Study, rows: style.Rows, key: str) -> Figure:
             capsize=3,
             label=base,
         )
-    compared = [method for method in rows if not _is_swept(study, method)]
+    compared = _not_swept(study)
     if len(compared) > _MOST_LEVELS:
         baseline = baseline_of(method for method, row in rows.items() if not row.is_teacher)
         compared = [name for name in compared if rows[name].is_teacher or name == baseline]
@@ -99,13 +99,11 @@ def bars(study: Study, rows: style.Rows, key: str) -> Figure:
       letters of the paper. Whiskers are standard deviations over seeds.
     """
     look = style.looks(study)
+    shown = {*study.sweeps[key], *_not_swept(study)}
     students = {
-        method: row
-        for method, row in rows.items()
-        if method in study.sweeps[key] or not (row.is_teacher or _is_swept(study, method))
+        method: row for method, row in rows.items() if method in shown and not row.is_teacher
     }
-    width = min(8.0, style.page_width())
-    figure = Figure(figsize=(width, 1.1 + style.row_height(0.34) * len(students)))
+    figure = style.plot(8.0, 1.1 + style.row_height(0.34) * len(students))
     axes = figure.subplots()
     ends = []
     for line, (method, row) in enumerate(students.items()):
@@ -129,8 +127,8 @@ def bars(study: Study, rows: style.Rows, key: str) -> Figure:
     return figure
 
 
-def _is_swept(study: Study, method: str) -> bool:
-    return any(method in methods for methods in study.sweeps.values())
+def _not_swept(study: Study) -> list[str]:
+    return [one.method for one in style.firsts(study) if not one.swept]
 
 
 def _accuracy(row: Row) -> tuple[float, float]:

@@ -124,11 +124,8 @@ def _curve(
 def common_levels(rows: style.Rows) -> list[str]:
     """Returns the places at which all students that are compared with a teacher are compared."""
     compared = [row.am_distance for row in rows.values() if row.am_distance]
-    return (
-        [place for place in compared[0] if all(place in other for other in compared)]
-        if (compared)
-        else []
-    )
+    places = dict.fromkeys(place for levels in compared for place in levels)
+    return [place for place in places if all(place in levels for levels in compared)]
 
 
 def am_against_accuracy(study: Study, rows: style.Rows) -> Figure:
@@ -142,7 +139,7 @@ def am_against_accuracy(study: Study, rows: style.Rows) -> Figure:
       A figure with a mark for each run.
     """
     look = style.looks(study)
-    figure = Figure(figsize=(min(8.0, style.page_width()), 4.0))
+    figure = style.plot(8.0, 4.0)
     axes = figure.subplots()
     levels = common_levels(rows)
     points = {
