@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from amdjax import parallel
+from amdjax import distributed
 from amdjax.errors import UserError
 
 FOLDER = "checkpoints"
@@ -76,7 +76,7 @@ class Checkpoints:
           UserError: if the disk is full or may not be written.
         """
         try:
-            if parallel.is_writer():
+            if distributed.is_primary():
                 _reserve(self._folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
             self._manager.save(
                 step, args=ocp.args.StandardSave(state), metrics=evaluation, force=True
@@ -159,7 +159,7 @@ def wait_for_folder(folder: Path, seconds: float = 45) -> None:
     while not folder.is_dir():
         if time.monotonic() > deadline:
             raise UserError(
-                f"process {parallel.process_index()} does not see {folder}, which the first "
+                f"process {distributed.process_index()} does not see {folder}, which the first "
                 "process has made: take a --workdir on a disk that all machines share"
             )
         time.sleep(0.5)

@@ -15,14 +15,14 @@ from absl import flags
 from ml_collections.config_flags import config_flags
 
 from amdjax.errors import UserError, unknown_name
-from amdjax.logs import write_atomically
 from amdjax.losses import objective
 from amdjax.methods import METHODS, method_losses, needs_early_teacher
+from amdjax.training.metric_writer import write_atomically
 
 TEACHER = "teacher"
 EARLY_TEACHER = "teacher_early"
 TEACHERS = (TEACHER, EARLY_TEACHER)
-RECIPE_FILE = "recipe.json"
+RUN_FILE = "recipe.json"
 SWEPT = "swept"  # its entry that says which setting a sweep changed
 _CONFIG_FILE = "config.json"
 _DATA_KEYS = ("name", "folder", "image_size", "random_resized_crop")
@@ -44,7 +44,7 @@ _BARE_LIST = re.compile(
 
 
 @dataclasses.dataclass(frozen=True)
-class Phase:
+class RunSpec:
     """One training within a run: the teacher's, or a student's with one method.
 
     Attributes:
@@ -159,14 +159,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for seed in config.seeds:
         if not isinstance(seed, int) or seed < 0:
             raise UserError(f"config.seeds must be whole numbers of at least 0, not {seed!r}")
-    if not 0 <= config.average_decay < 1:
+    if not 0 <= config.ema_decay < 1:
+        raise UserError(f"config.ema_decay must be at least 0 and below 1, not {config.ema_decay}")
+    if not 0 < config.teacher.early_fraction <= 1:
         raise UserError(
-            f"config.average_decay must be at least 0 and below 1, not {config.average_decay}"
-        )
-    if not 0 < config.teacher.early_share <= 1:
-        raise UserError(
-            "config.teacher.early_share must be above 0 and at most 1, not "
-            f"{config.teacher.early_share}"
+            "config.teacher.early_fraction must be above 0 and at most 1, not "
+            f"{config.teacher.early_fraction}"
         )
 
 
@@ -188,7 +186,7 @@ def total_steps(epochs: int, share: float, max_steps: int, steps_per_epoch: int)
     return min(total, max_steps) if max_steps else total
 
 
-def phases(config: ml_collections.ConfigDict) -> list[Phase]:
+def phases(config: ml_collections.ConfigDict) -> list[RunSpec]:
     """Returns the phases of a run in their order: the teachers', if any must be trained, first.
 
     Raises:
@@ -211,16 +209,16 @@ def phases(config: ml_collections.ConfigDict) -> list[Phase]:
             )
         return students
     losses = method_losses("scratch", config.losses)
-    shares = {TEACHER: 1.0, EARLY_TEACHER: config.teacher.early_share}
+    shares = {TEACHER: 1.0, EARLY_TEACHER: config.teacher.early_fraction}
     teachers = [
-        Phase(name, name, config.teacher.name, losses, config.seed, share=share)
+        RunSpec(name, name, config.teacher.name, losses, config.seed, share=share)
         for name, share in shares.items()
         if name in wanted
     ]
     return [*teachers, *students]
 
 
-def at_once(plan: Sequence[Phase], seeds_at_once: bool) -> list[tuple[Phase, ...]]:
+def group_seeds(plan: Sequence[RunSpec], seeds_at_once: bool) -> list[tuple[RunSpec, ...]]:
     """Returns the phases in their order, those of one method together if its seeds are at once."""
     if not seeds_at_once:
         return [(phase,) for phase in plan]
@@ -258,7 +256,7 @@ def _swept(config: ml_collections.ConfigDict, method: str) -> list[tuple[str, di
 
 def _student(
     config: ml_collections.ConfigDict, method: str, label: str, losses: dict[str, Any], seed: int
-) -> Phase:
+) -> RunSpec:
     goal = objective(losses)
     teacher = None
     if goal.needs_teacher:
@@ -271,10 +269,10 @@ def _student(
         )
     name = label if seed == config.seed else f"{label}-seed{seed}"
     swept = config.sweep.key if label != method else ""
-    return Phase(name, label, config.student.name, losses, seed, teacher, swept=swept)
+    return RunSpec(name, label, config.student.name, losses, seed, teacher, swept=swept)
 
 
-def check_recipe(config: ml_collections.ConfigDict, phase: Phase, folder: Path) -> None:
+def check_resumable(config: ml_collections.ConfigDict, phase: RunSpec, folder: Path) -> None:
     """Makes sure that a phase's folder holds nothing made with other settings.
 
     Compared is all that the phase's numbers depend on; where data and logs lie, and how far to
@@ -283,7 +281,7 @@ def check_recipe(config: ml_collections.ConfigDict, phase: Phase, folder: Path) 
     Raises:
       UserError: showing the settings that differ.
     """
-    path = folder / RECIPE_FILE
+    path = folder / RUN_FILE
     if not path.exists():
         return
     try:
@@ -305,10 +303,10 @@ def check_recipe(config: ml_collections.ConfigDict, phase: Phase, folder: Path) 
         )
 
 
-def write_recipe(config: ml_collections.ConfigDict, phase: Phase, folder: Path) -> None:
-    """Writes down what `check_recipe` will compare, and which of it was swept."""
+def write_run_spec(config: ml_collections.ConfigDict, phase: RunSpec, folder: Path) -> None:
+    """Writes down what `check_resumable` will compare, and which of it was swept."""
     recipe = _recipe(config, phase) | ({SWEPT: phase.swept} if phase.swept else {})
-    write_atomically(folder / RECIPE_FILE, json.dumps(recipe, indent=2) + "\n")
+    write_atomically(folder / RUN_FILE, json.dumps(recipe, indent=2) + "\n")
 
 
 def write_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -351,10 +349,10 @@ def _with_tuples(value: Any) -> Any:
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
-def _recipe(config: ml_collections.ConfigDict, phase: Phase) -> dict[str, Any]:
+def _recipe(config: ml_collections.ConfigDict, phase: RunSpec) -> dict[str, Any]:
     keys = (
         *("dtype", "batch_size", "epochs", "eval_every_epochs", "sync_batch_norm"),
-        "average_decay",
+        "ema_decay",
     )
     recipe = {
         **{key: config[key] for key in keys},
@@ -373,7 +371,7 @@ def _recipe(config: ml_collections.ConfigDict, phase: Phase) -> dict[str, Any]:
         keys = ("name", "checkpoint")
         recipe["teacher"] = {"seed": config.seed, **{key: config.teacher[key] for key in keys}}
     if phase.teacher == EARLY_TEACHER:
-        recipe["teacher"]["early_share"] = config.teacher.early_share
+        recipe["teacher"]["early_fraction"] = config.teacher.early_fraction
     return json.loads(json.dumps(recipe))  # tuples become lists, as they are in the file
 
 

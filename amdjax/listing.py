@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from amdjax.data.dataset import DATASETS
-from amdjax.data.mix import MIXES
+from amdjax.data.mixing import MIXES
+from amdjax.data.registry import DATASETS
 from amdjax.losses import LOSSES
 from amdjax.methods import METHODS
 from amdjax.models import MODELS

@@ -6,11 +6,11 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from amdjax import parallel
-from amdjax.command import run_command
+from amdjax import distributed
+from amdjax.cli import run_command
 from amdjax.errors import UserError
 from amdjax.listing import listing
-from amdjax.train import run
+from amdjax.training.run import run
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, or your own.")
 _WORKDIR = flags.DEFINE_string(
@@ -29,7 +29,7 @@ def main(_: list[str]) -> None:
         return
     if _CONFIG.value is None:
         raise UserError("--config=configs/NAME.py is missing (or --list, to see what there is)")
-    parallel.initialize()
+    distributed.initialize()
     file, _, setup = flags.FLAGS["config"].config_filename.partition(":")
     name = f"{Path(file).stem}-{setup}" if setup else Path(file).stem
     if not run(_CONFIG.value, Path(_WORKDIR.value or f"runs/{name}")):

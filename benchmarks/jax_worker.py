@@ -1,4 +1,4 @@
-"""The JAX side: training as `amdjax.train` does it, its input pipeline included."""
+"""The JAX side: training as `amdjax.training.run` does it, its input pipeline included."""
 
 import contextlib
 import resource
@@ -12,17 +12,17 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from amdjax import parallel
-from amdjax.advance import Feed
-from amdjax.answers import ask_teacher
-from amdjax.data import MemorySplit, TrainBatches
+from amdjax import distributed
+from amdjax.cpu.malloc import keep_freed_memory
+from amdjax.data import InMemorySource, TrainBatches
 from amdjax.data.augment import create_augment
 from amdjax.losses import objective
-from amdjax.memory import keep_freed_memory
 from amdjax.models import Outputs, create_model, init_variables
-from amdjax.optim import create_optimizer
-from amdjax.state import TrainState
-from amdjax.step import make_eval_step, make_train_step
+from amdjax.training.multi_step import StepRunner
+from amdjax.training.optimizer import create_optimizer
+from amdjax.training.teacher_cache import cache_teacher_outputs
+from amdjax.training.train_state import TrainState
+from amdjax.training.train_step import make_eval_step, make_train_step
 from benchmarks import chips, worker
 from configs import default
 
@@ -30,10 +30,10 @@ _OPEN = contextlib.ExitStack()  # what the row feeds on, for as long as the proc
 
 
 class _Row(NamedTuple):
-    """What a row trains with; see `amdjax.train`."""
+    """What a row trains with; see `amdjax.training.run`."""
 
     config: ml_collections.ConfigDict
-    split: MemorySplit
+    split: InMemorySource
     batches: TrainBatches
     answers: Outputs | None
     mesh: Mesh
@@ -60,27 +60,27 @@ def _build(method: str, size: int, batch: int, dtype: str, variant: str) -> _Row
             },
         }
     )
-    mesh, shape = parallel.make_mesh(), (size, size, 3)
+    mesh, shape = distributed.make_mesh(), (size, size, 3)
     rng = np.random.default_rng(0)
-    split = MemorySplit(
+    split = InMemorySource(
         rng.integers(0, 256, (16 * batch, *shape), np.uint8),
         rng.integers(0, worker.NUM_CLASSES, 16 * batch).astype(np.int32),
     )
     kind = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[dtype]
-    student = create_model("wrn_16_1", worker.NUM_CLASSES, kind, parallel.BATCH_AXIS)
+    student = create_model("wrn_16_1", worker.NUM_CLASSES, kind, distributed.BATCH_AXIS)
     teacher, taught, answers = None, None, None
     if goal.needs_teacher:
         teacher = create_model("wrn_16_3", worker.NUM_CLASSES, kind)
-        taught = parallel.replicate(init_variables(teacher, jax.random.key(1), shape), mesh)
+        taught = distributed.replicate(init_variables(teacher, jax.random.key(1), shape), mesh)
         if variant == "cached":
-            answers = ask_teacher(teacher, taught, split, goal.map_places, config, mesh)
+            answers = cache_teacher_outputs(teacher, taught, split, goal.map_places, config, mesh)
             taught = None
     optimizer = create_optimizer(config.optim, 16, 1000)
     variables = init_variables(student, jax.random.key(0), shape)
     augment = create_augment(config.augment)[0]
     step = make_train_step(student, teacher, goal, augment, optimizer)
     nothing = {"params": {}, "state": {}}
-    state = parallel.replicate(TrainState.create(variables, nothing, optimizer), mesh)
+    state = distributed.replicate(TrainState.create(variables, nothing, optimizer), mesh)
     batches = TrainBatches(split, batch, seed=0)
     return _Row(config, split, batches, answers, mesh, student, taught, step, state)
 
@@ -89,8 +89,8 @@ def _cost(row: _Row) -> dict[str, float]:
     batch = row.batches[0]
     if row.answers is not None:
         batch["teacher"] = jax.tree.map(lambda x: x[: len(batch["label"])], row.answers)
-    mapped = parallel.map_step(row.step, row.mesh, batch_argument=2)
-    program = mapped.lower(row.state, row.taught, parallel.shard(batch, row.mesh), np.uint32(0))
+    mapped = distributed.shard_step(row.step, row.mesh, batch_argument=2)
+    program = mapped.lower(row.state, row.taught, distributed.shard(batch, row.mesh), np.uint32(0))
     # A compiled program does not tell the operations of what a library computes, and the other one
     # does not know what will be fused.
     return {
@@ -110,17 +110,19 @@ def train_step_cost(
 def prepare(method: str, size: int, batch: int, dtype: str, variant: str) -> worker.Prepared:
     """See `worker.serve`; the variant is "plain" or "cached" (the teacher is asked once)."""
     row = _build(method, size, batch, dtype, variant)
-    feed = Feed(row.step, row.taught, (row.batches,), row.answers, row.mesh, np.zeros(1, np.uint32))
+    feed = StepRunner(
+        row.step, row.taught, (row.batches,), row.answers, row.mesh, np.zeros(1, np.uint32)
+    )
     examples = feed.examples(row.split, row.config.data.device_gib)
     longest = 1 if examples is None else row.config.log_every_steps
     advance = _OPEN.enter_context(
         feed.streaming(0, 10**6) if examples is None else feed.resident(examples, longest)
     )
     normalize = create_augment(row.config.augment)[1]
-    eval_step = parallel.map_step(
+    eval_step = distributed.shard_step(
         make_eval_step(row.student, normalize), row.mesh, batch_argument=1
     )
-    sample = parallel.shard({**row.batches[0], "mask": np.ones(batch, bool)}, row.mesh)
+    sample = distributed.shard({**row.batches[0], "mask": np.ones(batch, bool)}, row.mesh)
     device = jax.devices()[0]
     facts = {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(row.state.params)),
@@ -136,14 +138,14 @@ def prepare(method: str, size: int, batch: int, dtype: str, variant: str) -> wor
         for first in range(done, done + steps, longest):
             last = min(first + longest, done + steps)
             states, metrics = advance(states, first, last)
-            parallel.settle(metrics)
+            distributed.block_on_cpu(metrics)
         jax.block_until_ready(states)
         done += steps
 
     def evaluate(steps: int) -> None:
         for _ in range(steps):
             metrics = eval_step(states[0].variables, sample)
-            parallel.settle(metrics)
+            distributed.block_on_cpu(metrics)
         jax.block_until_ready(metrics)
 
     def peak_mib() -> float:

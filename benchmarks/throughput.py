@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from amdjax.data import TrainBatches, prefetch
-from amdjax.data.splits import StreamedSplit
+from amdjax.data.sources import StreamedSource
 from benchmarks.worker import METHODS
 
 _ROOT = Path(__file__).parents[1]
@@ -136,7 +136,7 @@ class _Jpegs:
 
 def input_rate(size: int, batch: int, seconds: float = 5.0) -> float:
     """Returns how many JPEG images of a size the pipeline decodes and batches in a second."""
-    split = StreamedSplit("jpeg", _Jpegs(2048, size), 0, (size, size, 3), 1)
+    split = StreamedSource("jpeg", _Jpegs(2048, size), 0, (size, size, 3), 1)
     source = prefetch(TrainBatches(split, batch, seed=0), 0, 10**6)
     next(source)
     done, begin = 0, time.perf_counter()

@@ -33,7 +33,7 @@ def get_config(setup: str = "cifar10") -> ml_collections.ConfigDict:
     config.optim.weight_decay = 0.0
     config.optim.ramp_up_epochs = 50.0
     config.optim.ramp_down_epochs = 30.0
-    config.average_decay = 0.999
+    config.ema_decay = 0.999
     config.losses.ce.weight = 1.0
     for name in ("amc", "contrastive"):
         config.losses[name].ramp_up_epochs = 50.0

@@ -53,7 +53,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Asks it once about each training image, and keeps logits, embedding and attention maps. Not
     # with crops, noise or mixed images; with flips it is asked about both views.
     config.teacher.cached = False
-    config.teacher.early_share = 0.25  # of the epochs, for eskd: where its teacher stops
+    config.teacher.early_fraction = 0.25  # of the epochs, for eskd: where its teacher stops
 
     config.student = ml_collections.ConfigDict()
     config.student.name = "wrn_16_1"
@@ -110,7 +110,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optim.beta2 = 0.999  # adam
 
     # Evaluates (and teaches with) exponential means of the variables over the steps; 0: the last.
-    config.average_decay = 0.0
+    config.ema_decay = 0.0
 
     # Weight and hyper-parameters of every loss; config.methods says which are switched on. The
     # defaults stand with the losses (amdjax/losses/).

@@ -7,20 +7,20 @@ from pathlib import Path
 import jax
 import pytest
 
-from amdjax import parallel
-from amdjax.checks import check_shapes
-from amdjax.config import check_recipe, phases, validate, write_recipe
+from amdjax import distributed
+from amdjax.config import check_resumable, phases, validate, write_run_spec
 from amdjax.data.augment import create_augment
-from amdjax.data.dataset import DATASETS
-from amdjax.data.mix import create_mix
+from amdjax.data.mixing import create_mix
+from amdjax.data.registry import DATASETS
 from amdjax.errors import UserError
 from amdjax.losses import LOSSES
 from amdjax.methods import METHODS
 from amdjax.models import create_model
-from amdjax.optim import create_optimizer
-from amdjax.train import run
+from amdjax.training.optimizer import create_optimizer
+from amdjax.training.preflight import check_shapes
+from amdjax.training.run import run
 from configs import default
-from tests.tiny import shrink
+from tests.tiny_run import shrink
 
 RECIPES = sorted(path.stem for path in (Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
 
@@ -89,14 +89,14 @@ def test_what_was_swept_is_written_down_and_not_compared(tmp_path):
     _, kd, *swept = phases(config)
     for name in ("kd", "swept"):
         (tmp_path / name).mkdir()
-    write_recipe(config, kd, tmp_path / "kd")
-    write_recipe(config, swept[0], tmp_path / "swept")
+    write_run_spec(config, kd, tmp_path / "kd")
+    write_run_spec(config, swept[0], tmp_path / "swept")
     recipe = json.loads((tmp_path / "swept" / "recipe.json").read_text())
     assert recipe.pop("swept") == "losses.am.margin"
     assert recipe.keys() == json.loads((tmp_path / "kd" / "recipe.json").read_text()).keys()
-    check_recipe(config, swept[0], tmp_path / "swept")
+    check_resumable(config, swept[0], tmp_path / "swept")
     with pytest.raises(UserError, match=r"losses\.am\.margin: 1\.1 there, 1\.35 now\. Choose"):
-        check_recipe(config, swept[1], tmp_path / "swept")
+        check_resumable(config, swept[1], tmp_path / "swept")
 
 
 # The others differ from these in names and numbers alone.
@@ -106,8 +106,8 @@ RUN = ("amc", "cifar10", "figure5", "folder", "imagenet", "table10", "tiny_image
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUN)
 def test_recipe_runs_a_step(name, images, tmp_path, monkeypatch):
-    one_device = parallel.make_mesh(jax.devices()[:1])
-    monkeypatch.setattr(parallel, "make_mesh", lambda: one_device)
+    one_device = distributed.make_mesh(jax.devices()[:1])
+    monkeypatch.setattr(distributed, "make_mesh", lambda: one_device)
     config = shrink(_recipe(name), images)
     config.methods = config.methods[-1:]
     config.sweep["values"] = config.sweep["values"][:1]

@@ -8,12 +8,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from amdjax.data.dataset import DATASETS
-from amdjax.data.mix import MIXES
+from amdjax.data.mixing import MIXES
+from amdjax.data.registry import DATASETS
 from amdjax.losses import LOSSES
 from amdjax.methods import METHODS
 from amdjax.models import MODELS
-from tests.tiny import PYTHON, ROOT, command, finish, wait_for_lines
+from tests.tiny_run import PYTHON, ROOT, command, finish, wait_for_lines
 
 MISTAKES = [
     (["--config.studnt.name=x"], "unknown config key 'studnt.name'; did you mean student.name"),

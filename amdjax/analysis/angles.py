@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from amdjax.errors import UserError
-from amdjax.losses import maps
+from amdjax.losses import functional
 
 _EPS = 1e-7  # the clip of the inner product in the AMC loss
 
@@ -23,11 +23,12 @@ def map_angles(feature: jax.Array) -> jax.Array:
     Returns:
       float32 [B], in degrees, from 0 to 90.
     """
-    positive = maps.l2_normalize(maps.attention_map(feature), axis=(1, 2))
-    negative = maps.l2_normalize(1.0 - positive, axis=(1, 2))
+    positive = functional.l2_normalize(functional.attention_map(feature), axis=(1, 2))
+    negative = functional.l2_normalize(1.0 - positive, axis=(1, 2))
     # Not arccos, which loses half the digits of a small angle.
     opposite, adjacent = (
-        maps.safe_norm(x, axis=(1, 2))[:, 0, 0] for x in (positive - negative, positive + negative)
+        functional.safe_norm(x, axis=(1, 2))[:, 0, 0]
+        for x in (positive - negative, positive + negative)
     )
     return jnp.rad2deg(2.0 * jnp.arctan2(opposite, adjacent))
 
@@ -55,7 +56,9 @@ def geodesic_distances(embedding: jax.Array, labels: jax.Array) -> tuple[np.ndar
             "an embedding [B,D] and labels [B] are needed, not "
             f"{list(embedding.shape)} and {list(labels.shape)}"
         )
-    unit = np.asarray(maps.l2_normalize(maps.widen(embedding), axis=-1), np.float64)
+    unit = np.asarray(
+        functional.l2_normalize(functional.promote_to_float32(embedding), axis=-1), np.float64
+    )
     first, second = np.triu_indices(labels.size, k=1)
     cosine = (unit @ unit.T)[first, second]
     distance = np.arccos(np.clip(cosine, -1.0 + _EPS, 1.0 - _EPS))
@@ -79,7 +82,10 @@ def map_cosine(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Ar
       UserError: if the larger map is no whole multiple of the smaller.
     """
     student, teacher = (
-        maps.l2_normalize(maps.attention_map(feature), axis=(1, 2))
-        for feature in maps.match_size(maps.widen(student_feature), maps.widen(teacher_feature))
+        functional.l2_normalize(functional.attention_map(feature), axis=(1, 2))
+        for feature in functional.match_size(
+            functional.promote_to_float32(student_feature),
+            functional.promote_to_float32(teacher_feature),
+        )
     )
     return jnp.sum(student * teacher, axis=(1, 2))

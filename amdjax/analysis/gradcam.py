@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 
 from amdjax.errors import UserError, unknown_name
-from amdjax.losses import maps
+from amdjax.losses import functional
 from amdjax.models import Outputs
 
 _COLORS = "inferno"  # from dark to bright, so it reads without colour as well
@@ -63,8 +63,8 @@ def grad_cam(
 
     nothing = jnp.zeros(features[place].shape, features[place].dtype)
     gradient, feature = jax.grad(score, has_aux=True)(nothing)
-    weights = jnp.mean(maps.widen(gradient), axis=(1, 2), keepdims=True)
-    return nn.relu(jnp.sum(weights * maps.widen(feature), axis=-1))
+    weights = jnp.mean(functional.promote_to_float32(gradient), axis=(1, 2), keepdims=True)
+    return nn.relu(jnp.sum(weights * functional.promote_to_float32(feature), axis=-1))
 
 
 def overlay(images: np.ndarray, heat: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Data sets, and batches of them."""
 
-from amdjax.data.dataset import DATASETS, Dataset, load_dataset
 from amdjax.data.pipeline import Batch, Batches, EvalBatches, TrainBatches, prefetch
-from amdjax.data.splits import MemorySplit, Split
+from amdjax.data.registry import DATASETS, Dataset, load_dataset
+from amdjax.data.sources import InMemorySource, Split
 
 __all__ = [
     "DATASETS",
@@ -10,7 +10,7 @@ __all__ = [
     "Batches",
     "Dataset",
     "EvalBatches",
-    "MemorySplit",
+    "InMemorySource",
     "Split",
     "TrainBatches",
     "load_dataset",

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
-from amdjax.data.splits import Split
+from amdjax.data.sources import Split
 from amdjax.errors import UserError
 
 Batch = dict[str, Any]

@@ -7,16 +7,16 @@ from amdjax.losses.cc import cc_loss
 from amdjax.losses.ce import cross_entropy
 from amdjax.losses.dist import dist_loss
 from amdjax.losses.dkd import dkd_loss
+from amdjax.losses.fitnet import hint_loss
 from amdjax.losses.ft import ft_loss
-from amdjax.losses.hint import hint_loss
 from amdjax.losses.kd import kd_loss
-from amdjax.losses.margins import a_softmax_loss, arcface_loss, cosface_loss
+from amdjax.losses.margin_softmax import a_softmax_loss, arcface_loss, cosface_loss
 from amdjax.losses.nst import nst_loss
 from amdjax.losses.objective import Objective, default_losses, objective
 from amdjax.losses.pkt import pkt_loss
 from amdjax.losses.registry import LOSSES, Inputs, Loss
 from amdjax.losses.rkd import rkd_loss
-from amdjax.losses.softmaxes import spherical_softmax_loss, taylor_softmax_loss
+from amdjax.losses.softmax_variants import spherical_softmax_loss, taylor_softmax_loss
 from amdjax.losses.sp import sp_loss
 
 __all__ = [

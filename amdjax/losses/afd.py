@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from amdjax.losses import maps
+from amdjax.losses import functional
 
 
 class Summary(NamedTuple):
@@ -23,7 +23,7 @@ class Summary(NamedTuple):
 
 def summarize(feature: jax.Array) -> Summary:
     """Reduces a feature [B,H,W,C]."""
-    feature = maps.widen(feature)
+    feature = functional.promote_to_float32(feature)
     return Summary(jnp.mean(feature, axis=(1, 2)), jnp.mean(jnp.square(feature), axis=-1))
 
 
@@ -71,7 +71,7 @@ class AttentionFeatureMatching(nn.Module):
         for i, layer in enumerate(teacher):
             height, width = layer.positions.shape[1:]
             values = jnp.stack(
-                [_unit(maps.resize(s.positions, height, width)) for s in student], axis=1
+                [_unit(functional.resize(s.positions, height, width)) for s in student], axis=1
             )
             distance = jnp.square(values - _unit(layer.positions)[:, None]).mean(axis=(2, 3))
             loss += jnp.mean(jnp.sum(attention[:, i] * distance, axis=1))
@@ -86,4 +86,4 @@ class AttentionFeatureMatching(nn.Module):
 
 
 def _unit(x: jax.Array) -> jax.Array:
-    return maps.l2_normalize(x, axis=(1, 2))
+    return functional.l2_normalize(x, axis=(1, 2))

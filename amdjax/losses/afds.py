@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from amdjax.errors import UserError
-from amdjax.losses import maps
+from amdjax.losses import functional
 
 _EPS = 1e-6  # the published addend of a channel's norm
 
@@ -34,8 +34,9 @@ class AttentiveFeature(nn.Module):
         Raises:
           UserError: if the channels differ and there is no adapter, or the sizes do not match.
         """
-        student, teacher = maps.match_size(
-            maps.widen(student_feature), maps.widen(jax.lax.stop_gradient(teacher_feature))
+        student, teacher = functional.match_size(
+            functional.promote_to_float32(student_feature),
+            functional.promote_to_float32(jax.lax.stop_gradient(teacher_feature)),
         )
         channels = teacher.shape[-1]
         if self.adapter:
@@ -49,5 +50,7 @@ class AttentiveFeature(nn.Module):
         hidden = nn.relu(nn.Dense(channels, name="attention_0")(teacher.mean(axis=(1, 2))))
         rho = nn.sigmoid(nn.Dense(channels, name="attention_1")(hidden))
         rho /= rho.sum(axis=-1, keepdims=True)
-        student, teacher = (x / (maps.safe_norm(x, axis=(1, 2)) + _EPS) for x in (student, teacher))
+        student, teacher = (
+            x / (functional.safe_norm(x, axis=(1, 2)) + _EPS) for x in (student, teacher)
+        )
         return jnp.sum(rho * jnp.square(student - teacher).mean(axis=(1, 2)), axis=-1)

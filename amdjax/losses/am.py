@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from amdjax.errors import UserError, unknown_name
-from amdjax.losses import maps
+from amdjax.losses import functional
 
 TERMS = ("angular", "positive", "negative")
 _EPS = 1e-7  # the published clip of the cosine: arccos has an infinite slope at 1
@@ -92,7 +92,7 @@ def am_global_local_loss(
 
     `global_weight * AM(map) + (1 - global_weight) * mean_k AM(patch_k)` (Eq. 9). Patches are cut
     from the globally normalised map; the unit L2 norms of the logits are taken within each patch.
-    `maps.patches` defines the patches where the grid does not divide the map.
+    `functional.patches` defines the patches where the grid does not divide the map.
 
     Args:
       student_feature: float [B,H,W,C].
@@ -136,9 +136,10 @@ def _logits(
 ) -> tuple[AMTerms, AMTerms]:
     """The maps G, a and b [B,H,W] of both sides."""
     student, teacher = (
-        maps.attention_map(feature)
-        for feature in maps.match_size(
-            maps.widen(student_feature), maps.widen(jax.lax.stop_gradient(teacher_feature))
+        functional.attention_map(feature)
+        for feature in functional.match_size(
+            functional.promote_to_float32(student_feature),
+            functional.promote_to_float32(jax.lax.stop_gradient(teacher_feature)),
         )
     )
     if mask_threshold > 0.0:
@@ -146,13 +147,13 @@ def _logits(
         student, teacher = jnp.where(keep, student, 0.0), jnp.where(keep, teacher, 0.0)
 
     def logits(attention: jax.Array) -> AMTerms:
-        cosine = attention / (maps.safe_norm(attention, axis=(1, 2)) + _NORM_EPS)
+        cosine = attention / (functional.safe_norm(attention, axis=(1, 2)) + _NORM_EPS)
         clipped = jnp.clip(cosine, -1.0 + _EPS, 1.0 - _EPS)
         positive = scale * jnp.cos(margin * jnp.arccos(clipped))
         negative = scale * (1.0 - cosine)
         return AMTerms(jax.nn.log_sigmoid(positive - negative), positive, negative)
 
-    return maps.computed_apart((logits(student), logits(teacher)))
+    return functional.materialize((logits(student), logits(teacher)))
 
 
 def _distances(student: AMTerms, teacher: AMTerms, grid: int = 1) -> AMTerms:
@@ -161,7 +162,7 @@ def _distances(student: AMTerms, teacher: AMTerms, grid: int = 1) -> AMTerms:
     def distance(s: jax.Array, t: jax.Array) -> jax.Array:
         batch, height, width = s.shape
         s, t = (
-            maps.l2_normalize(
+            functional.l2_normalize(
                 x.reshape(batch, grid, height // grid, grid, width // grid), axis=(2, 4)
             )
             for x in (s, t)
@@ -181,11 +182,14 @@ def _mean_of_terms(
 def _mean_over_patches(
     student: AMTerms, teacher: AMTerms, terms: tuple[str, ...], grid: int
 ) -> jax.Array:
-    maps.check_grid(student.angular, grid)
+    functional.check_grid(student.angular, grid)
     if not any(size % grid for size in student.angular.shape[1:]):
         return _mean_of_terms(student, teacher, terms, grid)
     patches = (
-        (AMTerms(*corners) for corners in zip(*(maps.patches(x, grid) for x in side), strict=True))
+        (
+            AMTerms(*corners)
+            for corners in zip(*(functional.patches(x, grid) for x in side), strict=True)
+        )
         for side in (student, teacher)
     )
     local = [_mean_of_terms(*pair, terms) for pair in zip(*patches, strict=True)]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from amdjax.errors import UserError
-from amdjax.losses import maps
+from amdjax.losses import functional
 
 _EPS = 1e-7  # the published clip of the inner product: arccos has an infinite slope at 1
 
@@ -30,7 +30,9 @@ def amc_loss(embedding: jax.Array, labels: jax.Array, margin: float = 0.5) -> ja
     Raises:
       UserError: if B is odd.
     """
-    first, second = _halves(maps.l2_normalize(maps.widen(embedding), axis=-1))
+    first, second = _halves(
+        functional.l2_normalize(functional.promote_to_float32(embedding), axis=-1)
+    )
     cosine = jnp.clip(jnp.sum(first * second, axis=-1), -1.0 + _EPS, 1.0 - _EPS)
     distance = jnp.arccos(cosine)
     return _contrast(jnp.square(distance), distance, labels, margin)
@@ -54,7 +56,7 @@ def contrastive_loss(embedding: jax.Array, labels: jax.Array, margin: float = 1.
     Raises:
       UserError: if B is odd.
     """
-    first, second = _halves(maps.widen(embedding))
+    first, second = _halves(functional.promote_to_float32(embedding))
     squared = jnp.sum(jnp.square(first - second), axis=-1)
     distance = jnp.sqrt(jnp.maximum(squared, 1e-12))
     return _contrast(squared, distance, labels, margin)

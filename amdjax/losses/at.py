@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from amdjax.losses import maps
+from amdjax.losses import functional
 
 
 def at_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array:
@@ -23,7 +23,9 @@ def at_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array
       UserError: if the larger map is no whole multiple of the smaller.
     """
     student, teacher = (
-        maps.l2_normalize(maps.attention_map(feature), axis=(1, 2))
-        for feature in maps.match_size(student_feature, jax.lax.stop_gradient(teacher_feature))
+        functional.l2_normalize(functional.attention_map(feature), axis=(1, 2))
+        for feature in functional.match_size(
+            student_feature, jax.lax.stop_gradient(teacher_feature)
+        )
     )
     return jnp.mean(jnp.square(student - teacher), axis=(1, 2))

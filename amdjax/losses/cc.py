@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from amdjax.losses import maps
+from amdjax.losses import functional
 
 
 def cc_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
@@ -20,7 +20,10 @@ def cc_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
     Returns:
       float32 scalar.
     """
-    return _congruence(maps.widen(student), maps.widen(jax.lax.stop_gradient(teacher)))
+    return _congruence(
+        functional.promote_to_float32(student),
+        functional.promote_to_float32(jax.lax.stop_gradient(teacher)),
+    )
 
 
 class CorrelationCongruence(nn.Module):
@@ -41,5 +44,5 @@ class CorrelationCongruence(nn.Module):
 
 
 def _congruence(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    difference = maps.absolute(student - teacher)
+    difference = functional.abs_zero_grad(student - teacher)
     return jnp.mean(jnp.sum(difference[:-1] * difference[1:], axis=1))

@@ -3,7 +3,7 @@
 import jax
 import optax
 
-from amdjax.losses import maps
+from amdjax.losses import functional
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -16,7 +16,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Returns:
       float32 [B], in nats.
     """
-    logits = maps.widen(logits)
+    logits = functional.promote_to_float32(logits)
     if labels.ndim == 1:
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return optax.softmax_cross_entropy(logits, labels)

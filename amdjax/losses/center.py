@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from amdjax.losses import maps
+from amdjax.losses import functional
 
 
 class Center(nn.Module):
@@ -23,7 +23,7 @@ class Center(nn.Module):
     @nn.compact
     def __call__(self, embedding: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array:
         """Maps embedding [B,D] and labels int [B] to float32 [B]; logits [B,C] give C alone."""
-        embedding = maps.widen(embedding)
+        embedding = functional.promote_to_float32(embedding)
         shape = (logits.shape[-1], embedding.shape[-1])
         draw = nn.initializers.normal(1.0)
         centers = self.variable(

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from amdjax.losses import maps
+from amdjax.losses import functional
 
 
 def dist_loss(
@@ -29,12 +29,14 @@ def dist_loss(
     Returns:
       float32 scalar.
     """
-    student = jax.nn.softmax(maps.widen(student_logits) / temperature)
-    teacher = jax.nn.softmax(maps.widen(jax.lax.stop_gradient(teacher_logits)) / temperature)
+    student = jax.nn.softmax(functional.promote_to_float32(student_logits) / temperature)
+    teacher = jax.nn.softmax(
+        functional.promote_to_float32(jax.lax.stop_gradient(teacher_logits)) / temperature
+    )
 
     def distance(axis: int) -> jax.Array:
         s, t = (
-            maps.l2_normalize(x - x.mean(axis, keepdims=True), axis=axis)
+            functional.l2_normalize(x - x.mean(axis, keepdims=True), axis=axis)
             for x in (student, teacher)
         )
         # Of unit vectors, 1 - <s, t> is half their squared distance, which cancels less.

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from amdjax.losses import maps
+from amdjax.losses import functional
 from amdjax.losses.kd import standardize_logits
 
 
@@ -37,7 +37,7 @@ def dkd_loss(
     is_target = jax.nn.one_hot(labels, student_logits.shape[-1], dtype=bool)
 
     def parts(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = maps.widen(logits)
+        logits = functional.promote_to_float32(logits)
         logits = (standardize_logits(logits) if standardize else logits) / temperature
         log_p = jax.nn.log_softmax(logits)
         target = jnp.sum(jnp.where(is_target, log_p, 0.0), axis=-1)

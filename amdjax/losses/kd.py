@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from amdjax.losses import maps
+from amdjax.losses import functional
 
 
 def kd_loss(
@@ -29,7 +29,7 @@ def kd_loss(
     """
 
     def log_probabilities(logits: jax.Array) -> jax.Array:
-        logits = maps.widen(logits)
+        logits = functional.promote_to_float32(logits)
         return jax.nn.log_softmax(
             (standardize_logits(logits) if standardize else logits) / temperature
         )
@@ -52,5 +52,5 @@ def standardize_logits(logits: jax.Array) -> jax.Array:
       float [B,C]; zeros where all logits are equal.
     """
     centered = logits - logits.mean(axis=-1, keepdims=True)
-    deviation = maps.safe_norm(centered, axis=-1) / max(logits.shape[-1] - 1, 1) ** 0.5
+    deviation = functional.safe_norm(centered, axis=-1) / max(logits.shape[-1] - 1, 1) ** 0.5
     return centered / (deviation + 1e-7)

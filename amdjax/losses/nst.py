@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from amdjax.losses import maps
+from amdjax.losses import functional
 
 
 def nst_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array:
@@ -24,9 +24,10 @@ def nst_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Arra
       UserError: if the larger map is no whole multiple of the smaller.
     """
     student, teacher = (
-        maps.l2_normalize(feature.reshape(feature.shape[0], -1, feature.shape[-1]), axis=1)
-        for feature in maps.match_size(
-            maps.widen(student_feature), maps.widen(jax.lax.stop_gradient(teacher_feature))
+        functional.l2_normalize(feature.reshape(feature.shape[0], -1, feature.shape[-1]), axis=1)
+        for feature in functional.match_size(
+            functional.promote_to_float32(student_feature),
+            functional.promote_to_float32(jax.lax.stop_gradient(teacher_feature)),
         )
     )
 

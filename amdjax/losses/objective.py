@@ -11,7 +11,7 @@ import ml_collections
 from amdjax.errors import UserError, unknown_name
 from amdjax.losses.registry import LOSSES, Inputs, Loss
 from amdjax.models.layers import Outputs
-from amdjax.optim import epoch_of, ramp_up
+from amdjax.training.optimizer import epoch_of, ramp_up
 
 # The objective's own variables: "params" are trained by gradient, "state" moves by itself.
 Variables = dict[str, dict[str, Any]]

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from amdjax.losses import maps
+from amdjax.losses import functional
 
 _EPS = 1e-7  # the authors' addend of norms and probabilities
 
@@ -23,8 +23,8 @@ def pkt_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
     """
 
     def probabilities(x: jax.Array) -> jax.Array:
-        unit = maps.widen(x)
-        unit = unit / (maps.safe_norm(unit, axis=1) + _EPS)
+        unit = functional.promote_to_float32(x)
+        unit = unit / (functional.safe_norm(unit, axis=1) + _EPS)
         cosine = jnp.matmul(unit, unit.T, precision=jax.lax.Precision.HIGHEST)
         similarity = (cosine + 1.0) / 2.0
         return similarity / jnp.sum(similarity, axis=1, keepdims=True)

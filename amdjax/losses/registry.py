@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from amdjax.errors import UserError, unknown_name
-from amdjax.losses import margins, softmaxes
+from amdjax.losses import margin_softmax, softmax_variants
 from amdjax.losses.afd import AttentionFeatureMatching, summarize
 from amdjax.losses.afds import AttentiveFeature
 from amdjax.losses.am import am_global_local_loss
@@ -21,8 +21,8 @@ from amdjax.losses.ce import cross_entropy
 from amdjax.losses.center import Center
 from amdjax.losses.dist import dist_loss
 from amdjax.losses.dkd import dkd_loss
+from amdjax.losses.fitnet import Hint
 from amdjax.losses.ft import ft_loss
-from amdjax.losses.hint import Hint
 from amdjax.losses.kd import kd_loss
 from amdjax.losses.nst import nst_loss
 from amdjax.losses.pkt import pkt_loss
@@ -219,43 +219,43 @@ LOSSES: dict[str, Loss] = {
     "ce": Loss(cross_entropy, _logits_labels, 1.0, "cross-entropy with the labels"),
     "center": Loss(Center, _embedding_labels, 0.003, "center loss"),
     "a_softmax": Loss(
-        margins.a_softmax_loss,
+        margin_softmax.a_softmax_loss,
         _angles_labels_step,
         1.0,
         "SphereFace's angular softmax, in place of ce",
-        lambda outputs, _: margins.sphere_logits(outputs.embedding, outputs.class_weights),
+        lambda outputs, _: margin_softmax.sphere_logits(outputs.embedding, outputs.class_weights),
     ),
     "cosface": Loss(
-        margins.cosface_loss,
+        margin_softmax.cosface_loss,
         _angles_labels,
         1.0,
         "CosFace's margin of the cosine, in place of ce",
-        lambda outputs, hyper: margins.cosine_logits(
+        lambda outputs, hyper: margin_softmax.cosine_logits(
             outputs.embedding, outputs.class_weights, hyper["scale"]
         ),
     ),
     "arcface": Loss(
-        margins.arcface_loss,
+        margin_softmax.arcface_loss,
         _angles_labels,
         1.0,
         "ArcFace's margin of the angle, in place of ce",
-        lambda outputs, hyper: margins.cosine_logits(
+        lambda outputs, hyper: margin_softmax.cosine_logits(
             outputs.embedding, outputs.class_weights, hyper["scale"]
         ),
     ),
     "spherical_softmax": Loss(
-        softmaxes.spherical_softmax_loss,
+        softmax_variants.spherical_softmax_loss,
         _logits_labels,
         1.0,
         "squares in place of exp, in place of ce",
-        lambda outputs, hyper: softmaxes.spherical_scores(outputs.logits, **hyper),
+        lambda outputs, hyper: softmax_variants.spherical_scores(outputs.logits, **hyper),
     ),
     "taylor_softmax": Loss(
-        softmaxes.taylor_softmax_loss,
+        softmax_variants.taylor_softmax_loss,
         _logits_labels,
         1.0,
         "the Taylor series of exp, in place of ce",
-        lambda outputs, hyper: softmaxes.taylor_scores(outputs.logits, **hyper),
+        lambda outputs, hyper: softmax_variants.taylor_scores(outputs.logits, **hyper),
     ),
     "amc": Loss(amc_loss, _pairs, 0.1, "angular-margin contrastive loss of pairs"),
     "contrastive": Loss(contrastive_loss, _pairs, 0.1, "Euclidean contrastive loss of pairs"),

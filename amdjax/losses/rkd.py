@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from amdjax.losses import maps
+from amdjax.losses import functional
 
 _SQUARE_EPS = 1e-12  # a square root has an infinite slope at zero
 
@@ -30,7 +30,10 @@ def rkd_loss(
     Returns:
       float32 scalar.
     """
-    student, teacher = maps.widen(student), maps.widen(jax.lax.stop_gradient(teacher))
+    student, teacher = (
+        functional.promote_to_float32(student),
+        functional.promote_to_float32(jax.lax.stop_gradient(teacher)),
+    )
     distance = optax.huber_loss(_distances(student), _distances(teacher)).mean()
     angle = optax.huber_loss(_angles(student), _angles(teacher)).mean()
     return distance_weight * distance + angle_weight * angle
@@ -46,5 +49,5 @@ def _distances(x: jax.Array) -> jax.Array:
 
 
 def _angles(x: jax.Array) -> jax.Array:
-    directions = maps.l2_normalize(x[None] - x[:, None], axis=-1)
+    directions = functional.l2_normalize(x[None] - x[:, None], axis=-1)
     return jnp.einsum("ijd,ikd->ijk", directions, directions, precision=jax.lax.Precision.HIGHEST)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from amdjax.losses import maps
+from amdjax.losses import functional
 
 
 def sp_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array:
@@ -21,10 +21,10 @@ def sp_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array
     """
 
     def similarity(feature: jax.Array) -> jax.Array:
-        flat = maps.widen(feature).reshape(feature.shape[0], -1)
+        flat = functional.promote_to_float32(feature).reshape(feature.shape[0], -1)
         # The default precision of a matrix product is below float32 on GPU and TPU.
         gram = jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST)
-        return maps.l2_normalize(gram, axis=1)
+        return functional.l2_normalize(gram, axis=1)
 
     difference = similarity(student_feature) - similarity(jax.lax.stop_gradient(teacher_feature))
     return jnp.sum(jnp.square(difference)) / difference.size

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from amdjax.losses import maps
+from amdjax.losses import functional
 
 _INITIAL_VARIANCE = 5.0
 _EPS = 1e-5  # the published least variance
@@ -24,8 +24,9 @@ class VariationalInformation(nn.Module):
 
         The larger map is average-pooled; a UserError says if that cannot be done exactly.
         """
-        x, teacher = maps.match_size(
-            maps.widen(student_feature), maps.widen(jax.lax.stop_gradient(teacher_feature))
+        x, teacher = functional.match_size(
+            functional.promote_to_float32(student_feature),
+            functional.promote_to_float32(jax.lax.stop_gradient(teacher_feature)),
         )
         channels = teacher.shape[-1]
         for i in range(3):

@@ -12,17 +12,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from amdjax.cpu.ops import convolve
 from amdjax.models.layers import (
     BatchNorm,
     Dropout,
     Dtype,
-    Edit,
+    FeatureHook,
+    FeatureRecorder,
     Outputs,
-    Taps,
     classify,
     global_mean,
 )
-from amdjax.models.ops import convolve
 
 
 class ConvNet(nn.Module):
@@ -51,9 +51,11 @@ class ConvNet(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, edit: Edit | None = None) -> Outputs:
+    def __call__(
+        self, x: jax.Array, train: bool = False, edit: FeatureHook | None = None
+    ) -> Outputs:
         """Maps images float [B,H,W,3] to `Outputs`; `edit` may change features on the way."""
-        taps = Taps(edit)
+        taps = FeatureRecorder(edit)
         norm = partial(BatchNorm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         for stage, widths in enumerate(self.stages, start=1):
             last = stage == len(self.stages)

@@ -8,7 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from amdjax.models.ops import affine, convolve, moments
+from amdjax.cpu.ops import affine, convolve, moments
 
 Dtype = Any
 
@@ -31,17 +31,17 @@ class Outputs:
     class_weights: jax.Array
 
 
-Edit = Callable[[str, jax.Array], jax.Array]
+FeatureHook = Callable[[str, jax.Array], jax.Array]
 
 
-class Taps:
+class FeatureRecorder:
     """Collects the features of a forward pass, and lets them be changed on their way.
 
     Attributes:
       features: place -> the feature as the network computed it.
     """
 
-    def __init__(self, edit: Edit | None = None):
+    def __init__(self, edit: FeatureHook | None = None):
         """Takes the change: (place, feature) -> what the network goes on with; None: nothing."""
         self.features: dict[str, jax.Array] = {}
         self._edit = edit
@@ -153,7 +153,9 @@ class Dropout(nn.Module):
         return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
 
 
-def classify(embedding: jax.Array, taps: Taps, num_classes: int, *, name: str = "fc") -> Outputs:
+def classify(
+    embedding: jax.Array, taps: FeatureRecorder, num_classes: int, *, name: str = "fc"
+) -> Outputs:
     """Ends a network, inside its compact method, with a float32 linear layer of zero bias.
 
     The weights are drawn from U(-1/sqrt(D), 1/sqrt(D)), D the length of the embedding.

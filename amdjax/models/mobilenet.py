@@ -17,9 +17,9 @@ from amdjax.models.layers import (
     BatchNorm,
     Dropout,
     Dtype,
-    Edit,
+    FeatureHook,
+    FeatureRecorder,
     Outputs,
-    Taps,
     classify,
     conv,
     global_mean,
@@ -54,9 +54,11 @@ class MobileNetV2(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, edit: Edit | None = None) -> Outputs:
+    def __call__(
+        self, x: jax.Array, train: bool = False, edit: FeatureHook | None = None
+    ) -> Outputs:
         """Maps images float [B,H,W,3] to `Outputs`; `edit` may change features on the way."""
-        taps = Taps(edit)
+        taps = FeatureRecorder(edit)
         norm = partial(BatchNorm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         x = taps("stem", _ConvNorm(partial(conv, _STEM, 3), norm, name="features1_0")(x))
         for stage, groups in enumerate(_STAGES, start=1):

@@ -1,5 +1,6 @@
 """The networks by name."""
 
+import functools
 import re
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from amdjax import distributed
 from amdjax.errors import UserError, unknown_name
 from amdjax.models.convnet import ConvNet
 from amdjax.models.layers import Dtype
@@ -115,4 +117,9 @@ def init_variables(model: nn.Module, key: jax.Array, image_shape: tuple[int, ...
     Returns:
       {"params": ..., "batch_stats": ...}, all float32.
     """
-    return jax.jit(model.init)(key, jnp.zeros((1, *image_shape), jnp.float32))
+    return _initializer(model, tuple(image_shape))(key)
+
+
+@functools.cache  # networks of equal definition are equal, so that all seeds share one program
+def _initializer(model: nn.Module, image_shape: tuple[int, ...]) -> Callable[[jax.Array], dict]:
+    return distributed.jit(lambda key: model.init(key, jnp.zeros((1, *image_shape), jnp.float32)))

@@ -12,7 +12,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from amdjax.models.layers import BatchNorm, Dtype, Edit, Outputs, Taps, classify, conv, global_mean
+from amdjax.models.layers import (
+    BatchNorm,
+    Dtype,
+    FeatureHook,
+    FeatureRecorder,
+    Outputs,
+    classify,
+    conv,
+    global_mean,
+)
 
 
 class _BasicBlock(nn.Module):
@@ -72,12 +81,14 @@ class CifarResNet(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, edit: Edit | None = None) -> Outputs:
+    def __call__(
+        self, x: jax.Array, train: bool = False, edit: FeatureHook | None = None
+    ) -> Outputs:
         """Maps images float [B,H,W,3] to `Outputs`; `edit` may change features on the way."""
         norm = partial(BatchNorm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         x = nn.relu(norm(name="bn1")(conv(16, 3, dtype=self.dtype, name="conv1")(x)))
         blocks = ((self.depth - 2) // 6,) * 3
-        return _stages(x, Taps(edit), _BasicBlock, blocks, 16, self.num_classes, norm)
+        return _stages(x, FeatureRecorder(edit), _BasicBlock, blocks, 16, self.num_classes, norm)
 
 
 class ImageNetResNet(nn.Module):
@@ -100,18 +111,20 @@ class ImageNetResNet(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, edit: Edit | None = None) -> Outputs:
+    def __call__(
+        self, x: jax.Array, train: bool = False, edit: FeatureHook | None = None
+    ) -> Outputs:
         """Maps images float [B,H,W,3] to `Outputs`; `edit` may change features on the way."""
         norm = partial(BatchNorm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         x = nn.relu(norm(name="bn1")(conv(64, 7, 2, dtype=self.dtype, name="conv1")(x)))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         block = _Bottleneck if self.bottleneck else _BasicBlock
-        return _stages(x, Taps(edit), block, self.blocks, 64, self.num_classes, norm)
+        return _stages(x, FeatureRecorder(edit), block, self.blocks, 64, self.num_classes, norm)
 
 
 def _stages(
     x: jax.Array,
-    taps: Taps,
+    taps: FeatureRecorder,
     block: type[nn.Module],
     blocks: Sequence[int],
     width: int,

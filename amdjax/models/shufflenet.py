@@ -12,7 +12,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from amdjax.models.layers import BatchNorm, Dtype, Edit, Outputs, Taps, classify, conv, global_mean
+from amdjax.models.layers import (
+    BatchNorm,
+    Dtype,
+    FeatureHook,
+    FeatureRecorder,
+    Outputs,
+    classify,
+    conv,
+    global_mean,
+)
 from amdjax.models.mobilenet import depthwise_conv
 
 _STEM, _LAST = 24, 1024
@@ -37,9 +46,11 @@ class ShuffleNetV2(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, edit: Edit | None = None) -> Outputs:
+    def __call__(
+        self, x: jax.Array, train: bool = False, edit: FeatureHook | None = None
+    ) -> Outputs:
         """Maps images float [B,H,W,3] to `Outputs`; `edit` may change features on the way."""
-        taps = Taps(edit)
+        taps = FeatureRecorder(edit)
         norm = partial(BatchNorm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         x = nn.relu(norm(name="bn1")(conv(_STEM, 1, dtype=self.dtype, name="conv1")(x)))
         x = taps("stage1", taps("stem", x))

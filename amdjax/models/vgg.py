@@ -12,8 +12,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from amdjax.models.layers import BatchNorm, Dtype, Edit, Outputs, Taps, classify, global_mean
-from amdjax.models.ops import convolve
+from amdjax.cpu.ops import convolve
+from amdjax.models.layers import (
+    BatchNorm,
+    Dtype,
+    FeatureHook,
+    FeatureRecorder,
+    Outputs,
+    classify,
+    global_mean,
+)
 
 _WIDTHS = (64, 128, 256, 512, 512)
 
@@ -39,9 +47,11 @@ class VGG(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, edit: Edit | None = None) -> Outputs:
+    def __call__(
+        self, x: jax.Array, train: bool = False, edit: FeatureHook | None = None
+    ) -> Outputs:
         """Maps images float [B,H,W,3] to `Outputs`; `edit` may change features on the way."""
-        taps = Taps(edit)
+        taps = FeatureRecorder(edit)
         norm = partial(BatchNorm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         pools = 4 if x.shape[1] >= 64 else 3
         for block, (width, count) in enumerate(zip(_WIDTHS, self.convolutions, strict=True)):

@@ -10,7 +10,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from amdjax.models.layers import BatchNorm, Dtype, Edit, Outputs, Taps, classify, conv, global_mean
+from amdjax.models.layers import (
+    BatchNorm,
+    Dtype,
+    FeatureHook,
+    FeatureRecorder,
+    Outputs,
+    classify,
+    conv,
+    global_mean,
+)
 
 
 class WideResNet(nn.Module):
@@ -34,9 +43,11 @@ class WideResNet(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, edit: Edit | None = None) -> Outputs:
+    def __call__(
+        self, x: jax.Array, train: bool = False, edit: FeatureHook | None = None
+    ) -> Outputs:
         """Maps images float [B,H,W,3] to `Outputs`; `edit` may change features on the way."""
-        taps = Taps(edit)
+        taps = FeatureRecorder(edit)
         norm = partial(BatchNorm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         x = taps("stem", conv(16, 3, dtype=self.dtype, name="conv1")(x))
         for stage in (1, 2, 3):

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from benchmarks import chips
-from tests.tiny import ROOT, finish
+from tests.tiny_run import ROOT, finish
 
 _COMMAND = [sys.executable, "-m", "benchmarks.throughput"]
 

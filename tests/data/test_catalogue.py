@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from amdjax.data import TrainBatches, load_dataset
-from amdjax.data.decode import center_box, decode_image, random_resized_box
+from amdjax.data.image_io import center_box, decode_image, random_resized_box
 from amdjax.errors import UserError
 from tests.make_data import class_images, data_settings, encode, manual_archive
 

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from amdjax.data import EvalBatches, TrainBatches, prefetch
-from amdjax.data.splits import MemorySplit
+from amdjax.data.sources import InMemorySource
 from amdjax.errors import UserError
 
 
-def numbered(n: int) -> MemorySplit:
+def numbered(n: int) -> InMemorySource:
     """A split whose label i is i, and whose image is filled with it."""
     images = np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], [n, 2, 2, 3])
-    return MemorySplit(images, np.arange(n, dtype=np.int32))
+    return InMemorySource(images, np.arange(n, dtype=np.int32))
 
 
 def labels(batches, steps) -> np.ndarray:

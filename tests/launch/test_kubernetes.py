@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from tests.tiny import ROOT
+from tests.tiny_run import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_workdir_and_data_are_on_the_shared_disk(documents, pod):
 def test_the_parts_are_valid(documents, jobset):
     validator = pytest.importorskip("kubernetes_validate")
     template = jobset["spec"]["replicatedJobs"][0]["template"]
-    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "amdjax"}, **template}
+    job = {"apiVersion": "batch/v1", "kind": "Trainer", "metadata": {"name": "amdjax"}, **template}
     for document in (documents["PersistentVolumeClaim"], job):
         validator.validate(document, validator.latest_version(), strict=True)
     assert jobset["apiVersion"] == "jobset.x-k8s.io/v1alpha2"

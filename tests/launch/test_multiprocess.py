@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import command, finish, wait_for_lines
+from tests.tiny_run import command, finish, wait_for_lines
 
 SCRIPT = ["bash", "launch/multiprocess.sh"]
 

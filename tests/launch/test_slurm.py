@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.tiny import ROOT, command, finish
+from tests.tiny_run import QUICK_COMPILATION, ROOT, command, finish
 
 CLUSTER = ["bash", str(Path(__file__).with_name("slurm.sh"))]
 
@@ -46,7 +46,7 @@ def test_two_tasks_give_what_one_process_gives(cluster, images, tmp_path):
             *("launch/slurm.sbatch", *words),
         ],
         AMDJAX_PYTHON=sys.executable,
-        XLA_FLAGS="--xla_force_host_platform_device_count=2",
+        XLA_FLAGS=f"{QUICK_COMPILATION} --xla_force_host_platform_device_count=2",
     )
     assert code == 0, output.read_text()
     # Four devices in two processes, as JAX's CPU collectives tell.

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.tiny import finish
+from tests.tiny_run import finish
 
 SCRIPT = ["bash", "launch/tpu_pod.sh"]
 # Notes each call, an argument a line; answers for a slice of two hosts; and runs the command that

@@ -9,7 +9,7 @@ from scipy.stats import entropy, pearsonr
 
 from amdjax import losses
 from amdjax.errors import UserError
-from amdjax.losses import margins, softmaxes
+from amdjax.losses import margin_softmax, softmax_variants
 from amdjax.losses.kd import standardize_logits
 
 RNG = np.random.default_rng(0)
@@ -98,7 +98,7 @@ def test_cosface_and_arcface():
         rtol=1e-4,
     )
     np.testing.assert_allclose(
-        margins.cosine_logits(EMBEDDING, WEIGHTS, 16.0), 16 * COSINE, rtol=1e-4, atol=1e-5
+        margin_softmax.cosine_logits(EMBEDDING, WEIGHTS, 16.0), 16 * COSINE, rtol=1e-4, atol=1e-5
     )
 
 
@@ -122,7 +122,7 @@ def test_psi_falls_over_the_whole_circle():
     weights = np.eye(2)
     labels = np.zeros(200, int)
     values = losses.a_softmax_loss(embedding, weights, labels, 10**9, 4, 0.0, 0.12, 0.0)
-    second = np.asarray(margins.sphere_logits(embedding, weights))[:, 1]
+    second = np.asarray(margin_softmax.sphere_logits(embedding, weights))[:, 1]
     target = second - np.log(np.expm1(values))  # from the loss back to |x| psi
     assert np.all(np.diff(target) < 1e-3)
 
@@ -150,7 +150,7 @@ def test_other_softmaxes():
         losses.taylor_softmax_loss(STUDENT, LABELS), -np.log(p[ROWS, LABELS]), rtol=1e-4
     )
     np.testing.assert_allclose(
-        jax.nn.softmax(softmaxes.taylor_scores(STUDENT)), p, rtol=1e-4, atol=1e-6
+        jax.nn.softmax(softmax_variants.taylor_scores(STUDENT)), p, rtol=1e-4, atol=1e-6
     )
     soft = jax.nn.one_hot(LABELS, 5)
     for loss in (losses.spherical_softmax_loss, losses.taylor_softmax_loss):

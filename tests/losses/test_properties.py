@@ -8,7 +8,7 @@ from jax.test_util import check_grads
 
 from amdjax import losses
 from amdjax.errors import UserError
-from amdjax.losses import maps
+from amdjax.losses import functional
 
 FEATURE_LOSSES = [
     losses.at_loss,
@@ -171,7 +171,7 @@ def test_am_global_and_local_are_mixed():
 @pytest.mark.parametrize(("size", "grid"), [(8, 2), (7, 2), (8, 3), (7, 3), (5, 5)])
 def test_patches_tile_the_map(size, grid):
     x = jnp.arange(2 * size * size).reshape(2, size, size)
-    pieces = list(maps.patches(x, grid))
+    pieces = list(functional.patches(x, grid))
     assert len(pieces) == grid**2
     np.testing.assert_array_equal(
         np.sort(np.concatenate([piece.ravel() for piece in pieces])), np.arange(x.size)
@@ -183,7 +183,7 @@ def test_patches_tile_the_map(size, grid):
 
 def test_a_grid_finer_than_the_map_is_refused():
     with pytest.raises(UserError, match="5x5 patches does not fit a 4x4 feature map"):
-        list(maps.patches(jnp.zeros((1, 4, 4)), 5))
+        list(functional.patches(jnp.zeros((1, 4, 4)), 5))
 
 
 @pytest.mark.parametrize("loss", [losses.at_loss, losses.am_loss, losses.am_global_local_loss])

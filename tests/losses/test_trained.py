@@ -11,7 +11,7 @@ from amdjax.losses.afd import AttentionFeatureMatching, summarize
 from amdjax.losses.afds import AttentiveFeature
 from amdjax.losses.cc import CorrelationCongruence
 from amdjax.losses.center import Center
-from amdjax.losses.hint import Hint
+from amdjax.losses.fitnet import Hint
 from amdjax.losses.vid import VariationalInformation
 from tests.reference_values import load, nhwc
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax.errors import InvalidRngError
 
-from amdjax import parallel
+from amdjax import distributed
 from amdjax.models import create_model, import_torch_state_dict, mobilenet
 from amdjax.models.layers import BatchNorm
 from amdjax.models.shufflenet import channel_shuffle
@@ -367,11 +367,13 @@ def test_dropout_does_not_depend_on_the_number_of_devices(name, small_mobilenet)
     variables, images = _variables(name), _images(size=12)
 
     def step(images):
-        outputs, updates = _train(name, variables, images, axis_name=parallel.BATCH_AXIS)
-        return parallel.gather(outputs.logits), updates
+        outputs, updates = _train(name, variables, images, axis_name=distributed.BATCH_AXIS)
+        return distributed.gather(outputs.logits), updates
 
     one, two = (
-        parallel.map_step(step, parallel.make_mesh(jax.devices()[:count]), batch_argument=0)(images)
+        distributed.shard_step(
+            step, distributed.make_mesh(jax.devices()[:count]), batch_argument=0
+        )(images)
         for count in (1, 2)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), one, two)

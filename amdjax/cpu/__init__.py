@@ -1,0 +1,1 @@
+"""Work-arounds for XLA on CPU, and nothing else."""

@@ -1,0 +1,1 @@
+"""One tfds builder a file."""

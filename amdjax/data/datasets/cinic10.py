@@ -1,0 +1,59 @@
+"""CINIC-10: Darlow et al., arXiv 1810.03505, 2018; from its official archive."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from amdjax.data.datasets.builder_utils import (
+    File,
+    checked_examples,
+    find_archive,
+    image_info,
+    tar_files,
+)
+from amdjax.errors import UserError
+
+_URL = "https://datashare.ed.ac.uk/bitstream/handle/10283/3192/CINIC-10.tar.gz"
+_CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+
+
+class Cinic10(tfds.core.GeneratorBasedBuilder):
+    """10 classes of 32x32 PNG files: 90,000 to train with, 90,000 to test with.
+
+    The official "valid" part, 90,000 more, is left out, as in the AMD paper.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        labels = tfds.features.ClassLabel(names=_CLASSES)
+        return image_info(self, "CINIC-10, train and test.", labels, (32, 32, 3))
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        path = find_archive(self, dl_manager, _URL)
+        return {split: self._generate_examples(path, split) for split in ("train", "test")}
+
+    def _generate_examples(self, path: Path, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        return checked_examples(_files(path, split), f"{path}: ")
+
+
+def _files(path: Path, split: str) -> Iterator[File]:
+    found = False
+    for name, data in tar_files(path):
+        *_, folder, class_name, file = ("", "", *name.removeprefix("./").split("/"))
+        if folder != split or not file.endswith(".png"):
+            continue
+        if class_name not in _CLASSES:
+            raise UserError(
+                f"{path}: {name}: label {class_name!r} is not one of CINIC-10's classes"
+            )
+        found = True
+        label = _CLASSES.index(class_name)
+        yield File(f"{split}/{class_name}/{file}", label, lambda data=data: data)
+    if not found:
+        raise UserError(f"{path} has no {split}/CLASS/*.png")

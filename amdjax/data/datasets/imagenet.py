@@ -1,0 +1,114 @@
+"""ImageNet (ILSVRC 2012), from its official archives."""
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from scipy.io import loadmat
+
+from amdjax.data.datasets.builder_utils import (
+    File,
+    checked_examples,
+    image_info,
+    manual_path,
+    tar_files,
+)
+from amdjax.data.image_io import one_line
+from amdjax.errors import UserError
+
+_TRAIN, _VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+_DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+_META, _TRUTH = "meta.mat", "ILSVRC2012_validation_ground_truth.txt"
+
+
+class Imagenet(tfds.core.GeneratorBasedBuilder):
+    """Images of 1,000 classes: 1,281,167 to train with, the 50,000 for validation to test with.
+
+    Classes are numbered in the order of their sorted WordNet ids, as torchvision does, and called
+    by id and first word. The three archives need an account at image-net.org, so they are not
+    downloaded.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        labels = tfds.features.ClassLabel()  # the development kit knows the names
+        return image_info(self, "ImageNet, ILSVRC 2012.", labels, (None, None, 3))
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        paths = {name: manual_path(self, name) for name in (_TRAIN, _VAL, _DEVKIT)}
+        for name, path in paths.items():
+            if not path.exists():
+                raise UserError(
+                    f"ImageNet is not downloaded automatically: put {name}, from "
+                    f"https://image-net.org/download-images.php, at {path}"
+                )
+        wnids, words, truth = _read_devkit(paths[_DEVKIT])
+        classes = sorted(wnids)
+        numbers = {wnid: number for number, wnid in enumerate(classes)}
+        names = dict(zip(wnids, words, strict=True))
+        self.info.features["label"].names = [
+            f"{wnid} {names[wnid].split(',')[0]}" for wnid in classes
+        ]
+        labels = [numbers[wnids[number - 1]] for number in truth]
+        return {
+            "train": self._generate_examples(paths[_TRAIN], _train_files(paths[_TRAIN], numbers)),
+            "test": self._generate_examples(paths[_VAL], _val_files(paths[_VAL], labels)),
+        }
+
+    def _generate_examples(
+        self, path: Path, files: Iterator[File]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        return checked_examples(files, f"{path}: ")
+
+
+def _read_devkit(path: Path) -> tuple[list[str], list[str], list[int]]:
+    """Returns WordNet ids and words by ILSVRC number - 1, and the validation images' numbers."""
+    files = {}
+    for name, data in tar_files(path):
+        files[name.rpartition("/")[2]] = data
+    try:
+        synsets = loadmat(io.BytesIO(files[_META]), squeeze_me=True)["synsets"]
+        leaves = sorted((s for s in synsets if s["num_children"] == 0), key=lambda s: s[0])
+        truth = [int(line) for line in files[_TRUTH].split()]
+        wnids, words = [str(s["WNID"]) for s in leaves], [str(s["words"]) for s in leaves]
+    except Exception as error:  # what SciPy raises on a damaged file is not documented
+        raise UserError(
+            f"{path} is not ImageNet's development kit: {_META} or {_TRUTH}: {one_line(error)}"
+        ) from error
+    if not truth or not 1 <= min(truth) <= max(truth) <= len(wnids):
+        raise UserError(f"{path}: {_TRUTH} has a label outside the classes 1..{len(wnids)}")
+    return wnids, words, truth
+
+
+def _train_files(path: Path, numbers: dict[str, int]) -> Iterator[File]:
+    found = False
+    for name, class_archive in tar_files(path):
+        wnid = name.rpartition("/")[2].removesuffix(".tar")
+        if wnid not in numbers:
+            raise UserError(f"{path}: label {wnid!r} is not in the development kit")
+        try:
+            with tarfile.open(fileobj=io.BytesIO(class_archive)) as archive:
+                for member in archive:
+                    found = True
+                    data = archive.extractfile(member).read()
+                    yield File(member.name, numbers[wnid], lambda data=data: data)
+        except tarfile.TarError as error:
+            raise UserError(f"{path}: {name} is damaged: {one_line(error)}") from error
+    if not found:
+        raise UserError(f"{path} has no WNID.tar with images")
+
+
+def _val_files(path: Path, labels: list[int]) -> Iterator[File]:
+    count = 0
+    for name, data in tar_files(path):
+        number = name.rpartition("_")[2].removesuffix(".JPEG")
+        if not number.isdigit() or not 1 <= int(number) <= len(labels):
+            raise UserError(f"{path}: {name} is not one of {len(labels)} validation images")
+        count += 1
+        yield File(name, labels[int(number) - 1], lambda data=data: data)
+    if count != len(labels):
+        raise UserError(f"{path} has {count} images, the development kit {len(labels)} labels")

@@ -1,0 +1,55 @@
+"""Street View House Numbers, cropped digits: Netzer et al., NIPS workshops 2011."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from scipy.io import loadmat
+
+from amdjax.data.datasets.builder_utils import find_archive, image_info
+from amdjax.data.image_io import encode_png, one_line
+from amdjax.errors import UserError
+
+_URL = "http://ufldl.stanford.edu/housenumbers/{split}_32x32.mat"
+
+
+# tfds keeps its own class under this name; this one is found through amdjax.data.DATASETS.
+class SvhnCropped(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """10 classes of 32x32 images: 73,257 to train with, 26,032 to test with.
+
+    The "extra" images are left out.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        labels = tfds.features.ClassLabel(names=[str(digit) for digit in range(10)])
+        return image_info(self, "SVHN, cropped digits.", labels, (32, 32, 3))
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        return {
+            split: self._generate_examples(find_archive(self, dl_manager, _URL.format(split=split)))
+            for split in ("train", "test")
+        }
+
+    def _generate_examples(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+        images, labels = _read(path)
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            png = encode_png(np.ascontiguousarray(image))
+            yield index, {"id": str(index), "image": png, "label": int(label)}
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Returns uint8 [N,32,32,3] and int [N]; the file calls the digit 0 ten."""
+    try:
+        content = loadmat(path)
+        images, labels = content["X"].transpose(3, 0, 1, 2), content["y"].ravel().astype(int)
+    except Exception as error:  # what SciPy raises on a damaged file is not documented
+        raise UserError(f"{path} is damaged: {one_line(error)}") from error
+    if images.shape != (len(labels), 32, 32, 3) or images.dtype != np.uint8:
+        raise UserError(f"{path} has no 32x32 images, but X of {images.shape}")
+    if not np.isin(labels, np.arange(1, 11)).all():
+        raise UserError(f"{path}: a label is outside the classes 1..10")
+    return images, labels % 10

@@ -1,0 +1,102 @@
+"""Tiny-ImageNet, from its official archive."""
+
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from amdjax.data.datasets.builder_utils import File, checked_examples, find_archive, image_info
+from amdjax.data.image_io import one_line
+from amdjax.errors import UserError
+
+_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+_ROOT = "tiny-imagenet-200/"
+_ANNOTATIONS = "val/val_annotations.txt"
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, UnicodeDecodeError, OSError)
+
+
+class TinyImagenet(tfds.core.GeneratorBasedBuilder):
+    """200 classes of 64x64 JPEG files: 100,000 to train with, 10,000 to test with.
+
+    "test" is the official validation set, as its own test set has no labels. Classes are
+    numbered in the order of their sorted WordNet ids, as an image folder would number them;
+    a class is called by its id and its first word, "n01443537 goldfish".
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        labels = tfds.features.ClassLabel()  # the archive knows the names
+        return image_info(self, "Tiny-ImageNet, labelled parts.", labels, (64, 64, 3))
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        archive = _Archive(find_archive(self, dl_manager, _URL))
+        self.info.features["label"].names = archive.class_names
+        return {
+            "train": self._generate_examples(archive, *archive.train_files()),
+            "test": self._generate_examples(archive, *archive.test_files()),
+        }
+
+    def _generate_examples(
+        self, archive: "_Archive", names: Sequence[str], labels: Sequence[int]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        files = (
+            File(name, label, partial(archive.read, name))
+            for name, label in zip(names, labels, strict=True)
+        )
+        return checked_examples(files, f"{archive.path}: ")
+
+
+class _Archive:
+    """The opened zip file; whatever is wrong with it is a `UserError` that names it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._zip = self._guard("the archive", lambda: zipfile.ZipFile(path))
+        wnids = sorted(self._lines("wnids.txt"))
+        words = dict(line.partition("\t")[::2] for line in self._lines("words.txt"))
+        self.class_names = [f"{wnid} {words.get(wnid, '').split(',')[0]}".strip() for wnid in wnids]
+        self._labels = {wnid: label for label, wnid in enumerate(wnids)}
+
+    def train_files(self) -> tuple[list[str], list[int]]:
+        """Returns names and labels of train/WNID/images/*.JPEG."""
+        names = [
+            name
+            for name in sorted(self._zip.namelist())
+            if name.startswith(f"{_ROOT}train/") and name.endswith(".JPEG")
+        ]
+        if not names:
+            raise UserError(f"{self.path} has no {_ROOT}train/WNID/images/*.JPEG")
+        return names, [self._label(name.split("/")[2], name) for name in names]
+
+    def test_files(self) -> tuple[list[str], list[int]]:
+        """Returns names and labels of what val/val_annotations.txt lists."""
+        rows = [line.split("\t") for line in self._lines(_ANNOTATIONS)]
+        if not rows:
+            raise UserError(f"{self.path}: {_ANNOTATIONS} lists no images")
+        names = [f"{_ROOT}val/images/{row[0]}" for row in rows]
+        return names, [self._label("".join(row[1:2]), _ANNOTATIONS) for row in rows]
+
+    def _label(self, wnid: str, where: str) -> int:
+        if wnid not in self._labels:
+            raise UserError(f"{self.path}: {where}: label {wnid!r} is not in wnids.txt")
+        return self._labels[wnid]
+
+    def _lines(self, name: str) -> list[str]:
+        return self._guard(name, lambda: self.read(_ROOT + name).decode().splitlines())
+
+    def read(self, name: str) -> bytes:
+        """Returns a file's bytes."""
+        return self._guard(name, lambda: self._zip.read(name))
+
+    def _guard(self, name: str, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except _DAMAGE as error:
+            raise UserError(
+                f"{self.path} is not a whole tiny-imagenet-200.zip: {name}: {one_line(error)}"
+            ) from error

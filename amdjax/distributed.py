@@ -1,0 +1,323 @@
+"""Devices and processes: the only file that knows how many there are.
+
+A step is written for one device's shard of the batch with a named axis, `BATCH_AXIS`; `shard_step`
+maps it over all devices of all processes.
+"""
+
+import faulthandler
+import functools
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from amdjax.errors import UserError
+
+BATCH_AXIS = "batch"
+# On CPU: convolutions of oneDNN (JAX 0.10 has none), and none of YNNPACK, whose gradients of
+# kernels take 2 to 5 times as long as Eigen's. LLVM's level 2 in place of 3 compiles twice as fast,
+# and what it compiles is not slower.
+_CPU_OPTIONS = {
+    "xla_cpu_experimental_onednn_custom_call": True,
+    "xla_cpu_experimental_ynn_fusion_type": "",
+    "xla_backend_optimization_level": 2,
+}
+_HEARTBEAT_SECONDS = 30  # after which a process that says nothing is taken for dead
+_LAST_WORDS_SECONDS = 5
+# What gloo, NCCL and JAX's coordination service call it when another process is gone.
+_LOST = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "Gloo", "NCCL", "coordination service")
+
+
+def initialize() -> None:
+    """Joins the other processes, where the environment says that there are any.
+
+    Read are JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID, else Slurm's, Open
+    MPI's and those of a TPU slice on Kubernetes. Without them this is a run of one process.
+
+    Raises:
+      UserError: if the three variables are incomplete or no numbers.
+    """
+    environment = os.environ
+    if "JAX_COORDINATOR_ADDRESS" in environment and "JAX_PROCESS_ID" in environment:
+        jax.distributed.initialize(
+            num_processes=_number("JAX_NUM_PROCESSES"),
+            process_id=_number("JAX_PROCESS_ID"),
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+        )
+    elif (
+        ("SLURM_STEP_ID" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1)
+        or int(environment.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
+        or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+    ):
+        jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+    if process_count() > 1:
+        _warm_up_collectives()
+        # Where the coordinator dies, a thread of JAX's says so and aborts; what Python was doing
+        # meanwhile would bury its words.
+        faulthandler.disable()
+
+
+def _number(name: str) -> int:
+    value = os.environ.get(name, "")
+    if not value.isdigit():
+        raise UserError(f"{name}={value!r} must be a number where JAX_COORDINATOR_ADDRESS is set")
+    return int(value)
+
+
+def _warm_up_collectives() -> None:
+    """Connects all processes while they are together.
+
+    Gloo connects a group of CPU devices at its first collective and gives the last process 30
+    seconds to come, which is too short once each is at work of its own, such as preparing data.
+    """
+    multihost_utils.sync_global_devices("start")  # the group of the processes' first devices
+    ones = shard(np.ones(jax.local_device_count()), make_mesh())
+    jax.block_until_ready(jax.jit(jnp.sum)(ones))  # the group of all devices
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Lays all devices (or those given) on one axis, `BATCH_AXIS`."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh(
+        (len(devices),), (BATCH_AXIS,), axis_types=(AxisType.Auto,), devices=devices
+    )
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raises UserError unless the devices divide the global batch into equal shards."""
+    if batch_size < 1 or batch_size % mesh.size:
+        raise UserError(
+            f"batch_size={batch_size} cannot be divided among {mesh.size} devices: "
+            f"take a positive multiple of {mesh.size}"
+        )
+
+
+def shard_step(
+    step: Callable[..., Any],
+    mesh: Mesh,
+    batch_argument: int,
+    donate: tuple[int, ...] = (),
+    batch_axis: int = 0,
+) -> Callable[..., Any]:
+    """Maps a step over the devices and compiles it.
+
+    Args:
+      step: a function of one device's shard; it makes its results equal on all devices with
+        collectives over `BATCH_AXIS`.
+      mesh: from `make_mesh`.
+      batch_argument: position of the argument that is split; all others are replicated.
+      donate: positions of arguments whose memory may be reused.
+      batch_axis: along which that argument's arrays are split.
+
+    Returns:
+      The jit-compiled function of global arrays; its results are replicated.
+    """
+
+    def global_step(*arguments: Any) -> Any:
+        split = _split_along(batch_axis)
+        specs = tuple(split if i == batch_argument else P() for i in range(len(arguments)))
+        # With check_vma=True a gradient with respect to replicated parameters comes back already
+        # summed over the axis, and pmean would leave it too large by the number of devices.
+        mapped = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
+        return mapped(*arguments)
+
+    return jax.jit(global_step, donate_argnums=donate, compiler_options=_compiler_options())
+
+
+def jit(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
+    """Compiles a function for one device, as `shard_step` does for all.
+
+    Without its options a network in bfloat16 is NaN on CPU (JAX 0.12). They are chosen at the first
+    call, so that a module can use it as a decorator before the processes have met.
+
+    Args:
+      function: of arrays.
+      settings: see `jax.jit`.
+    """
+
+    @functools.cache
+    def compiled() -> Callable[..., Any]:
+        return jax.jit(function, compiler_options=_compiler_options(), **settings)
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        return compiled()(*arguments, **named)
+
+    return call
+
+
+def _compiler_options() -> dict[str, Any] | None:
+    if on_accelerator():
+        return None
+    flags = os.environ.get("XLA_FLAGS", "")  # what the user sets there is kept
+    return {name: value for name, value in _CPU_OPTIONS.items() if name not in flags}
+
+
+def gather(x: jax.Array) -> jax.Array:
+    """Inside a mapped step: joins the shards [b,...] of all devices to the batch [B,...]."""
+    return jax.lax.all_gather(x, BATCH_AXIS, tiled=True)
+
+
+def reverse(x: jax.Array) -> jax.Array:
+    """Inside a mapped step: this shard's rows of the global batch [B,...] in reverse order.
+
+    So that example i meets example B - 1 - i, however many devices share the batch.
+    """
+    devices = jax.lax.axis_size(BATCH_AXIS)
+    pairs = [(device, devices - 1 - device) for device in range(devices)]
+    return jax.lax.ppermute(x, BATCH_AXIS, pairs)[::-1]
+
+
+def example_keys(key: jax.Array, count: int) -> jax.Array:
+    """Inside a mapped step: a random key for each example of this shard.
+
+    Example i of the global batch gets `fold_in(key, i)` however many devices share the batch.
+
+    Args:
+      key: the step's random key.
+      count: examples in this shard, b.
+
+    Returns:
+      keys [b].
+    """
+    rows = jax.lax.axis_index(BATCH_AXIS) * count + jnp.arange(count)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+
+
+def shard_key(key: jax.Array) -> jax.Array:
+    """Inside a mapped step: a random key of this device's own."""
+    return jax.random.fold_in(key, jax.lax.axis_index(BATCH_AXIS))
+
+
+def shard(batch: Any, mesh: Mesh, batch_axis: int = 0) -> Any:
+    """Puts this process's rows of a batch on its devices; the result is the global batch.
+
+    Args:
+      batch: arrays, each with this process's rows along `batch_axis`.
+      mesh: from `make_mesh`.
+      batch_axis: 0, or 1 where batches lie behind one another along axis 0.
+
+    Returns:
+      The global arrays.
+    """
+    sharding = NamedSharding(mesh, _split_along(batch_axis))
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
+
+
+def _split_along(axis: int) -> P:
+    return P(*[None] * axis, BATCH_AXIS)
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Puts a copy of every array on every device."""
+    return jax.device_put(tree, NamedSharding(mesh, P()))
+
+
+def block_on_cpu(tree: Any) -> None:
+    """Waits for a step's results on CPU.
+
+    Steps with collectives that are dispatched without waiting can dead-lock on more virtual CPU
+    devices than cores; on other platforms the next step is dispatched at once.
+    """
+    if not on_accelerator():
+        jax.block_until_ready(tree)
+
+
+def is_peer_failure(error: BaseException) -> bool:
+    """Returns whether an error means that another process ended or cannot be reached."""
+    return (
+        isinstance(error, jax.errors.JaxRuntimeError)
+        and jax.distributed.is_initialized()
+        and any(word in str(error) for word in _LOST)
+    )
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process after an error, without waiting for the others.
+
+    They get an error of their own from the next collective. The first process is JAX's
+    coordinator, whose end aborts the others, so it first gives them the time to say what they met.
+    """
+    if not jax.distributed.is_initialized():
+        sys.exit(code)
+    if is_primary():
+        time.sleep(_LAST_WORDS_SECONDS)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # sys.exit would wait minutes for the others in JAX's own clean-up
+
+
+def on_accelerator() -> bool:
+    """Returns whether the devices are no CPUs."""
+    return jax.default_backend() != "cpu"
+
+
+def process_index() -> int:
+    """Returns this process's number."""
+    return jax.process_index()
+
+
+def is_primary() -> bool:
+    """Returns whether this process is the one that writes logs and results and prints."""
+    return jax.process_index() == 0
+
+
+def process_count() -> int:
+    """Returns the number of processes."""
+    return jax.process_count()
+
+
+class Preemption:
+    """Asks, between two steps, whether the run was told to stop (SIGTERM or Ctrl-C).
+
+    A context manager: inside it SIGTERM and the first SIGINT are noted and nothing else happens.
+    With several processes JAX's preemption service takes SIGTERM and makes all processes stop
+    behind the same step.
+    """
+
+    def __enter__(self) -> "Preemption":
+        """Installs the handlers."""
+        self._asked = False
+        self._calls = 0
+        self._previous = {}
+        numbers = [signal.SIGINT] if process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
+        for number in numbers:
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Puts the previous handlers back."""
+        self._restore()
+
+    def reached(self) -> bool:
+        """Returns whether to save and stop now; to be called by all processes equally often."""
+        if process_count() > 1:
+            # JAX stops at the call whose number is one above the last that any process has made:
+            # numbers that start elsewhere or leave some out, as steps do, can miss it.
+            self._calls += 1
+            return multihost_utils.reached_preemption_sync_point(self._calls)
+        return self._asked
+
+    def _note(self, number: int, frame: Any) -> None:
+        self._asked = True
+        self._restore()  # a second signal ends the process at once
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

@@ -1,0 +1,42 @@
+"""Hints: Romero et al., FitNets: hints for thin deep nets, ICLR 2015."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from amdjax.losses import functional
+
+
+def hint_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array:
+    """Returns the mean squared difference of two features, for each sample.
+
+    `mean_hwc (f_S - f_T)^2` (Eq. 3, with the mean in place of the sum).
+
+    Args:
+      student_feature: float [B,H,W,C].
+      teacher_feature: float [B,H',W',C]; receives no gradient. The larger map is average-pooled.
+
+    Returns:
+      float32 [B].
+
+    Raises:
+      UserError: if the larger map is no whole multiple of the smaller.
+    """
+    student, teacher = functional.match_size(
+        functional.promote_to_float32(student_feature),
+        functional.promote_to_float32(jax.lax.stop_gradient(teacher_feature)),
+    )
+    return jnp.mean(jnp.square(student - teacher), axis=(1, 2, 3))
+
+
+class Hint(nn.Module):
+    """`hint_loss` behind a trained 1x1 convolution from the student's to the teacher's channels."""
+
+    @nn.compact
+    def __call__(self, student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array:
+        """Maps features [B,H,W,C] and [B,H',W',C'] to float32 [B]."""
+        channels = teacher_feature.shape[-1]
+        adapted = nn.Conv(channels, (1, 1), name="adapter")(
+            functional.promote_to_float32(student_feature)
+        )
+        return hint_loss(adapted, teacher_feature)

@@ -1,0 +1,1 @@
+"""Classification of images with a trained student: `python -m amdjax.predict`."""

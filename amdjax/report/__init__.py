@@ -1,0 +1,1 @@
+"""The report of a workdir: `python -m amdjax.report --workdir=DIR`."""

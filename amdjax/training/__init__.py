@@ -1,0 +1,1 @@
+"""The training of a run: step, loop, optimiser, logs and results."""

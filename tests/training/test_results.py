@@ -1,0 +1,102 @@
+import json
+
+import numpy as np
+
+from amdjax.training import results
+
+OUTCOME = results.Outcome(
+    "resnet8",
+    78_042,
+    {
+        3: {"accuracy": 0.5, "nll": 1.5, "ece": 0.1},
+        6: {"accuracy": 0.75, "nll": 1.25, "ece": 0.25},
+        9: {"accuracy": 0.625, "nll": 1.0, "ece": 0.125},
+    },
+)
+
+
+def test_final_is_the_last_and_best_the_most_accurate():
+    assert OUTCOME.final() == {"step": 9, "accuracy": 0.625, "nll": 1.0, "ece": 0.125}
+    assert OUTCOME.best()["step"] == 6
+
+
+def test_results_file(tmp_path):
+    results.write(tmp_path, "digits", {"teacher": {0: OUTCOME}, "kd": {0: OUTCOME}})
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["data"] == "digits"
+    assert content["teacher"]["final"]["accuracy"] == 0.625
+    assert content["methods"]["kd"]["best"]["accuracy"] == 0.75
+    results.write(tmp_path, "digits", {"amc": {0: OUTCOME}})
+    assert json.loads((tmp_path / "results.json").read_text())["teacher"] is None
+
+
+def test_table_has_a_line_for_each_network():
+    lines = results.table({"teacher": {0: OUTCOME}, "amd_gl": {0: OUTCOME}}).splitlines()
+    assert lines[0].split()[:2] == ["model", "parameters"]
+    assert lines[3].split() == ["amd_gl", "resnet8", "78,042", "62.50", "1.0000", "12.50", "75.00"]
+    assert len({len(line) for line in lines[2:4]}) == 1
+
+
+def _with_accuracy(accuracy):
+    return results.Outcome("resnet8", 1, {9: {"accuracy": accuracy, "nll": 1.0, "ece": 0.125}})
+
+
+SEVERAL = {
+    "teacher": {0: OUTCOME},
+    "amd_gl": dict(enumerate(map(_with_accuracy, (0.75, 0.875, 0.8125)))),
+    "kd": dict(enumerate(map(_with_accuracy, (0.625, 0.625, 0.6875)))),
+}
+
+
+def test_paired_differences():
+    (entry,) = results.compare(SEVERAL)
+    assert (entry.method, entry.baseline, entry.seeds) == ("amd_gl", "kd", 3)
+    difference = np.array([0.125, 0.25, 0.125])
+    np.testing.assert_allclose(entry.difference, difference.mean())
+    statistic = difference.mean() / (difference.std(ddof=1) / np.sqrt(3))
+    # Student's t with two degrees of freedom has this tail.
+    p_value = 1 - statistic / np.sqrt(2 + statistic**2)
+    np.testing.assert_allclose(entry.p_value, p_value, rtol=1e-6)
+    assert results.compare({"kd": {0: OUTCOME}, "at": {0: OUTCOME}}) == []
+
+
+def test_equal_differences_are_no_evidence():
+    # Each seed has one image more right, of 360; in float32 the differences are not all equal.
+    right = (279, 254, 257)
+    kd, other = (
+        {seed: float(np.float32(hits + more) / np.float32(360)) for seed, hits in enumerate(right)}
+        for more in (0, 1)
+    )
+    assert len({other[seed] - kd[seed] for seed in kd}) > 1
+    (entry,) = results.compare_accuracies({"kd": kd, "at": other})
+    np.testing.assert_allclose(entry.difference, 1 / 360, rtol=1e-5)
+    assert np.isnan(entry.p_value)
+
+
+def test_only_common_seeds_are_paired():
+    kd, at = {0: 0.5, 1: 0.625, 4: 0.75}, {1: 0.75, 4: 0.8125, 7: 1.0}
+    (entry,) = results.compare_accuracies({"at": at, "kd": kd, "amd_gl": {0: 0.5}})
+    assert (entry.method, entry.baseline, entry.seeds) == ("at", "kd", 2)
+    np.testing.assert_allclose(entry.difference, (0.125 + 0.0625) / 2)
+    assert results.compare_accuracies({}) == []
+
+
+def test_several_seeds(tmp_path):
+    results.write(tmp_path, "digits", SEVERAL)
+    content = json.loads((tmp_path / "results.json").read_text())
+    row = content["methods"]["amd_gl"]
+    np.testing.assert_allclose(row["final"]["accuracy"], 0.8125)
+    np.testing.assert_allclose(row["std"]["final"]["accuracy"], 0.0625)
+    assert row["seeds"]["1"]["final"]["accuracy"] == 0.875
+    assert content["comparisons"][0]["method"] == "amd_gl"
+    table = results.table(SEVERAL)
+    assert "81.25 ± 6.25" in table
+    assert "amd_gl - kd  +16.67 points  p = 0.0572" in table
+
+
+def test_equal_differences_have_no_p_value(tmp_path):
+    same = {**SEVERAL, "amd_gl": SEVERAL["kd"]}
+    assert "p not defined" in results.table(same)
+    results.write(tmp_path, "digits", same)
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["comparisons"][0]["p_value"] is None

@@ -1,0 +1,275 @@
+"""A whole small run, within this process."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from amdjax.checkpoint import Checkpoints
+from amdjax.errors import UserError
+from amdjax.training.run import run
+from tests.tiny_run import tiny_config
+
+
+@pytest.fixture(scope="module")
+def finished(images, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    run(tiny_config(images, ("scratch", "amd_gl")), workdir)
+    return workdir
+
+
+def _lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_what_a_run_leaves(finished):
+    results = json.loads((finished / "results.json").read_text())
+    assert results["data"] == "folder"
+    assert results["teacher"]["model"] == "wrn_10_1"
+    assert list(results["methods"]) == ["scratch", "amd_gl"]
+    for row in (results["teacher"], *results["methods"].values()):
+        assert row["final"]["step"] == 16
+        assert row["best"]["accuracy"] >= row["final"]["accuracy"]
+        assert row["best"]["step"] in (8, 16)
+    for phase in ("teacher", "scratch", "amd_gl"):
+        assert list((finished / phase).glob("events.out.tfevents.*"))
+        with Checkpoints(finished / phase) as checkpoints:
+            assert checkpoints.latest_step() == 16
+
+
+def test_what_a_run_logs(finished):
+    lines = _lines(finished / "amd_gl")
+    assert [line["step"] for line in lines if line["split"] == "train"] == [4, 8, 12, 16]
+    assert [line["step"] for line in lines if line["split"] == "test"] == [8, 16]
+    first = lines[0]
+    total = 0.1 * first["ce"] + 0.9 * first["kd"] + 50.0 * first["am"]
+    np.testing.assert_allclose(first["loss"], total, rtol=1e-5)
+    rates = [line["learning_rate"] for line in lines if line["split"] == "train"]
+    np.testing.assert_allclose(rates, [0.02, 0.02, 0.002, 0.002], rtol=1e-6)
+    test = lines[-1]
+    results = json.loads((finished / "results.json").read_text())
+    assert results["methods"]["amd_gl"]["final"] == {
+        key: value for key, value in test.items() if key not in ("split", "epoch")
+    }
+
+
+def test_a_finished_run_is_not_trained_again(images, finished, capsys):
+    before = {file: file.stat().st_mtime_ns for file in finished.glob("*/checkpoints/*/*")}
+    run(tiny_config(images, ("scratch", "amd_gl")), finished)
+    out = capsys.readouterr().out
+    assert "step" not in out.splitlines()[0]
+    assert "amd_gl" in out
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert len(_lines(finished / "amd_gl")) == 6
+
+
+def test_another_method_uses_the_same_teacher(images, finished):
+    before = (finished / "teacher" / "metrics.jsonl").read_bytes()
+    run(tiny_config(images, ("kd",)), finished)
+    assert (finished / "teacher" / "metrics.jsonl").read_bytes() == before
+    assert (finished / "kd" / "checkpoints" / "16").is_dir()
+
+
+def test_another_recipe_is_refused(images, finished):
+    config = tiny_config(images, ("amd_gl",))
+    config.losses.am.margin = 1.5
+    config.student.name = "resnet14"
+    with pytest.raises(UserError) as caught:
+        run(config, finished)
+    message = str(caught.value)
+    assert "losses.am.margin: 1.35 there, 1.5 now" in message
+    assert "model: 'resnet8' there, 'resnet14' now" in message
+    assert "losses.am.scale" not in message
+
+
+def test_a_trained_teacher_can_be_given(images, finished, tmp_path):
+    config = tiny_config(images, ("kd",))
+    config.teacher.checkpoint = str(finished / "teacher")
+    config.max_steps = 8
+    run(config, tmp_path)
+    given = json.loads((tmp_path / "results.json").read_text())
+    trained = json.loads((finished / "results.json").read_text())
+    assert not (tmp_path / "teacher").exists()
+    for key in ("accuracy", "nll", "ece"):
+        np.testing.assert_allclose(
+            given["teacher"]["final"][key], trained["teacher"]["final"][key], rtol=1e-6
+        )
+
+
+def test_a_value_that_is_not_finite_stops_the_run(images, tmp_path):
+    config = tiny_config(images, ("scratch",))
+    config.max_steps = 4
+    run(config, tmp_path)
+    with Checkpoints(tmp_path / "scratch") as checkpoints:
+        evaluations = checkpoints.evaluations()
+        assert list(evaluations) == [4]
+    (tmp_path / "scratch" / "recipe.json").unlink()
+    config.max_steps = 0
+    config.optim.learning_rate = 1e30
+    with pytest.raises(UserError) as caught:
+        run(config, tmp_path)
+    assert "scratch: not finite at step 5" in str(caught.value)
+    assert "ce " in str(caught.value)
+    with Checkpoints(tmp_path / "scratch") as checkpoints:
+        assert checkpoints.latest_step() == 4
+        assert checkpoints.evaluations() == evaluations
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 6}, "batch_size=6 cannot be divided among 4 devices"),
+        ({"batch_size": 400}, "64 training images do not fill one batch of 400"),
+        ({"epochs": 0}, "config.epochs must be at least 1, not 0"),
+        ({"methods": ()}, "config.methods is empty"),
+        ({"methods": ("kd", "kd")}, "config.methods names one twice: kd, kd"),
+        ({"methods": ("kd+sq",)}, "unknown method 'sq'; did you mean sp"),
+        ({"dtype": "float16"}, "unknown dtype 'float16'; did you mean bfloat16"),
+        ({"student": {"name": "resnet9"}}, "scratch: unknown model 'resnet9'; did you mean resnet"),
+        ({"optim": {"name": "sdg"}}, "unknown optimiser 'sdg'; did you mean sgd"),
+        ({"optim": {"boundaries": (5, 3)}}, "must ascend"),
+        ({"augment": {"pad_mode": "zeros"}}, "did you mean zero"),
+        ({"augment": {"std": (1.0, 0.0, 1.0)}}, "augment.std needs three"),
+        ({"data": {"name": "digit"}}, "unknown data set 'digit'; did you mean digits"),
+        ({"seeds": (1, 1)}, "config.seeds names one twice: 1, 1"),
+        ({"seeds": ("a",)}, "whole numbers of at least 0, not 'a'"),
+        ({"seeds_at_once": True}, "config.seeds_at_once needs at least two config.seeds"),
+        ({"seeds": (-1,)}, "config.seeds must be whole numbers of at least 0, not -1"),
+        ({"ema_decay": 1.0}, "ema_decay must be at least 0 and below 1"),
+        ({"teacher": {"early_fraction": 0.0}}, "early_fraction must be above 0"),
+        ({"augment": {"noise": -0.1}}, "augment.noise must not be negative"),
+        ({"mix": {"name": "moex", "place": "stage9"}}, "unknown config.mix.place 'stage9'"),
+    ],
+)
+def test_what_cannot_be_run(images, tmp_path, change, message):
+    config = tiny_config(images, ("scratch",))
+    config.update(change)
+    with pytest.raises(UserError, match=message):
+        run(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"am": {"features": ("stage4",)}}, "amd_gl: unknown feature of the student 'stage4'"),
+        ({"am": {"grid": 5}}, "amd_gl: a grid of 5x5 patches does not fit a 4x4 feature map"),
+        ({"am": {"terms": ("angle",)}}, "amd_gl: unknown AM term"),
+        ({"am": {"mask_threshold": 1.5}}, "amd_gl: am: mask_threshold must be"),
+    ],
+)
+def test_losses_are_tried_before_any_training(images, tmp_path, change, message):
+    config = tiny_config(images, ("scratch", "amd_gl"))
+    config.losses.update(change)
+    with pytest.raises(UserError, match=message):
+        run(config, tmp_path)
+    assert not (tmp_path / "scratch" / "metrics.jsonl").exists()
+
+
+def test_seeds_and_an_early_teacher(images, tmp_path, capsys):
+    config = tiny_config(images, ("kd", "eskd"))
+    config.seeds = (0, 3)
+    config.teacher.early_fraction = 0.5
+    config.epochs = 1
+    run(config, tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["teacher"]["final"]["step"] == 8
+    assert results["teacher_early"]["final"]["step"] == 4
+    assert list(results["methods"]) == ["kd", "eskd"]
+    for row in results["methods"].values():
+        assert list(row["seeds"]) == ["0", "3"]
+        by_seed = [row["seeds"][seed]["final"]["nll"] for seed in ("0", "3")]
+        assert by_seed[0] != by_seed[1]
+        np.testing.assert_allclose(row["final"]["nll"], np.mean(by_seed))
+    folders = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert folders == {"teacher", "teacher_early", "kd", "kd-seed3", "eskd", "eskd-seed3"}
+    assert "eskd - kd" in capsys.readouterr().out
+    parts = _lines(tmp_path / "eskd")[-2]
+    np.testing.assert_allclose(parts["loss"], 0.1 * parts["ce"] + 0.9 * parts["eskd"], rtol=1e-5)
+    early, late = (_lines(tmp_path / name)[0] for name in ("teacher_early", "teacher"))
+    assert early["loss"] == late["loss"]
+
+
+@pytest.mark.slow
+def test_seeds_at_once_give_the_results_of_one_after_the_other(images, tmp_path):
+    config = tiny_config(images, ("amd_gl",))
+    config.seeds = (0, 3)
+    config.epochs = 1
+    config.optim.learning_rate = 1e-3  # so low that rounding does not grow
+    run(config, tmp_path / "apart")
+    config.seeds_at_once = True
+    config.teacher.checkpoint = str(tmp_path / "apart" / "teacher")
+    run(config, tmp_path / "at_once")
+
+    def compare(rtol):
+        for name in ("amd_gl", "amd_gl-seed3"):
+            ours, theirs = (_lines(tmp_path / way / name) for way in ("at_once", "apart"))
+            assert [line["step"] for line in ours] == [line["step"] for line in theirs] == [4, 8, 8]
+            for one, other in zip(ours, theirs, strict=True):
+                for key in one.keys() - {"split", "images_per_s", "ece"}:
+                    np.testing.assert_allclose(one[key], other[key], rtol, err_msg=f"{name} {key}")
+
+    compare(rtol=1e-4)
+    # Students that stand at different steps: one is finished, the other one trained alone.
+    shutil.rmtree(tmp_path / "at_once" / "amd_gl-seed3")
+    run(config, tmp_path / "at_once")
+    compare(rtol=1e-4)
+    results = json.loads((tmp_path / "at_once" / "results.json").read_text())
+    assert list(results["methods"]["amd_gl"]["seeds"]) == ["0", "3"]
+
+
+def test_eskd_cannot_stop_a_teacher_that_is_given(images, tmp_path):
+    config = tiny_config(images, ("eskd",))
+    config.teacher.checkpoint = str(tmp_path)
+    with pytest.raises(UserError, match="eskd trains a teacher that it stops early"):
+        run(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("method", ["amc", "kd+center", "dkd", "arcface"])
+def test_hard_labels_are_not_mixed(images, tmp_path, method):
+    config = tiny_config(images, (method,))
+    config.mix.name = "cutmix"
+    with pytest.raises(UserError, match=r"cannot use the mixed labels of config\.mix\.name"):
+        run(config, tmp_path)
+
+
+def test_what_losses_learn_is_kept(images, finished, tmp_path):
+    """A run that is stopped between two steps goes on with the losses' own variables."""
+    config = tiny_config(images, ("hint+center",))
+    config.epochs = 1
+    config.teacher.checkpoint = str(finished / "teacher")
+    run(config, tmp_path / "whole")
+    config.max_steps = 5
+    run(config, tmp_path / "parts")
+    config.max_steps = 0
+    run(config, tmp_path / "parts")
+    whole, parts = (_lines(tmp_path / name / "hint+center")[-1] for name in ("whole", "parts"))
+    assert whole == parts
+
+
+def test_mixed_students_of_a_teacher_that_saw_no_mixtures(images, finished, tmp_path):
+    config = tiny_config(images, ("amd_gl",))
+    config.mix.name, config.mix.alpha = "mixup", 1.0
+    config.mix.teacher_sees_mixed = False
+    config.max_steps = 4
+    run(config, tmp_path)
+    plain, mixed = (_lines(folder / "teacher")[0] for folder in (finished, tmp_path))
+    assert plain["loss"] == mixed["loss"]
+    plain, mixed = (_lines(folder / "amd_gl")[0] for folder in (finished, tmp_path))
+    assert plain["loss"] != mixed["loss"]
+
+
+def test_an_averaged_teacher_teaches_with_its_means(images, tmp_path):
+    config = tiny_config(images, ("kd",))
+    config.ema_decay = 0.5
+    config.max_steps = 3
+    run(config, tmp_path / "trained")
+    config.teacher.checkpoint = str(tmp_path / "trained" / "teacher")
+    run(config, tmp_path / "given")
+    trained, given = (
+        json.loads((tmp_path / name / "results.json").read_text()) for name in ("trained", "given")
+    )
+    np.testing.assert_allclose(
+        given["teacher"]["final"]["nll"], trained["teacher"]["final"]["nll"], rtol=1e-6
+    )
+    assert given["methods"] == trained["methods"]

@@ -1,0 +1,269 @@
+"""The mapped training step against a trajectory computed in PyTorch, and on 1, 2, 4 devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from amdjax import distributed
+from amdjax.data.augment import create_augment
+from amdjax.losses import LOSSES, objective
+from amdjax.models import create_model, import_torch_state_dict, init_variables
+from amdjax.training.optimizer import create_optimizer
+from amdjax.training.preflight import dummy_inputs
+from amdjax.training.train_state import TrainState
+from amdjax.training.train_step import make_eval_step, make_train_step
+from configs import default
+from tests.reference_values import load, nhwc, prefixed
+
+AMD = {
+    "ce": {"weight": 0.1},
+    "kd": {"weight": 0.9, "temperature": 4.0},
+    "am": {"weight": 5000.0},
+}
+
+
+NOTHING = {"params": {}, "state": {}}  # variables of losses that have none
+
+
+def _sgd(learning_rate=0.05):
+    config = default.get_config()
+    config.optim.learning_rate = learning_rate
+    config.optim.boundaries = ()
+    return create_optimizer(config.optim, 1, 1)
+
+
+def _mesh(devices):
+    return distributed.make_mesh(jax.devices()[:devices])
+
+
+def _map_step(step, mesh):
+    return distributed.shard_step(step, mesh, batch_argument=2)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_five_steps_of_amd_as_in_pytorch(devices):
+    arrays = load("trajectory_amd")
+    student = import_torch_state_dict("wrn_10_1", prefixed(arrays, "student"))
+    teacher = import_torch_state_dict("wrn_10_2", prefixed(arrays, "teacher"))
+    mesh = _mesh(devices)
+    step = _map_step(
+        make_train_step(
+            create_model("wrn_10_1", 10, axis_name=distributed.BATCH_AXIS),
+            create_model("wrn_10_2", 10),
+            objective(AMD),
+            lambda keys, images: images,
+            _sgd(),
+        ),
+        mesh,
+    )
+    state = distributed.replicate(TrainState.create(student, NOTHING, _sgd()), mesh)
+    given = distributed.replicate(teacher, mesh)
+    for i, expected in enumerate(arrays["records"]):
+        batch = {
+            "image": nhwc(arrays["images"][i]),
+            "label": arrays["labels"][i].astype(np.int32),
+        }
+        state, metrics = step(state, given, distributed.shard(batch, mesh), 0)
+        ours = [metrics[name] for name in ("loss", "ce", "kd", "am")]
+        np.testing.assert_allclose(ours, expected, rtol=1e-3)
+    jax.tree.map(np.testing.assert_array_equal, given, teacher)
+    final = import_torch_state_dict(
+        "wrn_10_1", {**prefixed(arrays, "student"), **prefixed(arrays, "final")}
+    )
+    for leaf in (
+        ("params", "conv1", "kernel"),
+        ("params", "block3", "layer_0", "conv2", "kernel"),
+        ("params", "fc", "kernel"),
+        ("batch_stats", "bn1", "var"),
+    ):
+        a, b = state.variables, final
+        for key in leaf:
+            a, b = a[key], b[key]
+        np.testing.assert_allclose(a, b, atol=1e-3 * np.abs(b).max())
+
+
+def _run(devices, losses, steps=10, sync=True):
+    """Ten steps with augmentation on random images; returns the losses and the last state."""
+    mesh = _mesh(devices)
+    axis = distributed.BATCH_AXIS if sync else None
+    student = create_model("wrn_10_1", 4, axis_name=axis)
+    teacher = create_model("resnet8", 4, axis_name=axis)
+    config = default.get_config()
+    config.augment.padding, config.augment.flip = 2, True
+    augment, _ = create_augment(config.augment)
+    goal = objective(losses)
+    step = _map_step(make_train_step(student, teacher, goal, augment, _sgd(0.01)), mesh)
+    own = goal.init(jax.random.key(3), dummy_inputs(student, teacher, (16, 16, 3)))
+    state = TrainState.create(
+        init_variables(student, jax.random.key(1), (16, 16, 3)), own, _sgd(0.01)
+    )
+    given = init_variables(teacher, jax.random.key(2), (16, 16, 3))
+    state, given = distributed.replicate((state, given), mesh)
+    rng = np.random.default_rng(0)
+    history = []
+    for _ in range(steps):
+        batch = {
+            "image": rng.integers(0, 256, (8, 16, 16, 3), np.uint8),
+            "label": rng.integers(0, 4, 8).astype(np.int32),
+        }
+        state, metrics = step(state, given, distributed.shard(batch, mesh), 3)
+        jax.block_until_ready(metrics)
+        history.append([float(value) for value in metrics.values()])
+    return np.asarray(history), state
+
+
+def test_the_number_of_devices_changes_nothing():
+    everything = {name: {} for name in ("ce", "kd", "amc", "contrastive")}
+    everything |= {name: {"weight": 10.0} for name in ("at", "sp", "am")}
+    one, state = _run(1, everything)
+    for devices in (2, 4):
+        other, other_state = _run(devices, everything)
+        np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+            other_state.variables,
+            state.variables,
+        )
+
+
+def test_no_loss_depends_on_the_number_of_devices():
+    catalogue = {
+        name: {"weight": min(loss.weight, 1.0)}
+        for name, loss in LOSSES.items()
+        if loss.scores is None
+    }
+    catalogue |= {"a_softmax": {}, "pkt": {"weight": 100.0}, "afds": {"adapter": True}}
+    one, state = _run(1, catalogue, steps=2)
+    four, other_state = _run(4, catalogue, steps=2)
+    np.testing.assert_allclose(four[0], one[0], rtol=1e-4, atol=1e-6)
+    # Behind a step: rounding moves some samples over the kinks of hinges and absolute values.
+    np.testing.assert_allclose(four[1], one[1], rtol=1e-3, atol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+        other_state.objective,
+        state.objective,
+    )
+
+
+def test_averaged_variables():
+    mesh = _mesh(2)
+    model = create_model("resnet8", 2, axis_name=distributed.BATCH_AXIS)
+    step = _map_step(
+        make_train_step(
+            model,
+            None,
+            objective({"ce": {}}),
+            lambda keys, images: images / 255.0,
+            _sgd(),
+            ema_decay=0.75,
+        ),
+        mesh,
+    )
+    first = init_variables(model, jax.random.key(0), (8, 8, 3))
+    state = distributed.replicate(TrainState.create(first, NOTHING, _sgd(), average=True), mesh)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (4, 8, 8, 3), np.uint8),
+        "label": np.array([0, 1, 1, 0], np.int32),
+    }
+    expected = first
+    for _ in range(3):
+        state, _ = step(state, None, distributed.shard(batch, mesh), 0)
+        expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, expected, state.variables)
+    assert state.result is state.averaged
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.result, expected
+    )
+
+
+def test_without_synchronised_batch_norm_the_statistics_are_averaged():
+    one, _ = _run(1, AMD, steps=2, sync=False)
+    synchronised, _ = _run(1, AMD, steps=2)
+    # KD is 16 times a sum of terms that nearly cancel: rounding of 1e-7 in it becomes 1e-6.
+    np.testing.assert_allclose(one[0], synchronised[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(one[1], synchronised[1], rtol=1e-3)  # rounding, behind a step
+    two, state = _run(2, AMD, steps=2, sync=False)
+    assert np.abs(two - one).max() > 1e-4
+    for leaf in jax.tree.leaves(state.batch_stats):
+        shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        np.testing.assert_array_equal(shards[0], shards[1])
+
+
+def test_random_numbers_depend_on_the_step_alone():
+    mesh = _mesh(2)
+
+    def augment(keys, images):
+        noise = jax.vmap(lambda key: jax.random.normal(key, (8, 8, 3)))(keys)
+        return images / 255.0 + noise
+
+    model = create_model("resnet8", 2, axis_name=distributed.BATCH_AXIS)
+    step = _map_step(make_train_step(model, None, objective({"ce": {}}), augment, _sgd()), mesh)
+    state = TrainState.create(init_variables(model, jax.random.key(0), (8, 8, 3)), NOTHING, _sgd())
+    state = distributed.replicate(state, mesh)
+    batch = distributed.shard(
+        {"image": np.zeros((4, 8, 8, 3), np.uint8), "label": np.zeros(4, np.int32)}, mesh
+    )
+    first = step(state, None, batch, 0)[1]["loss"]
+    again = step(state, None, batch, 0)[1]["loss"]
+    later = step(state.replace(step=state.step + 1), None, batch, 0)[1]["loss"]
+    other = step(state, None, batch, 1)[1]["loss"]
+    assert first == again
+    assert first != later
+    assert first != other
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_evaluation_counts_what_the_mask_shows(devices):
+    mesh = _mesh(devices)
+    model = create_model("resnet8", 3, axis_name=distributed.BATCH_AXIS)
+    variables = init_variables(model, jax.random.key(0), (8, 8, 3))
+    step = distributed.shard_step(
+        make_eval_step(model, lambda x: x / 255.0), mesh, batch_argument=1
+    )
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (8, 8, 8, 3), np.uint8)
+    labels = rng.integers(0, 3, 8).astype(np.int32)
+    mask = np.arange(8) < 5
+    metrics = step(
+        distributed.replicate(variables, mesh),
+        distributed.shard({"image": images, "label": labels, "mask": mask}, mesh),
+    )
+    logits = model.apply(variables, images[:5] / 255.0).logits
+    assert metrics.accuracy.count == 5
+    np.testing.assert_allclose(
+        metrics.compute()["accuracy"], np.mean(np.argmax(logits, -1) == labels[:5])
+    )
+    nll = optax.softmax_cross_entropy_with_integer_labels(logits, labels[:5]).mean()
+    np.testing.assert_allclose(metrics.compute()["nll"], nll, rtol=1e-5)
+
+
+def test_bfloat16_follows_float32():
+    mesh = _mesh(1)
+
+    def losses_in(dtype):
+        student = create_model("wrn_10_1", 4, dtype, distributed.BATCH_AXIS)
+        teacher = create_model("wrn_10_1", 4, dtype)
+        step = _map_step(
+            make_train_step(student, teacher, objective(AMD), lambda k, x: x / 128.0 - 1, _sgd()),
+            mesh,
+        )
+        state = TrainState.create(
+            init_variables(student, jax.random.key(1), (8, 8, 3)), NOTHING, _sgd()
+        )
+        given = init_variables(teacher, jax.random.key(2), (8, 8, 3))
+        rng = np.random.default_rng(0)
+        batch = {
+            "image": rng.integers(0, 256, (8, 8, 8, 3), np.uint8),
+            "label": rng.integers(0, 4, 8).astype(np.int32),
+        }
+        state, metrics = step(state, given, distributed.shard(batch, mesh), 0)
+        assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+        return metrics
+
+    exact, rounded = losses_in(jnp.float32), losses_in(jnp.bfloat16)
+    assert rounded["am"].dtype == jnp.float32
+    for name in ("ce", "kd"):
+        np.testing.assert_allclose(rounded[name], exact[name], rtol=0.1)
+    np.testing.assert_allclose(rounded["am"], exact["am"], rtol=0.2)
