@@ -140,7 +140,7 @@ def read_network(folder: Path) -> tuple[int, dict]:
     except Exception as error:  # orbax has no common class for what may be wrong in a folder
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{folder} holds no complete checkpoint: {reason}") from error
-    result = tree.get("averaged") or tree
+    result = tree.get("ema") or tree
     network = {key: result[key] for key in ("params", "batch_stats") if key in result}
     return int(tree.get("step", 0)), network
 

@@ -32,10 +32,10 @@ def run_command(main: Callable[[list[str]], None]) -> None:
         app.run(quiet_main, flags_parser=parse_flags)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        distributed.leave(130)
+        distributed.exit_process(130)
     except BrokenPipeError:  # whoever read what is printed has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        distributed.leave(1)
+        distributed.exit_process(1)
     except Exception as error:
         code = 2
         if isinstance(error, UserError):
@@ -50,6 +50,6 @@ def run_command(main: Callable[[list[str]], None]) -> None:
             code = 1  # starting again helps
         else:
             traceback.print_exc()
-            distributed.leave(1)
+            distributed.exit_process(1)
         print(f"error: {message}", file=sys.stderr)
-        distributed.leave(code)
+        distributed.exit_process(code)

@@ -15,7 +15,7 @@ from absl import flags
 from ml_collections.config_flags import config_flags
 
 from amdjax.errors import UserError, unknown_name
-from amdjax.losses import objective
+from amdjax.losses import build_objective
 from amdjax.methods import METHODS, method_losses, needs_early_teacher
 from amdjax.training.metric_writer import write_atomically
 
@@ -186,7 +186,7 @@ def total_steps(epochs: int, share: float, max_steps: int, steps_per_epoch: int)
     return min(total, max_steps) if max_steps else total
 
 
-def phases(config: ml_collections.ConfigDict) -> list[RunSpec]:
+def plan_runs(config: ml_collections.ConfigDict) -> list[RunSpec]:
     """Returns the phases of a run in their order: the teachers', if any must be trained, first.
 
     Raises:
@@ -205,7 +205,7 @@ def phases(config: ml_collections.ConfigDict) -> list[RunSpec]:
             raise UserError(
                 "eskd trains a teacher that it stops early, but config.teacher.checkpoint gives "
                 "one: leave that empty, or give an early checkpoint and take the method kd with "
-                "--config.losses.kd.until=0.25"
+                "--config.losses.kd.end_fraction=0.25"
             )
         return students
     losses = method_losses("scratch", config.losses)
@@ -235,18 +235,18 @@ def _swept(config: ml_collections.ConfigDict, method: str) -> list[tuple[str, di
     known = {f"losses.{name}.{hyper}" for name, loss in config.losses.items() for hyper in loss}
     if key not in known:
         raise unknown_name("config.sweep.key", key, known)
-    if not config.sweep["values"]:
-        raise UserError(f"config.sweep.values is empty; give the values of {key}")
+    if not config.sweep.choices:
+        raise UserError(f"config.sweep.choices is empty; give the values of {key}")
     _, name, hyper = key.split(".")
     if name not in losses:
         return [(method, losses)]
     swept = []
-    for value in config.sweep["values"]:
+    for value in config.sweep.choices:
         changed = config.losses.copy_and_resolve_references()
         try:
             changed[name][hyper] = value
         except TypeError as error:
-            raise UserError(f"config.sweep.values: {value!r} is no value of {key}") from error
+            raise UserError(f"config.sweep.choices: {value!r} is no value of {key}") from error
         words = "+".join(value) if isinstance(value, tuple) else value
         swept.append((f"{method}-{hyper}={words}", method_losses(method, changed)))
     if len(swept) > 1 and swept[0][1] == swept[1][1]:
@@ -257,15 +257,15 @@ def _swept(config: ml_collections.ConfigDict, method: str) -> list[tuple[str, di
 def _student(
     config: ml_collections.ConfigDict, method: str, label: str, losses: dict[str, Any], seed: int
 ) -> RunSpec:
-    goal = objective(losses)
+    objective = build_objective(losses)
     teacher = None
-    if goal.needs_teacher:
+    if objective.needs_teacher:
         teacher = EARLY_TEACHER if needs_early_teacher(method) else TEACHER
-    if goal.needs_hard_labels and config.mix.name != "none":
+    if objective.needs_hard_labels and config.mix.name != "none":
         raise UserError(
-            f"{method}: {' and '.join(goal.needs_hard_labels)} compares whole classes and cannot "
-            f"use the mixed labels of config.mix.name={config.mix.name!r}; set it to none (pairs "
-            "are defined for mixed images with config.losses.amc.pair_labels=predicted)"
+            f"{method}: {' and '.join(objective.needs_hard_labels)} compares whole classes and "
+            f"cannot use the mixed labels of config.mix.name={config.mix.name!r}; set it to none "
+            "(pairs are defined for mixed images with config.losses.amc.pair_labels=predicted)"
         )
     name = label if seed == config.seed else f"{label}-seed{seed}"
     swept = config.sweep.key if label != method else ""

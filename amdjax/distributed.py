@@ -168,7 +168,7 @@ def gather(x: jax.Array) -> jax.Array:
     return jax.lax.all_gather(x, BATCH_AXIS, tiled=True)
 
 
-def reverse(x: jax.Array) -> jax.Array:
+def reverse_batch(x: jax.Array) -> jax.Array:
     """Inside a mapped step: this shard's rows of the global batch [B,...] in reverse order.
 
     So that example i meets example B - 1 - i, however many devices share the batch.
@@ -242,7 +242,7 @@ def is_peer_failure(error: BaseException) -> bool:
     )
 
 
-def leave(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """Ends this process after an error, without waiting for the others.
 
     They get an error of their own from the next collective. The first process is JAX's

@@ -49,7 +49,7 @@ METHODS: dict[str, Method] = {
     ),
     "dkd": _with_ce("dkd", "decoupled knowledge distillation"),
     "dist": _with_ce("dist", "DIST: correlation with the teacher's probabilities"),
-    "hint": _with_ce("hint", "FitNet's hint, trained along with cross-entropy"),
+    "fitnet": _with_ce("fitnet", "FitNet's hint, trained along with cross-entropy"),
     "at": _with_ce("at", "attention transfer"),
     "sp": _with_ce("sp", "similarity preserving"),
     "rkd": _with_ce("rkd", "relational knowledge distillation"),

@@ -20,12 +20,12 @@ from amdjax.config import (
     TEACHER,
     TEACHERS,
     compute_dtype,
-    phases,
+    plan_runs,
     total_steps,
 )
 from amdjax.data.augment import normalize
 from amdjax.errors import UserError
-from amdjax.losses import LOSSES, objective
+from amdjax.losses import LOSSES, build_objective
 from amdjax.models import Outputs, create_model
 from amdjax.pretrained import check_variables, load_teacher
 
@@ -222,7 +222,7 @@ def phase_names(workdir: Path, config: ml_collections.ConfigDict) -> list[str]:
 
     The teachers are first; then come the config's students in its order, then others by name.
     """
-    planned = [phase.name for phase in phases(config)]
+    planned = [phase.name for phase in plan_runs(config)]
     found = {path.parent.name for path in workdir.glob(f"*/{RUN_FILE}")}
     if config.teacher.checkpoint:  # what an earlier run trained is not this run's teacher
         found.discard(TEACHER)
@@ -241,7 +241,7 @@ def _kind(
     own = {
         name: settings
         for name, settings in losses.items()
-        if name in LOSSES and LOSSES[name].scores is not None
+        if name in LOSSES and LOSSES[name].logits_fn is not None
     }
     return Predictor(
         create_model(model, num_classes, compute_dtype(config)),
@@ -254,4 +254,4 @@ def _kind(
 @functools.cache
 def _prediction(losses: str) -> Callable[[Outputs], Outputs]:
     """Returns how a network trained with these losses predicts; the same function each time."""
-    return objective({"ce": {}, **json.loads(losses)}).predict
+    return build_objective({"ce": {}, **json.loads(losses)}).predict

@@ -16,7 +16,7 @@ from amdjax import distributed
 from amdjax.cpu.malloc import keep_freed_memory
 from amdjax.data import InMemorySource, TrainBatches
 from amdjax.data.augment import create_augment
-from amdjax.losses import objective
+from amdjax.losses import build_objective
 from amdjax.models import Outputs, create_model, init_variables
 from amdjax.training.multi_step import StepRunner
 from amdjax.training.optimizer import create_optimizer
@@ -47,7 +47,7 @@ def _build(method: str, size: int, batch: int, dtype: str, variant: str) -> _Row
     config = default.get_config()
     config.batch_size = batch
     ce, kd, am, share = worker.METHODS[method]
-    goal = objective(
+    objective = build_objective(
         {
             "ce": {"weight": ce},
             "kd": {"weight": kd, "temperature": worker.TEMPERATURE},
@@ -69,16 +69,18 @@ def _build(method: str, size: int, batch: int, dtype: str, variant: str) -> _Row
     kind = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[dtype]
     student = create_model("wrn_16_1", worker.NUM_CLASSES, kind, distributed.BATCH_AXIS)
     teacher, taught, answers = None, None, None
-    if goal.needs_teacher:
+    if objective.needs_teacher:
         teacher = create_model("wrn_16_3", worker.NUM_CLASSES, kind)
         taught = distributed.replicate(init_variables(teacher, jax.random.key(1), shape), mesh)
         if variant == "cached":
-            answers = cache_teacher_outputs(teacher, taught, split, goal.map_places, config, mesh)
+            answers = cache_teacher_outputs(
+                teacher, taught, split, objective.attention_features, config, mesh
+            )
             taught = None
     optimizer = create_optimizer(config.optim, 16, 1000)
     variables = init_variables(student, jax.random.key(0), shape)
     augment = create_augment(config.augment)[0]
-    step = make_train_step(student, teacher, goal, augment, optimizer)
+    step = make_train_step(student, teacher, objective, augment, optimizer)
     nothing = {"params": {}, "state": {}}
     state = distributed.replicate(TrainState.create(variables, nothing, optimizer), mesh)
     batches = TrainBatches(split, batch, seed=0)

@@ -43,7 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
     # key "losses.am.margin" and values (1.1, 1.35, 1.5).
     config.sweep = ml_collections.ConfigDict()
     config.sweep.key = ""
-    config.sweep["values"] = ()
+    config.sweep.choices = ()
 
     config.teacher = ml_collections.ConfigDict()
     config.teacher.name = "wrn_16_3"
@@ -87,8 +87,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.mix.name = "none"  # none, mixup, cutmix, moex
     config.mix.alpha = 0.2  # mixup, cutmix: the share of the image is drawn from Beta(alpha, alpha)
     config.mix.probability = 1.0  # of mixing a batch
-    config.mix.place = "stem"  # moex: the feature whose moments are exchanged
-    config.mix.moex_share = 0.5  # moex: weight of the label of the image itself
+    config.mix.layer = "stem"  # moex: the feature whose moments are exchanged
+    config.mix.moex_lam = 0.5  # moex: weight of the label of the image itself
     config.mix.teacher_sees_mixed = True  # else the teacher is asked on the image alone
 
     config.batch_size = 128  # of all devices together; an incomplete last batch is dropped

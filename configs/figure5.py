@@ -19,7 +19,7 @@ def get_config(setup: str = "a") -> ml_collections.ConfigDict:
     config = cifar10.get_config(setup)
     config.methods = ("kd", "at", "amd_g")
     config.sweep.key = "losses.am.terms"
-    config.sweep["values"] = (
+    config.sweep.choices = (
         ("positive",),
         ("negative",),
         ("angular",),

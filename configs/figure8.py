@@ -24,5 +24,5 @@ def get_config(setup: str = "cifar10-a") -> ml_collections.ConfigDict:
     config = recipe.get_config(of_recipe)
     config.methods = ("kd", "amd_g")
     config.sweep.key = "losses.am.weight"
-    config.sweep["values"] = (1000.0, 3000.0, 5000.0, 7000.0, 9000.0)
+    config.sweep.choices = (1000.0, 3000.0, 5000.0, 7000.0, 9000.0)
     return config

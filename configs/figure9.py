@@ -18,5 +18,5 @@ def get_config(setup: str = "cifar10-a") -> ml_collections.ConfigDict:
     """Returns a recipe with KD and a sweep over the margin of AMD(g)."""
     config = figure8.get_config(setup)
     config.sweep.key = "losses.am.margin"
-    config.sweep["values"] = (1.1, 1.35, 1.5, 2.0)
+    config.sweep.choices = (1.1, 1.35, 1.5, 2.0)
     return config

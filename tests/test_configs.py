@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from amdjax import distributed
-from amdjax.config import check_resumable, phases, validate, write_run_spec
+from amdjax.config import check_resumable, plan_runs, validate, write_run_spec
 from amdjax.data.augment import create_augment
 from amdjax.data.mixing import create_mix
 from amdjax.data.registry import DATASETS
@@ -43,7 +43,7 @@ def _setups():
 def test_recipe_names_what_exists(recipe):
     config = _recipe(*recipe)
     validate(config)
-    plan = phases(config)
+    plan = plan_runs(config)
     assert len({phase.name for phase in plan}) == len(plan)
     create_optimizer(config.optim, 10, config.epochs)
     create_augment(config.augment)
@@ -63,30 +63,30 @@ def test_an_unknown_setup_is_named():
 
 def test_a_sweep_repeats_what_it_concerns():
     config = _recipe("figure8")
-    names = [phase.name for phase in phases(config)]
+    names = [phase.name for phase in plan_runs(config)]
     values = ("1000.0", "3000.0", "5000.0", "7000.0", "9000.0")
     assert names == ["teacher", "kd", *(f"amd_g-weight={value}" for value in values)]
-    weights = [phase.losses["am"]["weight"] for phase in phases(config)[2:]]
+    weights = [phase.losses["am"]["weight"] for phase in plan_runs(config)[2:]]
     assert weights == [float(value) for value in values]
-    assert [phase.swept for phase in phases(config)] == ["", "", *["losses.am.weight"] * 5]
+    assert [phase.swept for phase in plan_runs(config)] == ["", "", *["losses.am.weight"] * 5]
     config.sweep.key = "losses.am.margn"
     with pytest.raises(UserError, match=r"config\.sweep\.key 'losses.am.margn'; did you mean los"):
-        phases(config)
+        plan_runs(config)
     config.sweep.key = "losses.am.global_weight"
     with pytest.raises(UserError, match=r"the method amd_g sets losses\.am\.global_weight itself"):
-        phases(config)
+        plan_runs(config)
     config.sweep.key = "losses.am.weight"
-    config.sweep["values"] = ("much",)
+    config.sweep.choices = ("much",)
     with pytest.raises(UserError, match=r"'much' is no value of losses\.am\.weight"):
-        phases(config)
-    config.sweep["values"] = ()
-    with pytest.raises(UserError, match="values is empty"):
-        phases(config)
+        plan_runs(config)
+    config.sweep.choices = ()
+    with pytest.raises(UserError, match="choices is empty"):
+        plan_runs(config)
 
 
 def test_what_was_swept_is_written_down_and_not_compared(tmp_path):
     config = _recipe("figure9")
-    _, kd, *swept = phases(config)
+    _, kd, *swept = plan_runs(config)
     for name in ("kd", "swept"):
         (tmp_path / name).mkdir()
     write_run_spec(config, kd, tmp_path / "kd")
@@ -110,7 +110,7 @@ def test_recipe_runs_a_step(name, images, tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "make_mesh", lambda: one_device)
     config = shrink(_recipe(name), images)
     config.methods = config.methods[-1:]
-    config.sweep["values"] = config.sweep["values"][:1]
+    config.sweep.choices = config.sweep.choices[:1]
     config.max_steps = 1
     run(config, tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())

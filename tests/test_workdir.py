@@ -8,7 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from amdjax.config import phases, read_config
+from amdjax.config import plan_runs, read_config
 from amdjax.data import load_dataset
 from amdjax.errors import UserError
 from amdjax.losses.margin_softmax import cosine_logits
@@ -34,7 +34,7 @@ def test_the_config_is_that_of_the_run(images, workdir):
     config = tiny_config(images, METHODS)
     config.ema_decay = 0.5
     assert read_config(workdir).to_dict() == config.to_dict()
-    assert phases(read_config(workdir)) == phases(config)
+    assert plan_runs(read_config(workdir)) == plan_runs(config)
 
 
 def test_settings_that_are_newer_than_a_run_have_their_defaults(workdir, tmp_path):
@@ -97,7 +97,7 @@ def test_means_over_the_steps_are_taken_where_there_are_any(workdir):
     with ocp.StandardCheckpointer() as checkpointer:
         state = checkpointer.restore(folder.absolute())
     variables = restore(workdir / "kd", 4).variables
-    jax.tree.map(np.testing.assert_array_equal, variables, state["averaged"])
+    jax.tree.map(np.testing.assert_array_equal, variables, state["ema"])
     last, mean = (tree["params"]["fc"]["kernel"] for tree in (state, variables))
     assert np.abs(last - mean).max() > 1e-6
 

@@ -22,7 +22,7 @@ def grad_cam(
     variables: Any,
     images: jax.Array,
     classes: jax.Array,
-    place: str,
+    layer: str,
     predict: Callable[[Outputs], Outputs] = lambda outputs: outputs,
 ) -> jax.Array:
     """Returns what in a feature map speaks for a class, for each sample (Eq. 1 and 2).
@@ -36,32 +36,32 @@ def grad_cam(
       variables: {"params": ..., "batch_stats": ...}.
       images: float [B,H,W,3], normalised as for the model.
       classes: int [B], the class whose evidence each map shows; one that does not exist has none.
-      place: of the feature: "stem", "stage1", ...
+      layer: of the feature: "stem", "stage1", ...
       predict: outputs -> outputs whose logits predict; see `Objective`.
 
     Returns:
       float32 [B,h,w] of the feature's size, not negative.
 
     Raises:
-      UserError: if the model has no such place, or there is not one class for each image.
+      UserError: if the model has no such layer, or there is not one class for each image.
     """
     images, classes = jnp.asarray(images), jnp.asarray(classes)
     if classes.shape != images.shape[:1]:
         raise UserError(f"{images.shape[0]} images with classes {list(classes.shape)}")
     features = jax.eval_shape(lambda x: model.apply(variables, x, train=False).features, images)
-    if place not in features:
-        raise unknown_name("place", place, features)
+    if layer not in features:
+        raise unknown_name("layer", layer, features)
 
     def score(change: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def edit(at: str, x: jax.Array) -> jax.Array:
-            return x + change if at == place else x
+        def feature_hook(at: str, x: jax.Array) -> jax.Array:
+            return x + change if at == layer else x
 
-        outputs = model.apply(variables, images, train=False, edit=edit)
+        outputs = model.apply(variables, images, train=False, feature_hook=feature_hook)
         logits = predict(outputs).logits
         # Samples do not mix in evaluation mode: the gradient of the sum is that of each.
-        return jnp.sum(logits * jax.nn.one_hot(classes, logits.shape[-1])), outputs.features[place]
+        return jnp.sum(logits * jax.nn.one_hot(classes, logits.shape[-1])), outputs.features[layer]
 
-    nothing = jnp.zeros(features[place].shape, features[place].dtype)
+    nothing = jnp.zeros(features[layer].shape, features[layer].dtype)
     gradient, feature = jax.grad(score, has_aux=True)(nothing)
     weights = jnp.mean(functional.promote_to_float32(gradient), axis=(1, 2), keepdims=True)
     return nn.relu(jnp.sum(weights * functional.promote_to_float32(feature), axis=-1))

@@ -2,7 +2,7 @@
 
 from amdjax.data.pipeline import Batch, Batches, EvalBatches, TrainBatches, prefetch
 from amdjax.data.registry import DATASETS, Dataset, load_dataset
-from amdjax.data.sources import InMemorySource, Split
+from amdjax.data.sources import ImageSource, InMemorySource
 
 __all__ = [
     "DATASETS",
@@ -10,8 +10,8 @@ __all__ = [
     "Batches",
     "Dataset",
     "EvalBatches",
+    "ImageSource",
     "InMemorySource",
-    "Split",
     "TrainBatches",
     "load_dataset",
     "prefetch",

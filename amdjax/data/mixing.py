@@ -22,21 +22,21 @@ MIXES = {
 _EPS = 1e-5  # of moment exchange: added to the variance
 
 
-class Mixed(NamedTuple):
+class MixedBatch(NamedTuple):
     """A mixed batch.
 
     Attributes:
       images: float [B,H,W,3], the student's.
       labels: class probabilities float32 [B,C]; int [B] where nothing is mixed.
-      edit: what to change inside the student; None: nothing.
+      feature_hook: what to change inside the student; None: nothing.
     """
 
     images: jax.Array
     labels: jax.Array
-    edit: FeatureHook | None
+    feature_hook: FeatureHook | None
 
 
-Mix = Callable[[jax.Array, jax.Array, jax.Array, int], Mixed]
+Mix = Callable[[jax.Array, jax.Array, jax.Array, int], MixedBatch]
 Reverse = Callable[[jax.Array], jax.Array]
 
 
@@ -117,10 +117,10 @@ def create_mix(mix: ml_collections.ConfigDict, reverse: Reverse) -> Mix:
 
     Args:
       mix: `config.mix`.
-      reverse: the rows of the global batch in reverse order; see `distributed.reverse`.
+      reverse: the rows of the global batch in reverse order; see `distributed.reverse_batch`.
 
     Returns:
-      (key, images float [B,H,W,3], labels int [B], number of classes) -> `Mixed`. A batch is
+      (key, images float [B,H,W,3], labels int [B], number of classes) -> `MixedBatch`. A batch is
       mixed as a whole, with the config's probability.
 
     Raises:
@@ -130,7 +130,7 @@ def create_mix(mix: ml_collections.ConfigDict, reverse: Reverse) -> Mix:
         raise unknown_name("mix", mix.name, MIXES)
     if mix.alpha <= 0:
         raise UserError(f"config.mix.alpha must be above 0, not {mix.alpha}")
-    for name in ("probability", "moex_share"):
+    for name in ("probability", "moex_lam"):
         if not 0 <= mix[name] <= 1:
             raise UserError(f"config.mix.{name} must be between 0 and 1, not {mix[name]}")
 
@@ -138,27 +138,33 @@ def create_mix(mix: ml_collections.ConfigDict, reverse: Reverse) -> Mix:
         own = jax.nn.one_hot(labels, num_classes)
         return share * own + (1.0 - share) * reverse(own)
 
-    def untouched(key: jax.Array, images: jax.Array, labels: jax.Array, num_classes: int) -> Mixed:
-        return Mixed(images, labels, None)
+    def untouched(
+        key: jax.Array, images: jax.Array, labels: jax.Array, num_classes: int
+    ) -> MixedBatch:
+        return MixedBatch(images, labels, None)
 
-    def of_images(key: jax.Array, images: jax.Array, labels: jax.Array, num_classes: int) -> Mixed:
+    def of_images(
+        key: jax.Array, images: jax.Array, labels: jax.Array, num_classes: int
+    ) -> MixedBatch:
         whether, key = jax.random.split(key)
         mixes = jax.random.bernoulli(whether, mix.probability)
         mixed, share = {"mixup": mixup, "cutmix": cutmix}[mix.name](
             key, images, reverse(images), mix.alpha
         )
         labels = soft(labels, jnp.where(mixes, share, 1.0), num_classes)
-        return Mixed(jnp.where(mixes, mixed, images), labels, None)
+        return MixedBatch(jnp.where(mixes, mixed, images), labels, None)
 
-    def of_moments(key: jax.Array, images: jax.Array, labels: jax.Array, num_classes: int) -> Mixed:
+    def of_moments(
+        key: jax.Array, images: jax.Array, labels: jax.Array, num_classes: int
+    ) -> MixedBatch:
         mixes = jax.random.bernoulli(key, mix.probability)
 
-        def edit(place: str, x: jax.Array) -> jax.Array:
-            if place != mix.place:
+        def feature_hook(place: str, x: jax.Array) -> jax.Array:
+            if place != mix.layer:
                 return x
             return jnp.where(mixes, exchange_moments(x, reverse(x)), x)
 
-        labels = soft(labels, jnp.where(mixes, mix.moex_share, 1.0), num_classes)
-        return Mixed(images, labels, edit)
+        labels = soft(labels, jnp.where(mixes, mix.moex_lam, 1.0), num_classes)
+        return MixedBatch(images, labels, feature_hook)
 
     return {"none": untouched, "moex": of_moments}.get(mix.name, of_images)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
-from amdjax.data.sources import Split
+from amdjax.data.sources import ImageSource
 from amdjax.errors import UserError
 
 Batch = dict[str, Any]
@@ -37,7 +37,7 @@ class TrainBatches:
 
     def __init__(
         self,
-        split: Split,
+        split: ImageSource,
         batch_size: int,
         seed: int,
         process_index: int = 0,
@@ -96,7 +96,7 @@ class EvalBatches:
     """Every example of a split exactly once, in order; the last batch is filled up."""
 
     def __init__(
-        self, split: Split, batch_size: int, process_index: int = 0, process_count: int = 1
+        self, split: ImageSource, batch_size: int, process_index: int = 0, process_count: int = 1
     ):
         """Cuts a split into batches; arguments as for `TrainBatches`.
 

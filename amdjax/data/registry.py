@@ -17,7 +17,7 @@ from amdjax.data.datasets.imagenet import Imagenet
 from amdjax.data.datasets.mnist import FashionMnist, Mnist
 from amdjax.data.datasets.svhn import SvhnCropped
 from amdjax.data.datasets.tiny_imagenet import TinyImagenet
-from amdjax.data.sources import Split, StreamedSource, decode_to_memory
+from amdjax.data.sources import ImageSource, StreamedSource, decode_to_memory
 from amdjax.errors import UserError, unknown_name
 
 
@@ -36,8 +36,8 @@ class Dataset:
     name: str
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
-    train: Split
-    test: Split
+    train: ImageSource
+    test: ImageSource
 
     @property
     def num_classes(self) -> int:
@@ -144,7 +144,7 @@ def load_dataset(data: ml_collections.ConfigDict) -> Dataset:
     shape = (size, size, 3) if size else builder.info.features["image"].shape
 
     budget = data.memory_gib * 2**30
-    splits: dict[str, Split] = {}
+    splits: dict[str, ImageSource] = {}
     crops = {"train": "center", "test": "center"}
     if data.random_resized_crop:
         crops = {"train": "random_resized", "test": "center_224_256"}

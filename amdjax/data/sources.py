@@ -14,7 +14,7 @@ from amdjax.errors import UserError
 _CHUNK = 256
 
 
-class Split(Protocol):
+class ImageSource(Protocol):
     """Labelled images; may be read from several threads at once."""
 
     def __len__(self) -> int:
@@ -39,7 +39,7 @@ class Split(Protocol):
         ...
 
 
-class Source(Protocol):
+class RecordSource(Protocol):
     """What tfds gives to read prepared records from, at random and from several threads."""
 
     def __len__(self) -> int:
@@ -57,7 +57,7 @@ class StreamedSource:
     def __init__(
         self,
         name: str,
-        source: Source,
+        source: RecordSource,
         image_size: int,
         image_shape: tuple[int, int, int],
         num_classes: int,
@@ -87,7 +87,7 @@ class StreamedSource:
     def read(
         self, indices: np.ndarray, draw: tuple[int, int] = (0, 0)
     ) -> tuple[np.ndarray, np.ndarray]:
-        """See `Split.read`."""
+        """See `ImageSource.read`."""
         images = np.empty([len(indices), *self.image_shape], np.uint8)
         labels = np.empty([len(indices)], np.int32)
         try:
@@ -138,7 +138,7 @@ class InMemorySource:
     def read(
         self, indices: np.ndarray, draw: tuple[int, int] = (0, 0)
     ) -> tuple[np.ndarray, np.ndarray]:
-        """See `Split.read`."""
+        """See `ImageSource.read`."""
         return self._images[indices], self._labels[indices]
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:

@@ -12,9 +12,9 @@ from amdjax.losses.ft import ft_loss
 from amdjax.losses.kd import kd_loss
 from amdjax.losses.margin_softmax import a_softmax_loss, arcface_loss, cosface_loss
 from amdjax.losses.nst import nst_loss
-from amdjax.losses.objective import Objective, default_losses, objective
+from amdjax.losses.objective import Objective, build_objective, default_losses
 from amdjax.losses.pkt import pkt_loss
-from amdjax.losses.registry import LOSSES, Inputs, Loss
+from amdjax.losses.registry import LOSSES, LossInputs, LossSpec
 from amdjax.losses.rkd import rkd_loss
 from amdjax.losses.softmax_variants import spherical_softmax_loss, taylor_softmax_loss
 from amdjax.losses.sp import sp_loss
@@ -23,8 +23,8 @@ __all__ = [
     "LOSSES",
     "TERMS",
     "AMTerms",
-    "Inputs",
-    "Loss",
+    "LossInputs",
+    "LossSpec",
     "Objective",
     "a_softmax_loss",
     "am_global_local_loss",
@@ -33,6 +33,7 @@ __all__ = [
     "amc_loss",
     "arcface_loss",
     "at_loss",
+    "build_objective",
     "cc_loss",
     "contrastive_loss",
     "cosface_loss",
@@ -44,7 +45,6 @@ __all__ = [
     "hint_loss",
     "kd_loss",
     "nst_loss",
-    "objective",
     "pkt_loss",
     "rkd_loss",
     "sp_loss",

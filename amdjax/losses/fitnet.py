@@ -29,7 +29,7 @@ def hint_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Arr
     return jnp.mean(jnp.square(student - teacher), axis=(1, 2, 3))
 
 
-class Hint(nn.Module):
+class FitNet(nn.Module):
     """`hint_loss` behind a trained 1x1 convolution from the student's to the teacher's channels."""
 
     @nn.compact

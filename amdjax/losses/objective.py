@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import ml_collections
 
 from amdjax.errors import UserError, unknown_name
-from amdjax.losses.registry import LOSSES, Inputs, Loss
+from amdjax.losses.registry import LOSSES, LossInputs, LossSpec
 from amdjax.models.layers import Outputs
 from amdjax.training.optimizer import epoch_of, ramp_up
 
 # The objective's own variables: "params" are trained by gradient, "state" moves by itself.
-Variables = dict[str, dict[str, Any]]
+LossVariables = dict[str, dict[str, Any]]
 
 
 class Objective(NamedTuple):
@@ -29,26 +29,26 @@ class Objective(NamedTuple):
       predict: outputs -> outputs whose logits' softmax are the predicted probabilities.
       needs_teacher: whether any loss reads the teacher.
       needs_hard_labels: names of the losses that cannot use class probabilities.
-      needs_whole_features: names of the losses that read more of the teacher than its logits,
+      uncacheable_losses: names of the losses that read more of the teacher than its logits,
         embedding and attention maps.
-      map_places: the features whose attention maps are read.
+      attention_features: the features whose attention maps are read.
     """
 
-    init: Callable[[jax.Array, Inputs], Variables]
-    apply: Callable[[Variables, Inputs], tuple[jax.Array, dict[str, jax.Array], Any]]
+    init: Callable[[jax.Array, LossInputs], LossVariables]
+    apply: Callable[[LossVariables, LossInputs], tuple[jax.Array, dict[str, jax.Array], Any]]
     predict: Callable[[Outputs], Outputs]
     needs_teacher: bool
     needs_hard_labels: tuple[str, ...]
-    needs_whole_features: tuple[str, ...]
-    map_places: tuple[str, ...]
+    uncacheable_losses: tuple[str, ...]
+    attention_features: tuple[str, ...]
 
 
 class _Term(NamedTuple):
     name: str
-    loss: Loss
+    loss: LossSpec
     weight: float
     ramp_up_epochs: float
-    until: float
+    end_fraction: float
     reading: dict[str, Any]  # hyper-parameters of the reader
     hyper: dict[str, Any]  # those of the loss
 
@@ -58,7 +58,7 @@ def default_losses() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict({name: loss.defaults() for name, loss in LOSSES.items()})
 
 
-def objective(
+def build_objective(
     losses: Mapping[str, Mapping[str, Any]], steps_per_epoch: int = 1, epochs: int = 1
 ) -> Objective:
     """Builds the weighted sum of losses.
@@ -85,50 +85,50 @@ def objective(
         raise UserError(
             "there is no loss with a weight other than zero; set config.losses.<name>.weight"
         )
-    predicting = [term for term in terms if term.loss.scores is not None]
+    predicting = [term for term in terms if term.loss.logits_fn is not None]
     if len(predicting) > 1:
         names = " and ".join(term.name for term in predicting)
         raise UserError(f"{names} predict in different ways and cannot be added up: take one")
 
     def predict(outputs: Outputs) -> Outputs:
         for term in predicting:
-            outputs = outputs.replace(logits=term.loss.scores(outputs, term.hyper))
+            outputs = outputs.replace(logits=term.loss.logits_fn(outputs, term.hyper))
         return outputs
 
-    def read(term: _Term, inputs: Inputs) -> dict[str, tuple]:
-        if term.loss.scores is None:
+    def read(term: _Term, inputs: LossInputs) -> dict[str, tuple]:
+        if term.loss.logits_fn is None:
             inputs = inputs._replace(student=predict(inputs.student))
         return term.loss.reader(inputs, **term.reading)
 
-    def init(key: jax.Array, inputs: Inputs) -> Variables:
-        variables: Variables = {"params": {}, "state": {}}
+    def init(key: jax.Array, inputs: LossInputs) -> LossVariables:
+        variables: LossVariables = {"params": {}, "state": {}}
         for term in terms:
             if not term.loss.has_variables:
                 continue
             module = term.loss.function(**term.hyper)
-            for place, arrays in read(term, inputs).items():
+            for layer, arrays in read(term, inputs).items():
                 key, own = jax.random.split(key)
                 for collection, tree in module.init(own, *arrays).items():
-                    variables[collection].setdefault(term.name, {})[place] = tree
+                    variables[collection].setdefault(term.name, {})[layer] = tree
         return variables
 
     def apply(
-        variables: Variables, inputs: Inputs
+        variables: LossVariables, inputs: LossInputs
     ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any]]:
         total, parts, state = jnp.zeros((), jnp.float32), {}, {}
         for term in terms:
             values = []
-            for place, arrays in read(term, inputs).items():
+            for layer, arrays in read(term, inputs).items():
                 if term.loss.has_variables:
                     own = {
-                        name: collection[term.name][place]
+                        name: collection[term.name][layer]
                         for name, collection in variables.items()
                         if term.name in collection
                     }
                     module: nn.Module = term.loss.function(**term.hyper)
                     value, moved = module.apply(own, *arrays, mutable=["state"])
                     if moved:
-                        state.setdefault(term.name, {})[place] = moved["state"]
+                        state.setdefault(term.name, {})[layer] = moved["state"]
                 else:
                     value = term.loss.function(*arrays, **term.hyper)
                 values.append(jnp.mean(value))
@@ -140,8 +140,8 @@ def objective(
         weight, epoch = term.weight, epoch_of(step, steps_per_epoch)
         if term.ramp_up_epochs > 0:
             weight *= jnp.where(epoch < 1, 0.0, ramp_up(epoch, term.ramp_up_epochs))
-        if term.until < 1:
-            weight *= jnp.where(epoch < term.until * epochs, 1.0, 0.0)
+        if term.end_fraction < 1:
+            weight *= jnp.where(epoch < term.end_fraction * epochs, 1.0, 0.0)
         return weight
 
     return Objective(
@@ -150,14 +150,14 @@ def objective(
         predict,
         any(term.loss.needs_teacher for term in terms),
         tuple(term.name for term in terms if term.loss.needs_hard_labels(term.reading)),
-        tuple(term.name for term in terms if term.loss.needs_whole_features),
+        tuple(term.name for term in terms if term.loss.uncacheable_losses),
         tuple(
             sorted(
                 {
-                    place
+                    layer
                     for term in terms
-                    if term.loss.reads_maps
-                    for place in term.reading["features"]
+                    if term.loss.attention_only
+                    for layer in term.reading["features"]
                 }
             )
         ),
@@ -173,6 +173,6 @@ def _term(name: str, given: Mapping[str, Any]) -> _Term:
         if key not in hyper:
             raise unknown_name(f"hyper-parameter of the loss {name}", key, hyper)
     hyper.update(given)
-    schedule = {key: hyper.pop(key) for key in ("weight", "ramp_up_epochs", "until")}
+    schedule = {key: hyper.pop(key) for key in ("weight", "ramp_up_epochs", "end_fraction")}
     reading = {key: hyper.pop(key) for key in loss.reader_defaults()}
     return _Term(name, loss, **schedule, reading=reading, hyper=hyper)

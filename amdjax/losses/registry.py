@@ -21,7 +21,7 @@ from amdjax.losses.ce import cross_entropy
 from amdjax.losses.center import Center
 from amdjax.losses.dist import dist_loss
 from amdjax.losses.dkd import dkd_loss
-from amdjax.losses.fitnet import Hint
+from amdjax.losses.fitnet import FitNet
 from amdjax.losses.ft import ft_loss
 from amdjax.losses.kd import kd_loss
 from amdjax.losses.nst import nst_loss
@@ -35,7 +35,7 @@ Gather = Callable[[jax.Array], jax.Array]
 _STAGES = ("stage1", "stage2", "stage3")
 
 
-class Inputs(NamedTuple):
+class LossInputs(NamedTuple):
     """All that a loss may read in one step.
 
     Attributes:
@@ -58,42 +58,42 @@ class Inputs(NamedTuple):
 Calls = dict[str, tuple]
 
 
-def _logits_labels(inputs: Inputs) -> Calls:
+def _logits_labels(inputs: LossInputs) -> Calls:
     return {"logits": (inputs.student.logits, inputs.labels)}
 
 
-def _angles_labels(inputs: Inputs) -> Calls:
+def _angles_labels(inputs: LossInputs) -> Calls:
     student = inputs.student
     return {"embedding": (student.embedding, student.class_weights, inputs.labels)}
 
 
-def _angles_labels_step(inputs: Inputs) -> Calls:
+def _angles_labels_step(inputs: LossInputs) -> Calls:
     return {"embedding": (*_angles_labels(inputs)["embedding"], inputs.step)}
 
 
-def _embedding_labels(inputs: Inputs) -> Calls:
+def _embedding_labels(inputs: LossInputs) -> Calls:
     student = inputs.student
     return {"embedding": (student.embedding, student.logits, inputs.labels)}
 
 
-def _both_logits(inputs: Inputs) -> Calls:
+def _both_logits(inputs: LossInputs) -> Calls:
     return {"logits": (inputs.student.logits, inputs.teacher.logits)}
 
 
-def _both_logits_labels(inputs: Inputs) -> Calls:
+def _both_logits_labels(inputs: LossInputs) -> Calls:
     return {"logits": (inputs.student.logits, inputs.teacher.logits, inputs.labels)}
 
 
-def _all_logits(inputs: Inputs) -> Calls:
+def _all_logits(inputs: LossInputs) -> Calls:
     return {"logits": tuple(map(inputs.gather, _both_logits(inputs)["logits"]))}
 
 
-def _all_embeddings(inputs: Inputs) -> Calls:
+def _all_embeddings(inputs: LossInputs) -> Calls:
     both = (inputs.student.embedding, inputs.teacher.embedding)
     return {"embedding": tuple(map(inputs.gather, both))}
 
 
-def _both_features(inputs: Inputs, *, features: tuple[str, ...] = _STAGES) -> Calls:
+def _both_features(inputs: LossInputs, *, features: tuple[str, ...] = _STAGES) -> Calls:
     if not features:
         raise UserError("a loss has an empty list of features; name at least one")
     for side, outputs in (("student", inputs.student), ("teacher", inputs.teacher)):
@@ -105,20 +105,20 @@ def _both_features(inputs: Inputs, *, features: tuple[str, ...] = _STAGES) -> Ca
     }
 
 
-def _both_maps(inputs: Inputs, *, features: tuple[str, ...] = _STAGES) -> Calls:
+def _both_maps(inputs: LossInputs, *, features: tuple[str, ...] = _STAGES) -> Calls:
     return _both_features(inputs, features=features)  # of which the loss sees the attention maps
 
 
-def _both_middle(inputs: Inputs, *, features: tuple[str, ...] = ("stage2",)) -> Calls:
+def _both_middle(inputs: LossInputs, *, features: tuple[str, ...] = ("stage2",)) -> Calls:
     return _both_features(inputs, features=features)
 
 
-def _all_features(inputs: Inputs, *, features: tuple[str, ...] = _STAGES) -> Calls:
+def _all_features(inputs: LossInputs, *, features: tuple[str, ...] = _STAGES) -> Calls:
     calls = _both_features(inputs, features=features)
     return {name: tuple(map(inputs.gather, both)) for name, both in calls.items()}
 
 
-def _all_summaries(inputs: Inputs, *, features: tuple[str, ...] = ("stem", *_STAGES)) -> Calls:
+def _all_summaries(inputs: LossInputs, *, features: tuple[str, ...] = ("stem", *_STAGES)) -> Calls:
     both = zip(*_both_features(inputs, features=features).values(), strict=True)
     return {
         "features": tuple(
@@ -127,7 +127,7 @@ def _all_summaries(inputs: Inputs, *, features: tuple[str, ...] = ("stem", *_STA
     }
 
 
-def _pairs(inputs: Inputs, *, pair_labels: str = "true") -> Calls:
+def _pairs(inputs: LossInputs, *, pair_labels: str = "true") -> Calls:
     if pair_labels not in ("true", "predicted"):
         raise unknown_name("kind of pair_labels", pair_labels, ("true", "predicted"))
     labels = inputs.labels
@@ -151,7 +151,7 @@ _SMALL = (*_NO_TEACHER, _both_logits, _both_logits_labels, _all_logits, _all_emb
 
 
 @dataclasses.dataclass(frozen=True)
-class Loss:
+class LossSpec:
     """An entry of the registry.
 
     Attributes:
@@ -161,17 +161,17 @@ class Loss:
       reader: takes the function's arrays from the inputs.
       weight: the published one, where there is one.
       summary: one line for people.
-      scores: for a loss that does not predict by the softmax of the logits: (outputs, the loss's
+      logits_fn: for a loss that does not predict by the softmax of the logits: (outputs, the loss's
         hyper-parameters) -> the logits that it does predict by.
-      until: default of the share of the epochs after which the loss is switched off.
+      end_fraction: default of the share of the epochs after which the loss is switched off.
     """
 
     function: Callable[..., jax.Array] | type[nn.Module]
     reader: Callable[..., Calls]
     weight: float
     summary: str
-    scores: Callable[[Outputs, dict[str, Any]], jax.Array] | None = None
-    until: float = 1.0
+    logits_fn: Callable[[Outputs, dict[str, Any]], jax.Array] | None = None
+    end_fraction: float = 1.0
 
     @property
     def needs_teacher(self) -> bool:
@@ -179,12 +179,12 @@ class Loss:
         return self.reader not in _NO_TEACHER
 
     @property
-    def reads_maps(self) -> bool:
+    def attention_only(self) -> bool:
         """Whether of a feature nothing but its attention map is read."""
         return self.reader is _both_maps
 
     @property
-    def needs_whole_features(self) -> bool:
+    def uncacheable_losses(self) -> bool:
         """Whether more of the teacher is read than logits, embedding and attention maps."""
         return self.reader not in _SMALL
 
@@ -203,7 +203,7 @@ class Loss:
 
     def defaults(self) -> dict[str, Any]:
         """Returns the hyper-parameters of `config.losses.<name>` with their defaults."""
-        schedule = {"weight": self.weight, "ramp_up_epochs": 0.0, "until": self.until}
+        schedule = {"weight": self.weight, "ramp_up_epochs": 0.0, "end_fraction": self.end_fraction}
         return {**schedule, **self.reader_defaults(), **_keywords(self.function)}
 
 
@@ -214,18 +214,18 @@ def _keywords(function: Callable) -> dict[str, Any]:
     return {k: v.default for k, v in parameters.items() if v.default is not v.empty}
 
 
-LOSSES: dict[str, Loss] = {
+LOSSES: dict[str, LossSpec] = {
     # of the student and the labels
-    "ce": Loss(cross_entropy, _logits_labels, 1.0, "cross-entropy with the labels"),
-    "center": Loss(Center, _embedding_labels, 0.003, "center loss"),
-    "a_softmax": Loss(
+    "ce": LossSpec(cross_entropy, _logits_labels, 1.0, "cross-entropy with the labels"),
+    "center": LossSpec(Center, _embedding_labels, 0.003, "center loss"),
+    "a_softmax": LossSpec(
         margin_softmax.a_softmax_loss,
         _angles_labels_step,
         1.0,
         "SphereFace's angular softmax, in place of ce",
         lambda outputs, _: margin_softmax.sphere_logits(outputs.embedding, outputs.class_weights),
     ),
-    "cosface": Loss(
+    "cosface": LossSpec(
         margin_softmax.cosface_loss,
         _angles_labels,
         1.0,
@@ -234,7 +234,7 @@ LOSSES: dict[str, Loss] = {
             outputs.embedding, outputs.class_weights, hyper["scale"]
         ),
     ),
-    "arcface": Loss(
+    "arcface": LossSpec(
         margin_softmax.arcface_loss,
         _angles_labels,
         1.0,
@@ -243,39 +243,43 @@ LOSSES: dict[str, Loss] = {
             outputs.embedding, outputs.class_weights, hyper["scale"]
         ),
     ),
-    "spherical_softmax": Loss(
+    "spherical_softmax": LossSpec(
         softmax_variants.spherical_softmax_loss,
         _logits_labels,
         1.0,
         "squares in place of exp, in place of ce",
         lambda outputs, hyper: softmax_variants.spherical_scores(outputs.logits, **hyper),
     ),
-    "taylor_softmax": Loss(
+    "taylor_softmax": LossSpec(
         softmax_variants.taylor_softmax_loss,
         _logits_labels,
         1.0,
         "the Taylor series of exp, in place of ce",
         lambda outputs, hyper: softmax_variants.taylor_scores(outputs.logits, **hyper),
     ),
-    "amc": Loss(amc_loss, _pairs, 0.1, "angular-margin contrastive loss of pairs"),
-    "contrastive": Loss(contrastive_loss, _pairs, 0.1, "Euclidean contrastive loss of pairs"),
+    "amc": LossSpec(amc_loss, _pairs, 0.1, "angular-margin contrastive loss of pairs"),
+    "contrastive": LossSpec(contrastive_loss, _pairs, 0.1, "Euclidean contrastive loss of pairs"),
     # of the logits of student and teacher
-    "kd": Loss(kd_loss, _both_logits, 0.9, "knowledge distillation, T^2 KL(teacher || student)"),
-    "eskd": Loss(kd_loss, _both_logits, 0.9, "kd that ends early, see the method", until=0.25),
-    "dkd": Loss(dkd_loss, _both_logits_labels, 1.0, "decoupled knowledge distillation"),
-    "dist": Loss(dist_loss, _all_logits, 1.0, "DIST, correlation of the probabilities"),
+    "kd": LossSpec(
+        kd_loss, _both_logits, 0.9, "knowledge distillation, T^2 KL(teacher || student)"
+    ),
+    "eskd": LossSpec(
+        kd_loss, _both_logits, 0.9, "kd that ends early, see the method", end_fraction=0.25
+    ),
+    "dkd": LossSpec(dkd_loss, _both_logits_labels, 1.0, "decoupled knowledge distillation"),
+    "dist": LossSpec(dist_loss, _all_logits, 1.0, "DIST, correlation of the probabilities"),
     # of their features
-    "am": Loss(am_global_local_loss, _both_maps, 5000.0, "angular margin, global and local"),
-    "at": Loss(at_loss, _both_maps, 1000.0, "attention transfer"),
-    "ft": Loss(ft_loss, _both_features, 200.0, "factor transfer's distance"),
-    "hint": Loss(Hint, _both_middle, 1.0, "FitNet's hint, with a trained adapter"),
-    "nst": Loss(nst_loss, _both_features, 50.0, "neuron selectivity transfer"),
-    "vid": Loss(VariationalInformation, _both_features, 3.0, "variational information"),
-    "afd": Loss(AttentionFeatureMatching, _all_summaries, 200.0, "attention-based matching"),
-    "afds": Loss(AttentiveFeature, _both_features, 500.0, "attentive feature distillation"),
-    "sp": Loss(sp_loss, _all_features, 3000.0, "similarity preserving"),
+    "am": LossSpec(am_global_local_loss, _both_maps, 5000.0, "angular margin, global and local"),
+    "at": LossSpec(at_loss, _both_maps, 1000.0, "attention transfer"),
+    "ft": LossSpec(ft_loss, _both_features, 200.0, "factor transfer's distance"),
+    "fitnet": LossSpec(FitNet, _both_middle, 1.0, "FitNet's hint, with a trained adapter"),
+    "nst": LossSpec(nst_loss, _both_features, 50.0, "neuron selectivity transfer"),
+    "vid": LossSpec(VariationalInformation, _both_features, 3.0, "variational information"),
+    "afd": LossSpec(AttentionFeatureMatching, _all_summaries, 200.0, "attention-based matching"),
+    "afds": LossSpec(AttentiveFeature, _both_features, 500.0, "attentive feature distillation"),
+    "sp": LossSpec(sp_loss, _all_features, 3000.0, "similarity preserving"),
     # of their embeddings
-    "rkd": Loss(rkd_loss, _all_embeddings, 1.0, "relational: distances and angles"),
-    "pkt": Loss(pkt_loss, _all_embeddings, 30000.0, "probabilistic knowledge transfer"),
-    "cc": Loss(CorrelationCongruence, _all_embeddings, 0.02, "correlation congruence"),
+    "rkd": LossSpec(rkd_loss, _all_embeddings, 1.0, "relational: distances and angles"),
+    "pkt": LossSpec(pkt_loss, _all_embeddings, 30000.0, "probabilistic knowledge transfer"),
+    "cc": LossSpec(CorrelationCongruence, _all_embeddings, 0.02, "correlation congruence"),
 }

@@ -52,10 +52,10 @@ class ConvNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, train: bool = False, edit: FeatureHook | None = None
+        self, x: jax.Array, train: bool = False, feature_hook: FeatureHook | None = None
     ) -> Outputs:
-        """Maps images float [B,H,W,3] to `Outputs`; `edit` may change features on the way."""
-        taps = FeatureRecorder(edit)
+        """Maps images float [B,H,W,3] to `Outputs`; `feature_hook` may replace features."""
+        record = FeatureRecorder(feature_hook)
         norm = partial(BatchNorm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         for stage, widths in enumerate(self.stages, start=1):
             last = stage == len(self.stages)
@@ -74,9 +74,9 @@ class ConvNet(nn.Module):
                 x = norm(eps=1e-3, use_scale=False, name=f"bn{stage}_{i}")(x)
                 x = nn.leaky_relu(x, 0.1)
                 if stage == 1 and i == 0:
-                    x = taps("stem", x)
-            x = taps(f"stage{stage}", x)
+                    x = record("stem", x)
+            x = record(f"stage{stage}", x)
             if not last:
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
                 x = Dropout(0.5, train, self.axis_name)(x)
-        return classify(global_mean(x), taps, self.num_classes)
+        return classify(global_mean(x), record, self.num_classes)

@@ -19,7 +19,7 @@ class Outputs:
 
     Attributes:
       logits: float32 [B,C].
-      features: place -> [B,h,w,c] in the compute dtype: "stem", "stage1", "stage2", ...
+      features: layer -> [B,h,w,c] in the compute dtype: "stem", "stage1", "stage2", ...
       embedding: float32 [B,D], the average-pooled input of the classifier.
       class_weights: float32 [D,C], the classifier's kernel, for losses of the angle between an
         embedding and its class.
@@ -38,18 +38,18 @@ class FeatureRecorder:
     """Collects the features of a forward pass, and lets them be changed on their way.
 
     Attributes:
-      features: place -> the feature as the network computed it.
+      features: layer -> the feature as the network computed it.
     """
 
-    def __init__(self, edit: FeatureHook | None = None):
-        """Takes the change: (place, feature) -> what the network goes on with; None: nothing."""
+    def __init__(self, feature_hook: FeatureHook | None = None):
+        """Takes the change: (layer, feature) -> what the network goes on with; None: nothing."""
         self.features: dict[str, jax.Array] = {}
-        self._edit = edit
+        self._feature_hook = feature_hook
 
-    def __call__(self, place: str, x: jax.Array) -> jax.Array:
-        """Notes the feature x of a place, and returns what the network goes on with."""
-        self.features[place] = x
-        return x if self._edit is None else self._edit(place, x)
+    def __call__(self, layer: str, x: jax.Array) -> jax.Array:
+        """Notes the feature x of a layer, and returns what the network goes on with."""
+        self.features[layer] = x
+        return x if self._feature_hook is None else self._feature_hook(layer, x)
 
 
 class BatchNorm(nn.Module):
@@ -154,7 +154,7 @@ class Dropout(nn.Module):
 
 
 def classify(
-    embedding: jax.Array, taps: FeatureRecorder, num_classes: int, *, name: str = "fc"
+    embedding: jax.Array, record: FeatureRecorder, num_classes: int, *, name: str = "fc"
 ) -> Outputs:
     """Ends a network, inside its compact method, with a float32 linear layer of zero bias.
 
@@ -162,7 +162,7 @@ def classify(
 
     Args:
       embedding: float32 [B,D].
-      taps: with the features of this forward pass.
+      record: with the features of this forward pass.
       num_classes: C.
       name: of the layer.
 
@@ -175,7 +175,7 @@ def classify(
         name=name,
     )
     logits = layer(embedding)
-    return Outputs(logits, taps.features, embedding, layer.variables["params"]["kernel"])
+    return Outputs(logits, record.features, embedding, layer.variables["params"]["kernel"])
 
 
 def global_mean(x: jax.Array) -> jax.Array:

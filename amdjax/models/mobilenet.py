@@ -55,12 +55,12 @@ class MobileNetV2(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, train: bool = False, edit: FeatureHook | None = None
+        self, x: jax.Array, train: bool = False, feature_hook: FeatureHook | None = None
     ) -> Outputs:
-        """Maps images float [B,H,W,3] to `Outputs`; `edit` may change features on the way."""
-        taps = FeatureRecorder(edit)
+        """Maps images float [B,H,W,3] to `Outputs`; `feature_hook` may replace features."""
+        record = FeatureRecorder(feature_hook)
         norm = partial(BatchNorm, train=train, axis_name=self.axis_name, dtype=self.dtype)
-        x = taps("stem", _ConvNorm(partial(conv, _STEM, 3), norm, name="features1_0")(x))
+        x = record("stem", _ConvNorm(partial(conv, _STEM, 3), norm, name="features1_0")(x))
         for stage, groups in enumerate(_STAGES, start=1):
             index = 1 if stage == 1 else 0  # the stem is the first of the first sequence
             for expansion, width, blocks, stride in groups:
@@ -70,10 +70,10 @@ class MobileNetV2(nn.Module):
                     index += 1
             if stage == len(_STAGES):
                 x = _ConvNorm(partial(conv, _LAST, 1), norm, name=f"features{stage}_{index}")(x)
-            x = taps(f"stage{stage}", x)
+            x = record(f"stage{stage}", x)
         embedding = global_mean(x)
         dropped = Dropout(0.2, train, self.axis_name)(embedding)
-        return classify(dropped, taps, self.num_classes).replace(embedding=embedding)
+        return classify(dropped, record, self.num_classes).replace(embedding=embedding)
 
 
 class _Block(nn.Module):

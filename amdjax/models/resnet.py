@@ -82,13 +82,15 @@ class CifarResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, train: bool = False, edit: FeatureHook | None = None
+        self, x: jax.Array, train: bool = False, feature_hook: FeatureHook | None = None
     ) -> Outputs:
-        """Maps images float [B,H,W,3] to `Outputs`; `edit` may change features on the way."""
+        """Maps images float [B,H,W,3] to `Outputs`; `feature_hook` may replace features."""
         norm = partial(BatchNorm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         x = nn.relu(norm(name="bn1")(conv(16, 3, dtype=self.dtype, name="conv1")(x)))
         blocks = ((self.depth - 2) // 6,) * 3
-        return _stages(x, FeatureRecorder(edit), _BasicBlock, blocks, 16, self.num_classes, norm)
+        return _stages(
+            x, FeatureRecorder(feature_hook), _BasicBlock, blocks, 16, self.num_classes, norm
+        )
 
 
 class ImageNetResNet(nn.Module):
@@ -112,29 +114,31 @@ class ImageNetResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, train: bool = False, edit: FeatureHook | None = None
+        self, x: jax.Array, train: bool = False, feature_hook: FeatureHook | None = None
     ) -> Outputs:
-        """Maps images float [B,H,W,3] to `Outputs`; `edit` may change features on the way."""
+        """Maps images float [B,H,W,3] to `Outputs`; `feature_hook` may replace features."""
         norm = partial(BatchNorm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         x = nn.relu(norm(name="bn1")(conv(64, 7, 2, dtype=self.dtype, name="conv1")(x)))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         block = _Bottleneck if self.bottleneck else _BasicBlock
-        return _stages(x, FeatureRecorder(edit), block, self.blocks, 64, self.num_classes, norm)
+        return _stages(
+            x, FeatureRecorder(feature_hook), block, self.blocks, 64, self.num_classes, norm
+        )
 
 
 def _stages(
     x: jax.Array,
-    taps: FeatureRecorder,
+    record: FeatureRecorder,
     block: type[nn.Module],
     blocks: Sequence[int],
     width: int,
     num_classes: int,
     norm: partial,
 ) -> Outputs:
-    x = taps("stem", x)
+    x = record("stem", x)
     for stage, count in enumerate(blocks, start=1):
         for i in range(count):
             stride = 2 if stage > 1 and i == 0 else 1
             x = block(width * 2 ** (stage - 1), stride, norm, name=f"layer{stage}_{i}")(x)
-        x = taps(f"stage{stage}", x)
-    return classify(global_mean(x), taps, num_classes)
+        x = record(f"stage{stage}", x)
+    return classify(global_mean(x), record, num_classes)

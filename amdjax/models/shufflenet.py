@@ -47,20 +47,20 @@ class ShuffleNetV2(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, train: bool = False, edit: FeatureHook | None = None
+        self, x: jax.Array, train: bool = False, feature_hook: FeatureHook | None = None
     ) -> Outputs:
-        """Maps images float [B,H,W,3] to `Outputs`; `edit` may change features on the way."""
-        taps = FeatureRecorder(edit)
+        """Maps images float [B,H,W,3] to `Outputs`; `feature_hook` may replace features."""
+        record = FeatureRecorder(feature_hook)
         norm = partial(BatchNorm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         x = nn.relu(norm(name="bn1")(conv(_STEM, 1, dtype=self.dtype, name="conv1")(x)))
-        x = taps("stage1", taps("stem", x))
+        x = record("stage1", record("stem", x))
         for layer, (width, units) in enumerate(_STAGES, start=1):
             x = _DownUnit(width, norm, name=f"layer{layer}_0")(x)
             for i in range(1, units):
                 x = _Unit(norm, name=f"layer{layer}_{i}")(x)
-            x = taps(f"stage{layer + 1}", x)
+            x = record(f"stage{layer + 1}", x)
         x = nn.relu(norm(name="bn2")(conv(_LAST, 1, dtype=self.dtype, name="conv2")(x)))
-        return classify(global_mean(x), taps, self.num_classes)
+        return classify(global_mean(x), record, self.num_classes)
 
 
 def channel_shuffle(x: jax.Array) -> jax.Array:

@@ -48,10 +48,10 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, train: bool = False, edit: FeatureHook | None = None
+        self, x: jax.Array, train: bool = False, feature_hook: FeatureHook | None = None
     ) -> Outputs:
-        """Maps images float [B,H,W,3] to `Outputs`; `edit` may change features on the way."""
-        taps = FeatureRecorder(edit)
+        """Maps images float [B,H,W,3] to `Outputs`; `feature_hook` may replace features."""
+        record = FeatureRecorder(feature_hook)
         norm = partial(BatchNorm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         pools = 4 if x.shape[1] >= 64 else 3
         for block, (width, count) in enumerate(zip(_WIDTHS, self.convolutions, strict=True)):
@@ -62,9 +62,9 @@ class VGG(nn.Module):
                 x = _conv(width, self.dtype, name=f"block{block}_{3 * i}")(x)
                 x = nn.relu(norm(name=f"block{block}_{3 * i + 1}")(x))
                 if block == i == 0:
-                    x = taps("stem", x)
-            x = taps(f"stage{block + 1}", x)
-        return classify(global_mean(x), taps, self.num_classes)
+                    x = record("stem", x)
+            x = record(f"stage{block + 1}", x)
+        return classify(global_mean(x), record, self.num_classes)
 
 
 def _conv(width: int, dtype: Dtype, *, name: str) -> nn.Conv:

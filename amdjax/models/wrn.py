@@ -44,12 +44,12 @@ class WideResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, train: bool = False, edit: FeatureHook | None = None
+        self, x: jax.Array, train: bool = False, feature_hook: FeatureHook | None = None
     ) -> Outputs:
-        """Maps images float [B,H,W,3] to `Outputs`; `edit` may change features on the way."""
-        taps = FeatureRecorder(edit)
+        """Maps images float [B,H,W,3] to `Outputs`; `feature_hook` may replace features."""
+        record = FeatureRecorder(feature_hook)
         norm = partial(BatchNorm, train=train, axis_name=self.axis_name, dtype=self.dtype)
-        x = taps("stem", conv(16, 3, dtype=self.dtype, name="conv1")(x))
+        x = record("stem", conv(16, 3, dtype=self.dtype, name="conv1")(x))
         for stage in (1, 2, 3):
             x = _Stage(
                 blocks=(self.depth - 4) // 6,
@@ -58,9 +58,9 @@ class WideResNet(nn.Module):
                 norm=norm,
                 name=f"block{stage}",
             )(x)
-            x = taps(f"stage{stage}", x)
+            x = record(f"stage{stage}", x)
         embedding = global_mean(nn.relu(norm(name="bn1")(x)))
-        return classify(embedding, taps, self.num_classes)
+        return classify(embedding, record, self.num_classes)
 
 
 class _Stage(nn.Module):

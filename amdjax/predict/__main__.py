@@ -20,8 +20,8 @@ _METHOD = flags.DEFINE_string(
     "method", None, "Student to ask, or its folder in the workdir; default: the last one trained."
 )
 _CAM = flags.DEFINE_bool("cam", False, "Write Grad-CAM over each image to ./NAME.cam-METHOD.png.")
-_PLACE = flags.DEFINE_string(
-    "place", None, "Feature map of --cam: stem, stage1, ...; default: the last stage."
+_LAYER = flags.DEFINE_string(
+    "layer", None, "Feature map of --cam: stem, stage1, ...; default: the last stage."
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data, if not where the run had them.")
 
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
         answers = {one.name: one.probabilities(images) for one in classifiers.networks}
         cams = {}
         if _CAM.value:
-            cams = {one.name: one.grad_cam(images, _PLACE.value) for one in classifiers.networks}
+            cams = {one.name: one.grad_cam(images, _LAYER.value) for one in classifiers.networks}
         for i, file in enumerate(read):
             probabilities = {name: answer[i] for name, answer in answers.items()}
             print(f"{file}\n{table(probabilities, classifiers.class_names)}", flush=True)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from amdjax import distributed
 from amdjax.analysis.calibration import fit_temperature, split_half
 from amdjax.analysis.gradcam import grad_cam
-from amdjax.config import TEACHER, phases, read_config
+from amdjax.config import TEACHER, plan_runs, read_config
 from amdjax.data import Dataset, EvalBatches, load_dataset, prefetch
 from amdjax.errors import UserError, unknown_name
 from amdjax.report.summary import HALVES_SEED
@@ -56,20 +56,20 @@ class CalibratedModel:
         logits = forward(self.network.kind, self.network.variables, images)
         return scipy.special.softmax(np.asarray(logits) / np.float32(self.temperature), axis=1)
 
-    def grad_cam(self, images: np.ndarray, place: str | None = None) -> np.ndarray:
+    def grad_cam(self, images: np.ndarray, layer: str | None = None) -> np.ndarray:
         """Returns where the evidence for the predicted class is.
 
         Args:
           images: uint8 [B,H,W,3].
-          place: of the feature map, "stem", "stage1", ...; None: the last stage, the usual one.
+          layer: of the feature map, "stem", "stage1", ...; None: the last stage, the usual one.
 
         Returns:
           Grad-CAM, float32 [B,h,w], not negative.
 
         Raises:
-          UserError: if the network has no such place.
+          UserError: if the network has no such layer.
         """
-        return np.asarray(_cam(self.network.kind, self.network.variables, images, place))
+        return np.asarray(_cam(self.network.kind, self.network.variables, images, layer))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _find_student(workdir: Path, config: ml_collections.ConfigDict, method: str 
     """Returns the phase of a method, the first of its seeds that has a checkpoint."""
     names = phase_names(workdir, config)
     if method is None:
-        wanted = [phase.method for phase in reversed(phases(config)) if not phase.is_teacher]
+        wanted = [phase.method for phase in reversed(plan_runs(config)) if not phase.is_teacher]
     elif method in names or method in map(_without_seed, names):
         wanted = [method]
     else:
@@ -219,8 +219,8 @@ def _fit(network: TrainedModel, dataset: Dataset) -> float:
 
 
 @functools.partial(distributed.jit, static_argnums=(0, 3))
-def _cam(kind: Predictor, variables: dict, images: jax.Array, place: str | None) -> jax.Array:
+def _cam(kind: Predictor, variables: dict, images: jax.Array, layer: str | None) -> jax.Array:
     outputs, inputs = kind(variables, images), kind.normalize(images)
-    place = place or max(name for name in outputs.features if name.startswith("stage"))
+    layer = layer or max(name for name in outputs.features if name.startswith("stage"))
     predicted = jnp.argmax(outputs.logits, axis=-1)
-    return grad_cam(kind.module, variables, inputs, predicted, place, kind.predict)
+    return grad_cam(kind.module, variables, inputs, predicted, layer, kind.predict)

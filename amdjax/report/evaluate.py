@@ -28,7 +28,7 @@ from amdjax.training.metric_writer import METRICS_FILE
 from amdjax.training.run import count
 from amdjax.workdir import Predictor, TrainedModel, forward, restore_all
 
-PLACES = tuple(LEVELS)  # of 32, 16, 8 pixels for images of 32
+LAYERS = tuple(LEVELS)  # of 32, 16, 8 pixels for images of 32
 _REPEATS = 5  # batches that are timed
 
 # What a network says of some images: arrays whose first axis is theirs.
@@ -109,7 +109,7 @@ def collect(
                 embedding=answer["embedding"],
                 angles=answer["angles"],
                 similarity=answer["similarity"],
-                am_distance={place: float(values.mean()) for place, values in answer["am"].items()},
+                am_distance={layer: float(values.mean()) for layer, values in answer["am"].items()},
                 maps=maps,
                 cams=cams,
                 curve=_curve(workdir / network.name / METRICS_FILE) if network.length else [],
@@ -228,8 +228,8 @@ def _describe(
 ) -> tuple[Answers, dict[str, jax.Array]]:
     """Returns what a network says of images [B,H,W,3], and its features [B,h,w,c]."""
     outputs = kind(variables, images)
-    features = {place: outputs.features[place] for place in PLACES}
-    angles = {place: map_angles(feature) for place, feature in features.items()}
+    features = {layer: outputs.features[layer] for layer in LAYERS}
+    angles = {layer: map_angles(feature) for layer, feature in features.items()}
     answer = {"logits": outputs.logits, "embedding": outputs.embedding, "angles": angles}
     return answer, features
 
@@ -241,21 +241,21 @@ def compare_maps(
     """Measures how far a student's attention maps are from a teacher's.
 
     Args:
-      student: place -> float [B,h,w,c].
-      teacher: place -> float [B,h',w',c'], of the same places, or {}.
+      student: layer -> float [B,h,w,c].
+      teacher: layer -> float [B,h',w',c'], of the same layers, or {}.
       margin: of the AM loss.
       scale: of the AM loss.
 
     Returns:
-      {"similarity": place -> `map_cosine`, "am": place -> AM loss of the whole map}, float32 [B];
-      a place where one size is no whole multiple of the other is left out.
+      {"similarity": layer -> `map_cosine`, "am": layer -> AM loss of the whole map}, float32 [B];
+      a layer where one size is no whole multiple of the other is left out.
     """
     answer: Answers = {"similarity": {}, "am": {}}
-    for place in teacher:
-        pair = student[place], teacher[place]
+    for layer in teacher:
+        pair = student[layer], teacher[layer]
         try:
-            answer["similarity"][place] = map_cosine(*pair)
-            answer["am"][place] = am_loss(*pair, margin, scale)
+            answer["similarity"][layer] = map_cosine(*pair)
+            answer["am"][layer] = am_loss(*pair, margin, scale)
         except UserError:
             continue
     return answer
@@ -265,7 +265,7 @@ def _not_compared(asked: Sequence[tuple[TrainedModel, Answers]]) -> list[str]:
     """Returns a sentence for each student whose maps could not all be compared."""
     sentences = []
     for network, answer in asked:
-        left = [place for place in PLACES if place not in answer["similarity"]]
+        left = [layer for layer in LAYERS if layer not in answer["similarity"]]
         if left and not network.is_teacher:
             sentences.append(
                 f"{network.name}: its maps at {', '.join(left)} are not compared with those of "
@@ -278,15 +278,15 @@ def _not_compared(asked: Sequence[tuple[TrainedModel, Answers]]) -> list[str]:
 def _look(
     kind: Predictor, variables: dict, images: jax.Array
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """Returns attention maps of unit norm and Grad-CAM [K,h,w] of images [K,H,W,3], by place."""
+    """Returns attention maps of unit norm and Grad-CAM [K,h,w] of images [K,H,W,3], by layer."""
     outputs, inputs = kind(variables, images), kind.normalize(images)
     predicted = jnp.argmax(outputs.logits, axis=-1)
     maps = {
-        place: l2_normalize(attention_map(outputs.features[place]), axis=(1, 2)) for place in PLACES
+        layer: l2_normalize(attention_map(outputs.features[layer]), axis=(1, 2)) for layer in LAYERS
     }
     cams = {
-        place: grad_cam(kind.module, variables, inputs, predicted, place, kind.predict)
-        for place in PLACES
+        layer: grad_cam(kind.module, variables, inputs, predicted, layer, kind.predict)
+        for layer in LAYERS
     }
     return maps, cams
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from amdjax.config import TEACHERS
 
-LEVELS = {"stage1": "low", "stage2": "middle", "stage3": "high"}  # places whose maps are looked at
+LEVELS = {"stage1": "low", "stage2": "middle", "stage3": "high"}  # layers whose maps are looked at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Network:
         the study. Like `flops` it is that of the architecture, which networks share.
       logits: float32 [N,C], of the predicted probabilities.
       embedding: float32 [N,D].
-      angles: place -> float32 [N], see `map_angles`, in degrees.
-      similarity: place -> float32 [N], `map_cosine` with the map of its teacher, or of "teacher" if
-        it was trained without one; {} for a teacher, or where there is none. A place is left out
+      angles: layer -> float32 [N], see `map_angles`, in degrees.
+      similarity: layer -> float32 [N], `map_cosine` with the map of its teacher, or of "teacher" if
+        it was trained without one; {} for a teacher, or where there is none. A layer is left out
         where the sizes of the two maps are no multiples.
-      am_distance: place -> float, the mean AM loss to that teacher, with the config's margin and
-        scale for all students alike; the places are those of `similarity`.
-      maps: place -> float32 [K,h,w], attention maps of unit norm.
-      cams: place -> float32 [K,h,w], Grad-CAM of the predicted class, not negative.
+      am_distance: layer -> float, the mean AM loss to that teacher, with the config's margin and
+        scale for all students alike; the layers are those of `similarity`.
+      maps: layer -> float32 [K,h,w], attention maps of unit norm.
+      cams: layer -> float32 [K,h,w], Grad-CAM of the predicted class, not negative.
       curve: the lines of `metrics.jsonl`; [] for a teacher that was trained elsewhere.
     """
 

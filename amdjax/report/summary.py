@@ -88,9 +88,9 @@ class Row:
         labels against the predicted), "temperature", "ece_before", "ece_after", "nll_before",
         "nll_after" (see `Scaling`), "geodesic_intra", "geodesic_inter" (mean distance of two
         embeddings of one class and of two, in degrees; left out where there are no such pairs).
-      similarity: place -> mean `map_cosine` with the teacher's map.
-      am_distance: place -> mean AM loss to the teacher.
-      angles: place -> mean `map_angles`, in degrees.
+      similarity: layer -> mean `map_cosine` with the teacher's map.
+      am_distance: layer -> mean AM loss to the teacher.
+      angles: layer -> mean `map_angles`, in degrees.
       t_test: the accuracies paired by seed with the baseline's; None without two common seeds.
         Its p-value says whether training again would give the same order.
       mcnemar: the test on examples, where the seeds are too few for the other; else None. Its
@@ -264,8 +264,8 @@ def _eval_metrics(logits: jax.Array, labels: jax.Array) -> metrics.EvalMetrics:
     )
 
 
-def _means(by_place: dict[str, np.ndarray]) -> dict[str, float]:
-    return {place: float(values.mean()) for place, values in by_place.items()}
+def _means(by_layer: dict[str, np.ndarray]) -> dict[str, float]:
+    return {layer: float(values.mean()) for layer, values in by_layer.items()}
 
 
 def _over_seeds(values: Iterable[dict[str, float]]) -> dict[str, Score]:

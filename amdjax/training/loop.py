@@ -114,7 +114,7 @@ def train_loop(
                     log.write_train(step, float(learning_rate(step - 1)))
             if saves:
                 for member, log, state in zip(members, logs, states, strict=True):
-                    evaluation = evaluate(state.result) if evaluates else None
+                    evaluation = evaluate(state.eval_variables) if evaluates else None
                     # Logged first: a run that is killed before the checkpoint drops the line and
                     # writes it again, one that is killed behind it would never write it.
                     if evaluation:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from amdjax import distributed
-from amdjax.data import Batch, Batches, InMemorySource, Split, TrainBatches, prefetch
+from amdjax.data import Batch, Batches, ImageSource, InMemorySource, TrainBatches, prefetch
 from amdjax.models import Outputs
 from amdjax.training.teacher_cache import CachedTeacherBatches
 from amdjax.training.train_state import TrainState
@@ -42,7 +42,7 @@ class StepRunner:
     mesh: Mesh
     seeds: np.ndarray
 
-    def examples(self, split: Split, limit_gib: float) -> dict[str, Any] | None:
+    def examples(self, split: ImageSource, limit_gib: float) -> dict[str, Any] | None:
         """Returns the arrays to keep in every device's memory; None: each batch is to be sent.
 
         On CPU it is always None: XLA computes convolutions in a loop there fifty times as slowly.

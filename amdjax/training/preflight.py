@@ -10,7 +10,7 @@ import ml_collections
 
 from amdjax.config import RunSpec
 from amdjax.errors import UserError, unknown_name
-from amdjax.losses import Inputs, objective
+from amdjax.losses import LossInputs, build_objective
 from amdjax.models import Outputs, create_model
 from amdjax.training.teacher_cache import check_teacher_cache
 
@@ -23,9 +23,9 @@ def dummy_outputs(model: nn.Module, image_shape: tuple[int, ...]) -> Outputs:
 
 def dummy_inputs(
     student: nn.Module, teacher: nn.Module | None, image_shape: tuple[int, ...]
-) -> Inputs:
+) -> LossInputs:
     """Returns what an objective would read of two black images; for `Objective.init`."""
-    return Inputs(
+    return LossInputs(
         dummy_outputs(student, image_shape),
         None if teacher is None else dummy_outputs(teacher, image_shape),
         labels=jnp.zeros(2, jnp.int32),
@@ -58,12 +58,12 @@ def check_shapes(
         teacher = None if phase.teacher is None else create_model(config.teacher.name, num_classes)
         inputs = dummy_inputs(student, teacher, image_shape)
         features = inputs.student.features
-        if not phase.is_teacher and config.mix.name == "moex" and config.mix.place not in features:
-            raise unknown_name("config.mix.place", config.mix.place, features)
-        goal = objective(phase.losses)
+        if not phase.is_teacher and config.mix.name == "moex" and config.mix.layer not in features:
+            raise unknown_name("config.mix.layer", config.mix.layer, features)
+        objective = build_objective(phase.losses)
         if teacher is not None and config.teacher.cached:
-            check_teacher_cache(config, goal, inputs.student, inputs.teacher)
-        return goal.apply(goal.init(jax.random.key(0), inputs), inputs)
+            check_teacher_cache(config, objective, inputs.student, inputs.teacher)
+        return objective.apply(objective.init(jax.random.key(0), inputs), inputs)
 
     for phase in plan:
         try:

@@ -14,7 +14,7 @@ from amdjax.config import (
     RunSpec,
     check_resumable,
     group_seeds,
-    phases,
+    plan_runs,
     total_steps,
     validate,
     write_config,
@@ -23,7 +23,7 @@ from amdjax.config import (
 from amdjax.data import load_dataset
 from amdjax.data.augment import create_augment
 from amdjax.data.mixing import create_mix
-from amdjax.losses import objective
+from amdjax.losses import build_objective
 from amdjax.models import init_variables
 from amdjax.pretrained import load_teacher
 from amdjax.training import results
@@ -51,7 +51,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> bool:
       UserError: on what the user can mend; what was finished until then is kept.
     """
     validate(config)
-    plan = phases(config)
+    plan = plan_runs(config)
     mesh = distributed.make_mesh()
     distributed.check_batch_size(config.batch_size, mesh)
     for phase in plan:
@@ -119,19 +119,19 @@ def train_runs(
     batches = {phase.seed: job.train_batches(phase.seed) for phase in phases}
     per_epoch = batches[shared.seed].steps_per_epoch
     total = total_steps(config.epochs, shared.share, config.max_steps, per_epoch)
-    goal = objective(shared.losses, per_epoch, config.epochs)
+    objective = build_objective(shared.losses, per_epoch, config.epochs)
     optimizer = create_optimizer(config.optim, per_epoch, config.epochs)
     image_shape = job.dataset.image_shape
     init_own = distributed.jit(
-        lambda key: goal.init(key, dummy_inputs(model, teacher_model, image_shape))
+        lambda key: objective.init(key, dummy_inputs(model, teacher_model, image_shape))
     )
     train_step = make_train_step(
         model,
         teacher_model,
-        goal,
+        objective,
         create_augment(config.augment)[0],
         optimizer,
-        None if shared.is_teacher else create_mix(config.mix, distributed.reverse),
+        None if shared.is_teacher else create_mix(config.mix, distributed.reverse_batch),
         config.mix.teacher_sees_mixed,
         config.ema_decay,
     )
@@ -157,10 +157,15 @@ def train_runs(
         answers = None
         if teacher is not None and config.teacher.cached and starts[0] < total:
             answers = cache_teacher_outputs(
-                teacher_model, teacher, job.dataset.train, goal.map_places, config, job.mesh
+                teacher_model,
+                teacher,
+                job.dataset.train,
+                objective.attention_features,
+                config,
+                job.mesh,
             )
             teacher = None
-        evaluate = job.evaluator(model, goal.predict)
+        evaluate = job.evaluator(model, objective.predict)
         finished = True
         for start in starts:
             together = [member for member in members if member.start == start]
@@ -175,7 +180,7 @@ def train_runs(
             finished = finished and train_loop(job, together, feed, total, evaluate, stop)
         return [
             (
-                member.state.result,
+                member.state.eval_variables,
                 results.Outcome(
                     member.phase.model,
                     count(member.state.variables),

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from amdjax import distributed
-from amdjax.data import EvalBatches, Split, TrainBatches, prefetch
+from amdjax.data import EvalBatches, ImageSource, TrainBatches, prefetch
 from amdjax.data.augment import create_augment, draw_flips
 from amdjax.data.pipeline import Batch
 from amdjax.errors import UserError
@@ -22,13 +22,13 @@ from amdjax.models import Outputs
 
 
 def check_teacher_cache(
-    config: ml_collections.ConfigDict, goal: Objective, student: Outputs, teacher: Outputs
+    config: ml_collections.ConfigDict, objective: Objective, student: Outputs, teacher: Outputs
 ) -> None:
     """Makes sure that the answers to unchanged images are all that training will need.
 
     Args:
       config: the run's.
-      goal: of the phase.
+      objective: of the phase.
       student: what the student puts out; only shapes matter.
       teacher: what the teacher puts out; only shapes matter.
 
@@ -50,12 +50,12 @@ def check_teacher_cache(
                 f"config.{key}={config[section][name]!r} changes the images; switch one of the "
                 "two off"
             )
-    if goal.needs_whole_features:
+    if objective.uncacheable_losses:
         raise UserError(
             "config.teacher.cached keeps the teacher's logits, embedding and attention maps, but "
-            f"{' and '.join(goal.needs_whole_features)} reads whole features; switch it off"
+            f"{' and '.join(objective.uncacheable_losses)} reads whole features; switch it off"
         )
-    for place in goal.map_places:
+    for place in objective.attention_features:
         ours, theirs = student.features[place].shape[1:3], teacher.features[place].shape[1:3]
         if theirs[0] > ours[0] or theirs[1] > ours[1]:
             raise UserError(
@@ -68,7 +68,7 @@ def check_teacher_cache(
 def cache_teacher_outputs(
     teacher: nn.Module,
     variables: dict,
-    split: Split,
+    split: ImageSource,
     places: tuple[str, ...],
     config: ml_collections.ConfigDict,
     mesh: Mesh,

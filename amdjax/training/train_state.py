@@ -1,4 +1,4 @@
-"""All that training changes, in one pytree."""
+"""The state of a training run, in one pytree."""
 
 from typing import Any
 
@@ -7,55 +7,62 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from amdjax.losses.objective import Variables
+from amdjax.losses.objective import LossVariables
 
 
 @flax.struct.dataclass
 class TrainState:
-    """The state of a phase between two steps; together with the config it fixes all that follows.
+    """The state of a run between two steps; together with the config it fixes all that follows.
 
     Attributes:
       step: int32 scalar, the number of steps done; the position in the data and the random numbers
         are functions of it.
-      params: the student's (or the trained teacher's) parameters.
+      params: the parameters of the network that is trained.
       batch_stats: its running statistics.
-      objective: the variables of losses that have some; "params" are trained with the network's,
-        "state" moves by itself.
+      loss_variables: the variables of losses that have some; "params" are trained together with the
+        network's, "state" is updated without gradients.
       opt_state: optax's, for `trainable`.
-      averaged: exponential means of params and batch_stats over the steps; {} where there are none.
+      ema: exponential moving averages of params and batch_stats; {} where the config has none.
     """
 
     step: jax.Array
     params: Any
     batch_stats: Any
-    objective: Variables
+    loss_variables: LossVariables
     opt_state: optax.OptState
-    averaged: dict
+    ema: dict
 
     @classmethod
     def create(
         cls,
         variables: dict,
-        objective: Variables,
+        loss_variables: LossVariables,
         optimizer: optax.GradientTransformation,
-        average: bool = False,
+        ema: bool = False,
     ) -> "TrainState":
-        """Returns the state before the first step, with means if it is to `average`."""
-        trainable = {"model": variables["params"], "objective": objective["params"]}
+        """Returns the state before the first step.
+
+        Args:
+          variables: {"params": ..., "batch_stats": ...} of the network.
+          loss_variables: from `Objective.init`.
+          optimizer: from `create_optimizer`.
+          ema: whether to keep exponential moving averages.
+        """
+        trainable = {"model": variables["params"], "losses": loss_variables["params"]}
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
             batch_stats=variables["batch_stats"],
-            objective=objective,
+            loss_variables=loss_variables,
             opt_state=optimizer.init(trainable),
             # A copy: the state is donated to the step, and may not hold an array twice.
-            averaged=jax.tree.map(jnp.copy, variables) if average else {},
+            ema=jax.tree.map(jnp.copy, variables) if ema else {},
         )
 
     @property
     def trainable(self) -> dict[str, Any]:
-        """What the optimiser moves."""
-        return {"model": self.params, "objective": self.objective["params"]}
+        """The parameters that the optimiser updates: the network's and those of the losses."""
+        return {"model": self.params, "losses": self.loss_variables["params"]}
 
     @property
     def variables(self) -> dict:
@@ -63,6 +70,6 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
-    def result(self) -> dict:
-        """The variables to evaluate and to teach with: the means where there are any."""
-        return self.averaged or self.variables
+    def eval_variables(self) -> dict:
+        """The variables to evaluate and to teach with: the averages where there are any."""
+        return self.ema or self.variables

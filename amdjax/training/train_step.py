@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from amdjax import distributed
-from amdjax.data.mixing import Mix, Mixed
-from amdjax.losses import Inputs, Objective
+from amdjax.data.mixing import Mix, MixedBatch
+from amdjax.losses import LossInputs, Objective
 from amdjax.metrics import EvalMetrics
 from amdjax.models import Outputs
 from amdjax.training.teacher_cache import lookup_teacher_outputs
@@ -41,7 +41,7 @@ def make_train_step(
       optimizer: from `create_optimizer`.
       mix: from `create_mix`; None: examples are not mixed.
       teacher_sees_mixed: whether the teacher is asked on the mixed image, or on the image alone.
-      ema_decay: d of `averaged = d * averaged + (1 - d) * new`, where the state has means.
+      ema_decay: d of `ema = d * ema + (1 - d) * new`, where the state has means.
 
     Returns:
       `step(state, teacher_variables, batch, seed) -> (state, metrics)`, to be mapped with
@@ -63,7 +63,7 @@ def make_train_step(
         mix_key, dropout_key = (jax.random.fold_in(key, 2**31 + use) for use in (0, 1))
         if student.axis_name is None:  # it cannot tell the shards apart itself
             dropout_key = distributed.shard_key(dropout_key)
-        mixed = Mixed(images, labels, None)
+        mixed = MixedBatch(images, labels, None)
         if mix is not None:
             mixed = mix(mix_key, images, labels, student.num_classes)
         taught = None
@@ -78,12 +78,12 @@ def make_train_step(
                 {"params": trainable["model"], "batch_stats": state.batch_stats},
                 mixed.images,
                 train=True,
-                edit=mixed.edit,
+                feature_hook=mixed.feature_hook,
                 mutable=["batch_stats"],
                 rngs={"dropout": dropout_key},
             )
-            own = {**state.objective, "params": trainable["objective"]}
-            inputs = Inputs(outputs, taught, mixed.labels, state.step, distributed.gather)
+            own = {**state.loss_variables, "params": trainable["losses"]}
+            inputs = LossInputs(outputs, taught, mixed.labels, state.step, distributed.gather)
             total, parts, moved = objective.apply(own, inputs)
             hits = jnp.argmax(objective.predict(outputs).logits, axis=-1) == labels
             metrics = {"loss": total, **parts, "accuracy": jnp.mean(hits)}
@@ -100,16 +100,16 @@ def make_train_step(
         # The norm of the new parameters shows at once that they are not finite, where the loss
         # would show it only in the next step, behind a checkpoint.
         metrics |= {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(trained)}
-        own = {"params": trained["objective"], "state": own_state}
-        averaged = state.averaged
-        if averaged:
-            averaged = optax.incremental_update(
+        own = {"params": trained["losses"], "state": own_state}
+        ema = state.ema
+        if ema:
+            ema = optax.incremental_update(
                 {"params": trained["model"], "batch_stats": batch_stats},
-                averaged,
+                ema,
                 1.0 - ema_decay,
             )
         return (
-            TrainState(state.step + 1, trained["model"], batch_stats, own, opt_state, averaged),
+            TrainState(state.step + 1, trained["model"], batch_stats, own, opt_state, ema),
             metrics,
         )
 
@@ -125,8 +125,7 @@ def scan_train_steps(step: Callable[..., Any]) -> Callable[..., Any]:
     Returns:
       `steps(state, teacher_variables, examples, indices, seed, count) -> (state, metrics)`, to be
       mapped with `distributed.shard_step` with the batch axis 1 of `indices`: int [n,b], of which
-      row
-      i says what of the examples [N,...] step i trains on. The first `count` steps are done; of
+      row i says what of the examples [N,...] step i trains on. The first `count` steps are done; of
       the metrics, float32 [n], the rest are zero.
     """
 

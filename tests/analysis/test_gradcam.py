@@ -27,11 +27,11 @@ def _cam(weights, feature):
     return np.maximum(np.einsum("bc,bhwc->bhw", np.asarray(weights, np.float64), feature), 0)
 
 
-@pytest.mark.parametrize("place", ["stage1", "stage2", "stage3"])
-def test_weights_by_finite_differences(wrn, place):
+@pytest.mark.parametrize("layer", ["stage1", "stage2", "stage3"])
+def test_weights_by_finite_differences(wrn, layer):
     model, variables, images = wrn
     image, label = images[:1], CLASSES[0]
-    feature = model.apply(variables, image).features[place]
+    feature = model.apply(variables, image).features[layer]
     _, height, width, channels = feature.shape
 
     @jax.jit
@@ -39,7 +39,9 @@ def test_weights_by_finite_differences(wrn, place):
         """The label's logit with channel c of the c-th copy of the image moved by eps."""
         moved = eps * jnp.eye(channels)[:, None, None]
         copies = jnp.repeat(image, channels, axis=0)
-        outputs = model.apply(variables, copies, edit=lambda at, x: x + moved if at == place else x)
+        outputs = model.apply(
+            variables, copies, feature_hook=lambda at, x: x + moved if at == layer else x
+        )
         return outputs.logits[:, label]
 
     # The network is piecewise linear: a step wide enough for float32, so that few units switch.
@@ -47,7 +49,7 @@ def test_weights_by_finite_differences(wrn, place):
     difference = np.asarray(logits(eps), np.float64) - np.asarray(logits(-eps), np.float64)
     weights = difference / (2 * eps) / (height * width)
     expected = _cam(weights[None], feature)
-    cam = grad_cam(model, variables, image, CLASSES[:1], place)
+    cam = grad_cam(model, variables, image, CLASSES[:1], layer)
     assert cam.shape == (1, height, width)
     assert expected.max() > 0
     assert np.linalg.norm(cam - expected) < 0.02 * np.linalg.norm(expected)
@@ -81,9 +83,9 @@ def test_samples_are_apart(wrn):
 def test_jit_and_bfloat16(wrn):
     model, variables, images = wrn
     cams = grad_cam(model, variables, images, CLASSES, "stage3")
-    jitted = jax.jit(grad_cam, static_argnames=("model", "place"))
+    jitted = jax.jit(grad_cam, static_argnames=("model", "layer"))
     np.testing.assert_allclose(
-        jitted(model, variables, images, CLASSES, place="stage3"), cams, atol=1e-5 * cams.max()
+        jitted(model, variables, images, CLASSES, layer="stage3"), cams, atol=1e-5 * cams.max()
     )
     narrow = create_model("wrn_16_1", 10, dtype=jnp.bfloat16)
     rounded = grad_cam(narrow, variables, images, CLASSES, "stage3")
@@ -106,7 +108,7 @@ def test_logits_that_predict(wrn):
 
 def test_bad_input(wrn):
     model, variables, images = wrn
-    with pytest.raises(UserError, match="unknown place 'stage4'; did you mean stage"):
+    with pytest.raises(UserError, match="unknown layer 'stage4'; did you mean stage"):
         grad_cam(model, variables, images, CLASSES, "stage4")
     with pytest.raises(UserError, match=r"4 images with classes \[3\]"):
         grad_cam(model, variables, images, CLASSES[:3], "stage3")

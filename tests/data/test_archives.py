@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from amdjax.data import Split, load_dataset
+from amdjax.data import ImageSource, load_dataset
 from amdjax.errors import UserError
 from tests.make_data import (
     class_images,
@@ -24,7 +24,7 @@ ANNOTATIONS = "tiny-imagenet-200/val/val_annotations.txt"
 IMAGE = "tiny-imagenet-200/val/images/val_1.JPEG"
 
 
-def everything(split: Split) -> tuple[np.ndarray, np.ndarray]:
+def everything(split: ImageSource) -> tuple[np.ndarray, np.ndarray]:
     return split.read(np.arange(len(split)))
 
 

@@ -69,7 +69,7 @@ def test_moments_are_exchanged():
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])
 def test_labels_are_mixed_as_the_images_are(name):
     mixed = _mixed(_config(name, alpha=1.0))
-    assert mixed.edit is None
+    assert mixed.feature_hook is None
     np.testing.assert_allclose(mixed.labels.sum(1), 1.0, rtol=1e-6)
     own = np.asarray(jax.nn.one_hot(LABELS, 4))
     share = mixed.labels[1, 1]  # of the example with label 1, whose partner has label 0
@@ -78,11 +78,11 @@ def test_labels_are_mixed_as_the_images_are(name):
 
 
 def test_moment_exchange_edits_one_place_of_the_student():
-    mixed = _mixed(_config("moex", place="stage2", moex_share=0.7))
+    mixed = _mixed(_config("moex", place="stage2", moex_lam=0.7))
     np.testing.assert_array_equal(mixed.images, IMAGES)
-    np.testing.assert_array_equal(mixed.edit("stage1", IMAGES), IMAGES)
+    np.testing.assert_array_equal(mixed.feature_hook("stage1", IMAGES), IMAGES)
     expected = mixing.exchange_moments(IMAGES, IMAGES[::-1])
-    np.testing.assert_array_equal(mixed.edit("stage2", IMAGES), expected)
+    np.testing.assert_array_equal(mixed.feature_hook("stage2", IMAGES), expected)
     np.testing.assert_allclose(mixed.labels[1], [0.3, 0.7, 0.0, 0.0], atol=1e-6)
 
 
@@ -93,7 +93,7 @@ def test_a_batch_is_mixed_with_the_probability(name):
     np.testing.assert_array_equal(never.labels, own)
     np.testing.assert_array_equal(never.images, IMAGES)
     if name == "moex":
-        np.testing.assert_array_equal(never.edit("stem", IMAGES), IMAGES)
+        np.testing.assert_array_equal(never.feature_hook("stem", IMAGES), IMAGES)
     config = _config(name, probability=0.3, alpha=1.0)
     count = sum(bool(jnp.any(_mixed(config, seed).labels != own)) for seed in range(60))
     assert 8 <= count <= 30
@@ -101,12 +101,14 @@ def test_a_batch_is_mixed_with_the_probability(name):
 
 @pytest.mark.parametrize("name", ["mixup", "cutmix", "moex"])
 def test_partners_do_not_depend_on_the_number_of_devices(name):
-    mixer = mixing.create_mix(_config(name, alpha=1.0), distributed.reverse)
+    mixer = mixing.create_mix(_config(name, alpha=1.0), distributed.reverse_batch)
     batch = {"image": jax.random.normal(jax.random.key(1), (8, 6, 6, 3)), "label": np.arange(8) % 4}
 
     def step(key, batch):
         mixed = mixer(key, batch["image"], batch["label"], 4)
-        edited = mixed.images if mixed.edit is None else mixed.edit("stem", mixed.images)
+        edited = (
+            mixed.images if mixed.feature_hook is None else mixed.feature_hook("stem", mixed.images)
+        )
         return distributed.gather(edited), distributed.gather(mixed.labels)
 
     def on(devices):
@@ -124,7 +126,7 @@ def test_without_mixing_nothing_changes():
     mixed = _mixed(_config("none"))
     assert mixed.images is IMAGES
     assert mixed.labels is LABELS
-    assert mixed.edit is None
+    assert mixed.feature_hook is None
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,7 @@ def test_without_mixing_nothing_changes():
         ({"name": "mixpu"}, "unknown mix 'mixpu'; did you mean mixup"),
         ({"name": "mixup", "alpha": 0.0}, "alpha must be above 0"),
         ({"name": "mixup", "probability": 1.5}, "probability must be between 0 and 1"),
-        ({"name": "moex", "moex_share": -0.5}, "moex_share must be between 0 and 1"),
+        ({"name": "moex", "moex_lam": -0.5}, "moex_lam must be between 0 and 1"),
     ],
 )
 def test_mistakes_are_named(values, message):

@@ -9,7 +9,7 @@ from amdjax.errors import UserError
 from tests.make_data import data_settings, encode, write_folder
 
 
-class Source:
+class RecordSource:
     """Records in memory; a key that is not there is an error, as it is in damaged files."""
 
     def __init__(self, records: list[dict]):
@@ -27,7 +27,9 @@ def record(label: int, size: int = 8, **more) -> dict:
 
 
 def split(*records: dict, num_classes: int = 3, image_size: int = 0) -> StreamedSource:
-    return StreamedSource("pets train", Source(list(records)), image_size, (8, 8, 3), num_classes)
+    return StreamedSource(
+        "pets train", RecordSource(list(records)), image_size, (8, 8, 3), num_classes
+    )
 
 
 def test_streamed_is_the_same_as_in_memory_and_safe_in_threads(tmp_path):

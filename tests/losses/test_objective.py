@@ -5,14 +5,14 @@ import pytest
 
 from amdjax import losses
 from amdjax.errors import UserError
-from amdjax.losses import LOSSES, Inputs, objective
+from amdjax.losses import LOSSES, LossInputs, build_objective
 from amdjax.models import Outputs
 
 NO_TEACHER = (
     *("ce", "amc", "contrastive", "center", "a_softmax", "cosface", "arcface"),
     *("spherical_softmax", "taylor_softmax"),
 )
-WITH_VARIABLES = ("center", "hint", "vid", "afd", "afds", "cc")
+WITH_VARIABLES = ("center", "fitnet", "vid", "afd", "afds", "cc")
 
 
 def _outputs(seed, channels=3):
@@ -29,13 +29,13 @@ def _outputs(seed, channels=3):
 @pytest.fixture
 def inputs():
     labels = jnp.asarray([0, 1, 0, 3])
-    return Inputs(_outputs(0), _outputs(1), labels, jnp.asarray(0), gather=lambda x: x)
+    return LossInputs(_outputs(0), _outputs(1), labels, jnp.asarray(0), gather=lambda x: x)
 
 
-def _apply(goal, inputs, step=0):
+def _apply(objective, inputs, step=0):
     """Total and parts, with new variables where a loss has some."""
     inputs = inputs._replace(step=jnp.asarray(step))
-    return goal.apply(goal.init(jax.random.key(0), inputs), inputs)[:2]
+    return objective.apply(objective.init(jax.random.key(0), inputs), inputs)[:2]
 
 
 def test_amd_is_the_weighted_sum_of_its_parts(inputs):
@@ -44,7 +44,7 @@ def test_amd_is_the_weighted_sum_of_its_parts(inputs):
         "kd": {"weight": 0.9, "temperature": 4.0},
         "am": {"weight": 5000.0},
     }
-    total, parts = _apply(objective(settings), inputs)
+    total, parts = _apply(build_objective(settings), inputs)
     by_hand = {
         "ce": losses.cross_entropy(inputs.student.logits, inputs.labels).mean(),
         "kd": losses.kd_loss(inputs.student.logits, inputs.teacher.logits, 4.0).mean(),
@@ -66,12 +66,12 @@ def test_amd_is_the_weighted_sum_of_its_parts(inputs):
 
 def test_every_registered_loss_has_a_gradient(inputs):
     for name in losses.LOSSES:
-        goal = objective({name: {}})
-        assert goal.needs_teacher == (name not in NO_TEACHER)
+        objective = build_objective({name: {}})
+        assert objective.needs_teacher == (name not in NO_TEACHER)
         assert (name in WITH_VARIABLES) == LOSSES[name].has_variables
 
-        def total(student, goal=goal):
-            return _apply(goal, inputs._replace(student=student))[0]
+        def total(student, objective=objective):
+            return _apply(objective, inputs._replace(student=student))[0]
 
         gradient = jax.grad(total)(inputs.student)
         assert sum(float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(gradient)) > 0
@@ -79,27 +79,27 @@ def test_every_registered_loss_has_a_gradient(inputs):
 
 def test_a_loss_of_weight_zero_is_not_computed(inputs):
     no_teacher = inputs._replace(teacher=None)
-    goal = objective({"ce": {}, "kd": {"weight": 0.0}})
-    assert not goal.needs_teacher
-    assert list(_apply(goal, no_teacher)[1]) == ["ce"]
+    objective = build_objective({"ce": {}, "kd": {"weight": 0.0}})
+    assert not objective.needs_teacher
+    assert list(_apply(objective, no_teacher)[1]) == ["ce"]
     with pytest.raises(UserError, match="no loss with a weight other than zero"):
-        objective({"ce": {"weight": 0}})
+        build_objective({"ce": {"weight": 0}})
 
 
 def test_weight_ramps_up_by_epoch(inputs):
-    goal = objective({"ce": {"ramp_up_epochs": 10.0}}, steps_per_epoch=3)
-    plain = _apply(objective({"ce": {}}), inputs)[0]
+    objective = build_objective({"ce": {"ramp_up_epochs": 10.0}}, steps_per_epoch=3)
+    plain = _apply(build_objective({"ce": {}}), inputs)[0]
     for step, factor in [(0, 0.0), (2, 0.0), (3, np.exp(-5 * 0.9**2)), (30, 1.0), (99, 1.0)]:
-        total, parts = _apply(goal, inputs, step)
+        total, parts = _apply(objective, inputs, step)
         np.testing.assert_allclose(total, factor * plain, rtol=1e-5)
         np.testing.assert_allclose(parts["ce"], plain, rtol=1e-6)
 
 
 def test_a_loss_ends_after_its_share_of_the_epochs(inputs):
-    settings = {"ce": {}, "kd": {"weight": 2.0, "until": 0.5}}
-    goal = objective(settings, steps_per_epoch=3, epochs=4)
+    settings = {"ce": {}, "kd": {"weight": 2.0, "end_fraction": 0.5}}
+    objective = build_objective(settings, steps_per_epoch=3, epochs=4)
     for step, weight in [(0, 2.0), (5, 2.0), (6, 0.0), (11, 0.0)]:
-        total, parts = _apply(goal, inputs, step)
+        total, parts = _apply(objective, inputs, step)
         np.testing.assert_allclose(total, parts["ce"] + weight * parts["kd"], rtol=1e-6)
 
 
@@ -120,56 +120,61 @@ def test_masked_am_looks_where_the_teacher_looks(inputs):
 
 
 def test_what_a_margin_loss_predicts_by_is_what_others_see(inputs):
-    goal = objective({"cosface": {"scale": 8.0}, "kd": {"weight": 1.0}})
-    predicted = goal.predict(inputs.student)
+    objective = build_objective({"cosface": {"scale": 8.0}, "kd": {"weight": 1.0}})
+    predicted = objective.predict(inputs.student)
     cosine = predicted.logits / 8.0
     assert np.all(np.abs(cosine) <= 1.0)
-    _, parts = _apply(goal, inputs)
+    _, parts = _apply(objective, inputs)
     np.testing.assert_allclose(
         parts["kd"], losses.kd_loss(predicted.logits, inputs.teacher.logits).mean(), rtol=1e-6
     )
     np.testing.assert_array_equal(
-        objective({"ce": {}}).predict(inputs.student).logits, inputs.student.logits
+        build_objective({"ce": {}}).predict(inputs.student).logits, inputs.student.logits
     )
 
 
 @pytest.mark.parametrize("name", ["spherical_softmax", "taylor_softmax"])
 def test_other_softmaxes_predict_what_they_are_trained_for(inputs, name):
-    goal = objective({name: {}})
-    _, parts = _apply(goal, inputs)
-    nll = losses.cross_entropy(goal.predict(inputs.student).logits, inputs.labels).mean()
+    objective = build_objective({name: {}})
+    _, parts = _apply(objective, inputs)
+    nll = losses.cross_entropy(objective.predict(inputs.student).logits, inputs.labels).mean()
     np.testing.assert_allclose(parts[name], nll, rtol=1e-6)
 
 
 def test_two_ways_to_predict_are_refused():
     with pytest.raises(UserError, match="cosface and arcface predict in different ways"):
-        objective({"cosface": {}, "arcface": {}})
+        build_objective({"cosface": {}, "arcface": {}})
 
 
 def test_who_needs_hard_labels():
-    everything = {name: {} for name in LOSSES if LOSSES[name].scores is None}
-    assert set(objective(everything).needs_hard_labels) == {"center", "dkd", "amc", "contrastive"}
-    assert objective({"amc": {"pair_labels": "predicted"}}).needs_hard_labels == ()
-    assert objective({"arcface": {}}).needs_hard_labels == ("arcface",)
+    everything = {name: {} for name in LOSSES if LOSSES[name].logits_fn is None}
+    assert set(build_objective(everything).needs_hard_labels) == {
+        "center",
+        "dkd",
+        "amc",
+        "contrastive",
+    }
+    assert build_objective({"amc": {"pair_labels": "predicted"}}).needs_hard_labels == ()
+    assert build_objective({"arcface": {}}).needs_hard_labels == ("arcface",)
 
 
 def test_variables_by_loss_and_place(inputs):
-    goal = objective({"vid": {"features": ("stage1", "stage3")}, "center": {}, "ce": {}})
-    variables = goal.init(jax.random.key(0), inputs)
+    objective = build_objective({"vid": {"features": ("stage1", "stage3")}, "center": {}, "ce": {}})
+    variables = objective.init(jax.random.key(0), inputs)
     assert set(variables["params"]) == {"vid"}
     assert set(variables["params"]["vid"]) == {"stage1", "stage3"}
     assert set(variables["state"]) == {"center"}
-    state = goal.apply(variables, inputs)[2]
+    state = objective.apply(variables, inputs)[2]
     assert jax.tree.structure(state) == jax.tree.structure(variables["state"])
-    plain = objective({"ce": {}})
+    plain = build_objective({"ce": {}})
     assert plain.init(jax.random.key(0), inputs) == {"params": {}, "state": {}}
 
 
 def test_pairs_by_true_or_predicted_labels(inputs):
     predicted = jnp.argmax(inputs.student.logits, -1)
     for kind, labels in (("true", inputs.labels), ("predicted", predicted)):
-        goal = objective({"amc": {"pair_labels": kind, "weight": 1.0}})
-        total, _ = _apply(goal, inputs)
+        objective = build_objective({"amc": {"pair_labels": kind, "weight": 1.0}})
+        total, _ = _apply(objective, inputs)
         np.testing.assert_allclose(
             total, losses.amc_loss(inputs.student.embedding, labels), rtol=1e-6
         )
@@ -188,4 +193,4 @@ def test_pairs_by_true_or_predicted_labels(inputs):
 )
 def test_mistakes_are_named(inputs, settings, message):
     with pytest.raises(UserError, match=message):
-        _apply(objective(settings), inputs)
+        _apply(build_objective(settings), inputs)

@@ -11,7 +11,7 @@ from amdjax.losses.afd import AttentionFeatureMatching, summarize
 from amdjax.losses.afds import AttentiveFeature
 from amdjax.losses.cc import CorrelationCongruence
 from amdjax.losses.center import Center
-from amdjax.losses.fitnet import Hint
+from amdjax.losses.fitnet import FitNet
 from amdjax.losses.vid import VariationalInformation
 from tests.reference_values import load, nhwc
 
@@ -107,11 +107,11 @@ def test_afds_needs_equal_channels_or_an_adapter():
 
 def test_hint_and_cc_are_the_plain_losses_behind_their_layers():
     student, teacher = _draw(4, 4, 4, 3), _draw(4, 4, 4, 5, seed=1)
-    variables = Hint().init(jax.random.key(0), student, teacher)
+    variables = FitNet().init(jax.random.key(0), student, teacher)
     adapter = variables["params"]["adapter"]
     adapted = student @ adapter["kernel"][0, 0] + adapter["bias"]
     np.testing.assert_allclose(
-        Hint().apply(variables, student, teacher), hint_loss(adapted, teacher), rtol=1e-5
+        FitNet().apply(variables, student, teacher), hint_loss(adapted, teacher), rtol=1e-5
     )
     student, teacher = _draw(4, 3), _draw(4, 5, seed=1)
     module = CorrelationCongruence(dimension=6)
@@ -151,7 +151,8 @@ def test_centers_descend_by_themselves():
 
 
 @pytest.mark.parametrize(
-    "module", [VariationalInformation(), AttentiveFeature(), Hint(), AttentiveFeature(adapter=True)]
+    "module",
+    [VariationalInformation(), AttentiveFeature(), FitNet(), AttentiveFeature(adapter=True)],
 )
 def test_dead_maps_stay_finite_and_the_teacher_has_no_gradient(module):
     student, teacher = jnp.zeros((2, 4, 4, 3)), jnp.zeros((2, 4, 4, 3))

@@ -93,10 +93,10 @@ def _evaluation(name):
     model = create_model(name, 4)
 
     def evaluate(variables, images, factors):
-        def edit(place, x):
+        def feature_hook(place, x):
             return factors[place] * x
 
-        return model.apply(variables, images, edit=edit, mutable=["batch_stats"])
+        return model.apply(variables, images, feature_hook=feature_hook, mutable=["batch_stats"])
 
     return jax.jit(evaluate)
 

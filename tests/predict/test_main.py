@@ -152,12 +152,12 @@ def test_grad_cam_at_any_place(workdir):
     classifier = load_models(workdir).networks[0]
     images = np.random.default_rng(0).integers(0, 256, (32, 16, 16, 3), np.uint8)
     sides = {"stem": 16, "stage1": 16, "stage2": 8, "stage3": 4}
-    for place, side in sides.items():
-        assert classifier.grad_cam(images, place).shape == (32, side, side)
+    for layer, side in sides.items():
+        assert classifier.grad_cam(images, layer).shape == (32, side, side)
     np.testing.assert_array_equal(
         classifier.grad_cam(images), classifier.grad_cam(images, "stage3")
     )
-    with pytest.raises(UserError, match="unknown place 'stage9'"):
+    with pytest.raises(UserError, match="unknown layer 'stage9'"):
         classifier.grad_cam(images, "stage9")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from amdjax.report.report_data import Network, ReportData
 
-PLACES = {"stage1": 16, "stage2": 8, "stage3": 4}  # place -> side of its maps
+LAYERS = {"stage1": 16, "stage2": 8, "stage3": 4}  # layer -> side of its maps
 STEPS, PER_LINE = 60, 10
 
 
@@ -76,7 +76,7 @@ def empty_study() -> ReportData:
 def _network(rng, method, seed, swept, noise, centres, labels, shown, compared) -> Network:
     teacher = method == "teacher"
     embedding = centres[labels] + noise * rng.normal(size=[len(labels), centres.shape[1]])
-    maps = {place: np.abs(rng.normal(size=[shown, side, side])) for place, side in PLACES.items()}
+    maps = {layer: np.abs(rng.normal(size=[shown, side, side])) for layer, side in LAYERS.items()}
     return Network(
         name=method if seed == 0 else f"{method}-seed{seed}",
         method=method,
@@ -89,16 +89,16 @@ def _network(rng, method, seed, swept, noise, centres, labels, shown, compared) 
         images_per_s=900.0 if teacher else 2500.0,
         logits=(embedding @ centres.T / 3).astype(np.float32),
         embedding=embedding.astype(np.float32),
-        angles={place: rng.normal(60, 5, len(labels)).astype(np.float32) for place in PLACES},
+        angles={layer: rng.normal(60, 5, len(labels)).astype(np.float32) for layer in LAYERS},
         similarity={
-            place: rng.beta(20, 3, len(labels)).astype(np.float32) for place in PLACES if compared
+            layer: rng.beta(20, 3, len(labels)).astype(np.float32) for layer in LAYERS if compared
         },
-        am_distance={place: float(noise * 1e-4) for place in PLACES if compared},
+        am_distance={layer: float(noise * 1e-4) for layer in LAYERS if compared},
         maps={
-            place: (x / np.linalg.norm(x, axis=(1, 2), keepdims=True)).astype(np.float32)
-            for place, x in maps.items()
+            layer: (x / np.linalg.norm(x, axis=(1, 2), keepdims=True)).astype(np.float32)
+            for layer, x in maps.items()
         },
-        cams={place: x.astype(np.float32) for place, x in maps.items()},
+        cams={layer: x.astype(np.float32) for layer, x in maps.items()},
         curve=_curve(rng, method, noise),
     )
 

@@ -13,7 +13,7 @@ from amdjax.config import read_config, write_config
 from amdjax.data import load_dataset
 from amdjax.errors import UserError
 from amdjax.losses import am_loss
-from amdjax.report.evaluate import PLACES, collect, compare_maps, disagreement
+from amdjax.report.evaluate import LAYERS, collect, compare_maps, disagreement
 from amdjax.workdir import restore, restore_all
 from tests.trained_run import add_student, change, copy, trained
 
@@ -62,29 +62,29 @@ def test_students_are_compared_with_the_teacher(workdir, study):
         for network in (restore(workdir / name, 4) for name in ("kd", "teacher"))
     )
     network = _network(study, "kd")
-    for place in PLACES:
-        pair = student[place], teacher[place]
-        np.testing.assert_allclose(network.similarity[place], map_cosine(*pair), rtol=1e-4)
-        np.testing.assert_allclose(network.am_distance[place], am_loss(*pair).mean(), rtol=1e-3)
-        np.testing.assert_allclose(network.angles[place], map_angles(student[place]), rtol=1e-4)
+    for layer in LAYERS:
+        pair = student[layer], teacher[layer]
+        np.testing.assert_allclose(network.similarity[layer], map_cosine(*pair), rtol=1e-4)
+        np.testing.assert_allclose(network.am_distance[layer], am_loss(*pair).mean(), rtol=1e-3)
+        np.testing.assert_allclose(network.angles[layer], map_angles(student[layer]), rtol=1e-4)
     assert _network(study, "teacher").similarity == _network(study, "teacher").am_distance == {}
-    assert _network(study, "cosface").similarity.keys() == set(PLACES)
+    assert _network(study, "cosface").similarity.keys() == set(LAYERS)
 
 
 def test_what_is_shown(workdir, study):
     network, restored = _network(study, "cosface"), restore(workdir / "cosface", 4)
-    for place in PLACES:
-        norms = np.linalg.norm(network.maps[place].reshape(5, -1), axis=1)
+    for layer in LAYERS:
+        norms = np.linalg.norm(network.maps[layer].reshape(5, -1), axis=1)
         np.testing.assert_allclose(norms, 1.0, rtol=1e-5)
         cam = grad_cam(
             restored.kind.module,
             restored.variables,
             restored.kind.normalize(study.images),
             network.logits[study.shown].argmax(1),
-            place,
+            layer,
             restored.kind.predict,
         )
-        np.testing.assert_allclose(network.cams[place], cam, rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(network.cams[layer], cam, rtol=1e-3, atol=1e-6)
     disputed = disagreement([network.logits for network in study.networks])
     assert disputed[study.shown].min() >= np.delete(disputed, study.shown).max()
     assert (np.diff(disputed[study.shown]) <= 0).all()
@@ -101,7 +101,7 @@ def test_cost_is_that_of_the_architecture(study):
             (1, inputs, outputs, side),
         ]
     flops = sum(
-        2 * taps * inputs * outputs * side**2 for taps, inputs, outputs, side in convolutions
+        2 * record * inputs * outputs * side**2 for record, inputs, outputs, side in convolutions
     )
     assert 0.8 * flops < network.flops < 1.02 * flops  # XLA leaves out what falls on the padding
     assert network.images_per_s > 0

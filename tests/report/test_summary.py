@@ -21,7 +21,7 @@ LABELS = REFERENCE["label"].astype(np.int32)
 
 def _network(method, logits, seed=0, embedding=None):
     teacher = method == "teacher"
-    places = {} if teacher else {"stage1": np.linspace(0.5, 1.0, len(logits)) - 0.1 * seed}
+    layers = {} if teacher else {"stage1": np.linspace(0.5, 1.0, len(logits)) - 0.1 * seed}
     return Network(
         name=f"{method}-seed{seed}",
         method=method,
@@ -35,8 +35,8 @@ def _network(method, logits, seed=0, embedding=None):
         logits=logits,
         embedding=logits if embedding is None else embedding,
         angles={"stage1": np.full(len(logits), 30.0 + seed)},
-        similarity=places,
-        am_distance=dict.fromkeys(places, 0.25 * (seed + 1)),
+        similarity=layers,
+        am_distance=dict.fromkeys(layers, 0.25 * (seed + 1)),
         maps={},
         cams={},
         curve=[],

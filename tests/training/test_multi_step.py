@@ -10,7 +10,7 @@ from amdjax import distributed
 from amdjax.data import InMemorySource, TrainBatches
 from amdjax.data.augment import create_augment
 from amdjax.errors import UserError
-from amdjax.losses import objective
+from amdjax.losses import build_objective
 from amdjax.models import create_model, init_variables
 from amdjax.training.multi_step import StepRunner, chunk_ends
 from amdjax.training.optimizer import create_optimizer
@@ -46,11 +46,15 @@ def _train(config, way, cached=False, devices=2, steps=5, seeds=(3,)):
     student = create_model("wrn_10_1", 4, axis_name=distributed.BATCH_AXIS)
     teacher = create_model("wrn_10_2", 4)
     taught = distributed.replicate(init_variables(teacher, jax.random.key(2), _SHAPE), mesh)
-    goal, optimizer = objective(_LOSSES), create_optimizer(config.optim, 3, 2)
-    step = make_train_step(student, teacher, goal, create_augment(config.augment)[0], optimizer)
+    objective, optimizer = build_objective(_LOSSES), create_optimizer(config.optim, 3, 2)
+    step = make_train_step(
+        student, teacher, objective, create_augment(config.augment)[0], optimizer
+    )
     answers = None
     if cached:
-        answers = cache_teacher_outputs(teacher, taught, split, goal.map_places, config, mesh)
+        answers = cache_teacher_outputs(
+            teacher, taught, split, objective.attention_features, config, mesh
+        )
         taught = None
     batches = tuple(TrainBatches(split, config.batch_size, seed) for seed in seeds)
     feed = StepRunner(step, taught, batches, answers, mesh, np.asarray(seeds, np.uint32))
@@ -134,7 +138,7 @@ def test_a_teacher_asked_once_gives_the_same_losses(way, flip):
         ({"kd": {}}, {"augment.noise": 0.1}, "config.augment.noise=0.1 changes the images"),
         ({"kd": {}}, {"mix.name": "mixup"}, "config.mix.name='mixup' changes the images"),
         ({"kd": {}}, {"data.random_resized_crop": True}, "random_resized_crop=True changes"),
-        ({"sp": {}, "hint": {}}, {}, "sp and hint reads whole features"),
+        ({"sp": {}, "fitnet": {}}, {}, "sp and hint reads whole features"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(losses, change, message):
@@ -142,21 +146,21 @@ def test_what_cannot_be_kept_is_refused(losses, change, message):
     config.update_from_flattened_dict(change)
     outputs = dummy_outputs(create_model("resnet8", 4), _SHAPE)
     with pytest.raises(UserError, match=message):
-        check_teacher_cache(config, objective(losses), outputs, outputs)
+        check_teacher_cache(config, build_objective(losses), outputs, outputs)
 
 
 def test_maps_that_would_be_pooled_before_they_are_taken_are_refused():
     model = create_model("resnet8", 4)
     student, teacher = dummy_outputs(model, _SHAPE), dummy_outputs(model, (32, 32, 3))
     with pytest.raises(UserError, match=r"stage1 \(32x32\) is larger than the student's \(16x16\)"):
-        check_teacher_cache(default.get_config(), objective({"at": {}}), student, teacher)
+        check_teacher_cache(default.get_config(), build_objective({"at": {}}), student, teacher)
 
 
 def test_unmixed_images_may_be_asked_about_before():
     config = default.get_config()
     config.mix.name, config.mix.teacher_sees_mixed = "cutmix", False
     outputs = dummy_outputs(create_model("resnet8", 4), _SHAPE)
-    check_teacher_cache(config, objective({"kd": {}, "am": {}}), outputs, outputs)
+    check_teacher_cache(config, build_objective({"kd": {}, "am": {}}), outputs, outputs)
 
 
 def test_spans_end_where_there_is_something_to_do():

@@ -139,7 +139,7 @@ def test_a_value_that_is_not_finite_stops_the_run(images, tmp_path):
         ({"ema_decay": 1.0}, "ema_decay must be at least 0 and below 1"),
         ({"teacher": {"early_fraction": 0.0}}, "early_fraction must be above 0"),
         ({"augment": {"noise": -0.1}}, "augment.noise must not be negative"),
-        ({"mix": {"name": "moex", "place": "stage9"}}, "unknown config.mix.place 'stage9'"),
+        ({"mix": {"name": "moex", "place": "stage9"}}, "unknown config.mix.layer 'stage9'"),
     ],
 )
 def test_what_cannot_be_run(images, tmp_path, change, message):
@@ -235,7 +235,7 @@ def test_hard_labels_are_not_mixed(images, tmp_path, method):
 
 def test_what_losses_learn_is_kept(images, finished, tmp_path):
     """A run that is stopped between two steps goes on with the losses' own variables."""
-    config = tiny_config(images, ("hint+center",))
+    config = tiny_config(images, ("fitnet+center",))
     config.epochs = 1
     config.teacher.checkpoint = str(finished / "teacher")
     run(config, tmp_path / "whole")
@@ -243,7 +243,7 @@ def test_what_losses_learn_is_kept(images, finished, tmp_path):
     run(config, tmp_path / "parts")
     config.max_steps = 0
     run(config, tmp_path / "parts")
-    whole, parts = (_lines(tmp_path / name / "hint+center")[-1] for name in ("whole", "parts"))
+    whole, parts = (_lines(tmp_path / name / "fitnet+center")[-1] for name in ("whole", "parts"))
     assert whole == parts
 
 

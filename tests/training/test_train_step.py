@@ -8,7 +8,7 @@ import pytest
 
 from amdjax import distributed
 from amdjax.data.augment import create_augment
-from amdjax.losses import LOSSES, objective
+from amdjax.losses import LOSSES, build_objective
 from amdjax.models import create_model, import_torch_state_dict, init_variables
 from amdjax.training.optimizer import create_optimizer
 from amdjax.training.preflight import dummy_inputs
@@ -52,7 +52,7 @@ def test_five_steps_of_amd_as_in_pytorch(devices):
         make_train_step(
             create_model("wrn_10_1", 10, axis_name=distributed.BATCH_AXIS),
             create_model("wrn_10_2", 10),
-            objective(AMD),
+            build_objective(AMD),
             lambda keys, images: images,
             _sgd(),
         ),
@@ -93,9 +93,9 @@ def _run(devices, losses, steps=10, sync=True):
     config = default.get_config()
     config.augment.padding, config.augment.flip = 2, True
     augment, _ = create_augment(config.augment)
-    goal = objective(losses)
-    step = _map_step(make_train_step(student, teacher, goal, augment, _sgd(0.01)), mesh)
-    own = goal.init(jax.random.key(3), dummy_inputs(student, teacher, (16, 16, 3)))
+    objective = build_objective(losses)
+    step = _map_step(make_train_step(student, teacher, objective, augment, _sgd(0.01)), mesh)
+    own = objective.init(jax.random.key(3), dummy_inputs(student, teacher, (16, 16, 3)))
     state = TrainState.create(
         init_variables(student, jax.random.key(1), (16, 16, 3)), own, _sgd(0.01)
     )
@@ -132,7 +132,7 @@ def test_no_loss_depends_on_the_number_of_devices():
     catalogue = {
         name: {"weight": min(loss.weight, 1.0)}
         for name, loss in LOSSES.items()
-        if loss.scores is None
+        if loss.logits_fn is None
     }
     catalogue |= {"a_softmax": {}, "pkt": {"weight": 100.0}, "afds": {"adapter": True}}
     one, state = _run(1, catalogue, steps=2)
@@ -142,8 +142,8 @@ def test_no_loss_depends_on_the_number_of_devices():
     np.testing.assert_allclose(four[1], one[1], rtol=1e-3, atol=1e-6)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
-        other_state.objective,
-        state.objective,
+        other_state.loss_variables,
+        state.loss_variables,
     )
 
 
@@ -154,7 +154,7 @@ def test_averaged_variables():
         make_train_step(
             model,
             None,
-            objective({"ce": {}}),
+            build_objective({"ce": {}}),
             lambda keys, images: images / 255.0,
             _sgd(),
             ema_decay=0.75,
@@ -172,9 +172,11 @@ def test_averaged_variables():
     for _ in range(3):
         state, _ = step(state, None, distributed.shard(batch, mesh), 0)
         expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, expected, state.variables)
-    assert state.result is state.averaged
+    assert state.eval_variables is state.ema
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.result, expected
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        state.eval_variables,
+        expected,
     )
 
 
@@ -199,7 +201,9 @@ def test_random_numbers_depend_on_the_step_alone():
         return images / 255.0 + noise
 
     model = create_model("resnet8", 2, axis_name=distributed.BATCH_AXIS)
-    step = _map_step(make_train_step(model, None, objective({"ce": {}}), augment, _sgd()), mesh)
+    step = _map_step(
+        make_train_step(model, None, build_objective({"ce": {}}), augment, _sgd()), mesh
+    )
     state = TrainState.create(init_variables(model, jax.random.key(0), (8, 8, 3)), NOTHING, _sgd())
     state = distributed.replicate(state, mesh)
     batch = distributed.shard(
@@ -246,7 +250,9 @@ def test_bfloat16_follows_float32():
         student = create_model("wrn_10_1", 4, dtype, distributed.BATCH_AXIS)
         teacher = create_model("wrn_10_1", 4, dtype)
         step = _map_step(
-            make_train_step(student, teacher, objective(AMD), lambda k, x: x / 128.0 - 1, _sgd()),
+            make_train_step(
+                student, teacher, build_objective(AMD), lambda k, x: x / 128.0 - 1, _sgd()
+            ),
             mesh,
         )
         state = TrainState.create(

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import downloader
 
 from amdjax.data.image_io import decode_image, one_line
-from amdjax.data.sources import Source
+from amdjax.data.sources import RecordSource
 from amdjax.errors import UserError
 
 _CHUNK = 256
@@ -51,7 +51,7 @@ def image_info(
     )
 
 
-class File(NamedTuple):
+class ImageFile(NamedTuple):
     """A labelled image file.
 
     Attributes:
@@ -65,7 +65,9 @@ class File(NamedTuple):
     read: Callable[[], bytes]
 
 
-def checked_examples(files: Iterable[File], where: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def checked_examples(
+    files: Iterable[ImageFile], where: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields tfds's examples of image files, each decoded once to see that it is whole.
 
     Args:
@@ -76,7 +78,7 @@ def checked_examples(files: Iterable[File], where: str) -> Iterator[tuple[int, d
       UserError: naming the first file that is damaged.
     """
 
-    def example(index: int, file: File) -> tuple[int, dict[str, Any]]:
+    def example(index: int, file: ImageFile) -> tuple[int, dict[str, Any]]:
         data = file.read()
         decode_image(data, 0, f"{where}{file.name}")
         return index, {"id": file.name, "image": data, "label": file.label}
@@ -185,7 +187,7 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def open_split(builder: tfds.core.DatasetBuilder, split: str) -> Source:
+def open_split(builder: tfds.core.DatasetBuilder, split: str) -> RecordSource:
     """Opens a prepared split for random access, images as encoded bytes.
 
     Raises:

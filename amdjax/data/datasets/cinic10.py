@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from amdjax.data.datasets.builder_utils import (
-    File,
+    ImageFile,
     checked_examples,
     find_archive,
     image_info,
@@ -42,7 +42,7 @@ class Cinic10(tfds.core.GeneratorBasedBuilder):
         return checked_examples(_files(path, split), f"{path}: ")
 
 
-def _files(path: Path, split: str) -> Iterator[File]:
+def _files(path: Path, split: str) -> Iterator[ImageFile]:
     found = False
     for name, data in tar_files(path):
         *_, folder, class_name, file = ("", "", *name.removeprefix("./").split("/"))
@@ -54,6 +54,6 @@ def _files(path: Path, split: str) -> Iterator[File]:
             )
         found = True
         label = _CLASSES.index(class_name)
-        yield File(f"{split}/{class_name}/{file}", label, lambda data=data: data)
+        yield ImageFile(f"{split}/{class_name}/{file}", label, lambda data=data: data)
     if not found:
         raise UserError(f"{path} has no {split}/CLASS/*.png")

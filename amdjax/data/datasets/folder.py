@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from amdjax.data.datasets.builder_utils import File, checked_examples, image_info
+from amdjax.data.datasets.builder_utils import ImageFile, checked_examples, image_info
 from amdjax.data.image_io import one_line
 from amdjax.errors import UserError
 
@@ -55,7 +55,8 @@ class Folder(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config
         numbers = {name: number for number, name in enumerate(config.class_names)}
         files = (
-            File(name, numbers[name.split("/")[1]], partial(self._read, name)) for name in names
+            ImageFile(name, numbers[name.split("/")[1]], partial(self._read, name))
+            for name in names
         )
         return checked_examples(files, f"{config.root}/")
 

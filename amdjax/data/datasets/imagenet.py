@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from scipy.io import loadmat
 
 from amdjax.data.datasets.builder_utils import (
-    File,
+    ImageFile,
     checked_examples,
     image_info,
     manual_path,
@@ -60,7 +60,7 @@ class Imagenet(tfds.core.GeneratorBasedBuilder):
         }
 
     def _generate_examples(
-        self, path: Path, files: Iterator[File]
+        self, path: Path, files: Iterator[ImageFile]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         return checked_examples(files, f"{path}: ")
 
@@ -84,7 +84,7 @@ def _read_devkit(path: Path) -> tuple[list[str], list[str], list[int]]:
     return wnids, words, truth
 
 
-def _train_files(path: Path, numbers: dict[str, int]) -> Iterator[File]:
+def _train_files(path: Path, numbers: dict[str, int]) -> Iterator[ImageFile]:
     found = False
     for name, class_archive in tar_files(path):
         wnid = name.rpartition("/")[2].removesuffix(".tar")
@@ -95,20 +95,20 @@ def _train_files(path: Path, numbers: dict[str, int]) -> Iterator[File]:
                 for member in archive:
                     found = True
                     data = archive.extractfile(member).read()
-                    yield File(member.name, numbers[wnid], lambda data=data: data)
+                    yield ImageFile(member.name, numbers[wnid], lambda data=data: data)
         except tarfile.TarError as error:
             raise UserError(f"{path}: {name} is damaged: {one_line(error)}") from error
     if not found:
         raise UserError(f"{path} has no WNID.tar with images")
 
 
-def _val_files(path: Path, labels: list[int]) -> Iterator[File]:
+def _val_files(path: Path, labels: list[int]) -> Iterator[ImageFile]:
     count = 0
     for name, data in tar_files(path):
         number = name.rpartition("_")[2].removesuffix(".JPEG")
         if not number.isdigit() or not 1 <= int(number) <= len(labels):
             raise UserError(f"{path}: {name} is not one of {len(labels)} validation images")
         count += 1
-        yield File(name, labels[int(number) - 1], lambda data=data: data)
+        yield ImageFile(name, labels[int(number) - 1], lambda data=data: data)
     if count != len(labels):
         raise UserError(f"{path} has {count} images, the development kit {len(labels)} labels")

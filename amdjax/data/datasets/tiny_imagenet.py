@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from amdjax.data.datasets.builder_utils import File, checked_examples, find_archive, image_info
+from amdjax.data.datasets.builder_utils import ImageFile, checked_examples, find_archive, image_info
 from amdjax.data.image_io import one_line
 from amdjax.errors import UserError
 
@@ -45,7 +45,7 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
         self, archive: "_Archive", names: Sequence[str], labels: Sequence[int]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         files = (
-            File(name, label, partial(archive.read, name))
+            ImageFile(name, label, partial(archive.read, name))
             for name, label in zip(names, labels, strict=True)
         )
         return checked_examples(files, f"{archive.path}: ")

@@ -50,7 +50,7 @@ class _Column(NamedTuple):
 
 def images_shown(study: ReportData) -> int:
     """Returns how many of the images the figures of maps have room for."""
-    columns = len(style.firsts(study)) * len(_places(study))
+    columns = len(style.firsts(study)) * len(_layers(study))
     return min(len(study.shown), max(1, _TILES // max(1, columns)))
 
 
@@ -68,16 +68,16 @@ def attention_maps(study: ReportData) -> Figure:
     count = images_shown(study)
     paint = mpl.colormaps[_COLORS]
     columns = []
-    for place in _places(study):
+    for layer in _layers(study):
         for network in style.firsts(study):
-            maps = network.maps[place][:count]
+            maps = network.maps[layer][:count]
             tiles = paint(_resize(np.asarray(to_unit(maps))))[..., :3]
             notes = ("",) * count
-            if place in network.similarity:
-                cosines = network.similarity[place][study.shown[:count]]
+            if layer in network.similarity:
+                cosines = network.similarity[layer][study.shown[:count]]
                 notes = tuple(f"{cosine:.2f}" for cosine in cosines)
             columns.append(
-                _Column(_level(place, maps), network.method, tiles, notes, np.zeros(count, bool))
+                _Column(_level(layer, maps), network.method, tiles, notes, np.zeros(count, bool))
             )
     colors = paint(np.linspace(0, 1, 256))[None, :, :3]
     return _sheet(
@@ -98,26 +98,26 @@ def grad_cams(study: ReportData) -> Figure:
     truth = study.labels[study.shown[:count]]
     images = _resize(study.images[:count] / 255.0)
     columns = []
-    for place in _places(study):
+    for layer in _layers(study):
         for network in style.firsts(study):
-            cams = network.cams[place][:count]
+            cams = network.cams[layer][:count]
             heat = np.asarray(to_unit(upsample(cams, (_PIXELS, _PIXELS))))
             tiles = overlay(images, heat)
             predicted = network.logits[study.shown[:count]].argmax(-1)
             notes = tuple(_short(style.class_name(study, label)) for label in predicted)
             columns.append(
-                _Column(_level(place, cams), network.method, tiles, notes, predicted != truth)
+                _Column(_level(layer, cams), network.method, tiles, notes, predicted != truth)
             )
     ground = np.stack([np.zeros((256, 3)), np.ones((256, 3))])  # a black image and a white one
     colors = overlay(ground, np.stack([np.linspace(0, 1, 256)] * 2))
     return _sheet(study, columns, colors, "evidence, each map from its least to its greatest value")
 
 
-def _level(place: str, maps: np.ndarray) -> str:
-    return f"{LEVELS[place]}, {maps.shape[1]}×{maps.shape[2]}"
+def _level(layer: str, maps: np.ndarray) -> str:
+    return f"{LEVELS[layer]}, {maps.shape[1]}×{maps.shape[2]}"
 
 
-def _places(study: ReportData) -> list[str]:
+def _layers(study: ReportData) -> list[str]:
     return list(study.networks[0].maps) if study.networks else []
 
 
@@ -199,8 +199,8 @@ def _line(
     images = _resize(study.images[:count] / 255.0)
     _heading(axes, "image", offsets[0] + 0.5, top)
     for row, name in enumerate(names):
-        place = {"x": _NAMES - 0.1, "y": top + row * pitch + 0.5}
-        axes.text(**place, s=name, ha="right", va="center", fontsize=8, parse_math=False)
+        position = {"x": _NAMES - 0.1, "y": top + row * pitch + 0.5}
+        axes.text(**position, s=name, ha="right", va="center", fontsize=8, parse_math=False)
         _tile(axes, images[row], offsets[0], top + row * pitch)
     edges = offsets[1:]
     for column, left in zip(line, edges, strict=True):
@@ -267,19 +267,19 @@ def distances(study: ReportData, rows: style.Rows) -> Figure:
       deviations.
     """
     compared = {method: row for method, row in rows.items() if row.similarity}
-    places = list(dict.fromkeys(place for row in compared.values() for place in row.similarity))
+    layers = list(dict.fromkeys(layer for row in compared.values() for layer in row.similarity))
     height = 0.85 + style.row_height(0.27) * len(compared)
-    figure, grid = style.level_panels(len(places), 2, height, sharey=True)
-    for (cosine, am), place in zip(grid, places, strict=True):
-        _bars(cosine, study, {m: row.similarity.get(place) for m, row in compared.items()}, 0)
-        cosine.set(title=style.level(place), xlabel="mean cosine")
+    figure, grid = style.level_panels(len(layers), 2, height, sharey=True)
+    for (cosine, am), layer in zip(grid, layers, strict=True):
+        _bars(cosine, study, {m: row.similarity.get(layer) for m, row in compared.items()}, 0)
+        cosine.set(title=style.level(layer), xlabel="mean cosine")
         cosine.set(xlim=(0.0, 1.0), xticks=np.linspace(0.0, 1.0, 5))
-        losses = {method: row.am_distance.get(place) for method, row in compared.items()}
+        losses = {method: row.am_distance.get(layer) for method, row in compared.items()}
         # Levels are orders of magnitude apart.
         largest = max(score.mean for score in losses.values() if score is not None)
         exponent = int(np.floor(np.log10(largest))) if largest > 0 else 0
         _bars(am, study, losses, exponent)
-        am.set(title=style.level(place), xlabel=f"AM loss / $10^{{{exponent}}}$")
+        am.set(title=style.level(layer), xlabel=f"AM loss / $10^{{{exponent}}}$")
     return figure
 
 

@@ -25,12 +25,12 @@ def map_angles(study: ReportData, rows: style.Rows) -> Figure:
       seeds, the mean marked and written down.
     """
     methods, look = style.by_method(study), style.looks(study)
-    places = list(study.networks[0].angles)
+    layers = list(study.networks[0].angles)
     height = 1.0 + style.row_height(0.36) * len(methods)
-    figure, grid = style.level_panels(len(places), 1, height, sharex=True)
-    for (axes,), place in zip(grid, places, strict=True):
+    figure, grid = style.level_panels(len(layers), 1, height, sharex=True)
+    for (axes,), layer in zip(grid, layers, strict=True):
         angles = [
-            np.concatenate([network.angles[place] for network in networks])
+            np.concatenate([network.angles[layer] for network in networks])
             for networks in methods.values()
         ]
         violins = axes.violinplot(
@@ -43,9 +43,9 @@ def map_angles(study: ReportData, rows: style.Rows) -> Figure:
         )
         for row, (method, body) in enumerate(zip(methods, violins["bodies"], strict=True)):
             body.set(facecolor=look[method].color, alpha=0.75, linewidth=0)
-            style.at_right(axes, row, f"{style.as_text(rows[method].angles[place], 1)}°")
+            style.at_right(axes, row, f"{style.as_text(rows[method].angles[layer], 1)}°")
         violins["cmeans"].set(color=style.ink(), linewidth=1.2)
-        axes.set(title=style.level(place), xlabel="angle of positive and negative map (°)")
+        axes.set(title=style.level(layer), xlabel="angle of positive and negative map (°)")
         style.name_rows(axes, list(methods))
         axes.tick_params(labelbottom=True, labelleft=style.is_narrow() or axes is grid[0, 0])
     return figure

@@ -294,7 +294,7 @@ def _sweeps(study: ReportData, rows: style.Rows) -> _Content:
     if not study.sweeps:
         return (), (
             "Nothing was swept. `--config.sweep.key=losses.am.weight "
-            '--config.sweep.values="(1000.0,3000.0,5000.0)"` would show the accuracy over γ, '
+            '--config.sweep.choices="(1000.0,3000.0,5000.0)"` would show the accuracy over γ, '
             "`losses.am.margin` that over m, and `losses.am.terms` that of each term of the AM "
             "loss.",
         )

@@ -267,16 +267,16 @@ def name_rows(axes: Axes, methods: list[str]) -> None:
 
 def at_right(axes: Axes, row: int, text: str) -> None:
     """Writes behind a row of `name_rows`, outside of the axes; above it on a narrow page."""
-    place = {"transform": axes.get_yaxis_transform(), "fontsize": 9}
+    position = {"transform": axes.get_yaxis_transform(), "fontsize": 9}
     if is_narrow():
-        axes.text(1.0, row - 0.37, text, ha="right", va="bottom", **place)
+        axes.text(1.0, row - 0.37, text, ha="right", va="bottom", **position)
     else:
-        axes.text(1.02, row, text, va="center", **place)
+        axes.text(1.02, row, text, va="center", **position)
 
 
-def level(place: str) -> str:
-    """Returns the name of a place whose maps are looked at, "low level (stage1)"."""
-    return f"{LEVELS[place]} level ({place})"
+def level(layer: str) -> str:
+    """Returns the name of a layer whose maps are looked at, "low level (stage1)"."""
+    return f"{LEVELS[layer]} level ({layer})"
 
 
 def short(method: str) -> str:

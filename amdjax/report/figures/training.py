@@ -122,10 +122,10 @@ def _curve(
 
 
 def common_levels(rows: style.Rows) -> list[str]:
-    """Returns the places at which all students that are compared with a teacher are compared."""
+    """Returns the layers at which all students that are compared with a teacher are compared."""
     compared = [row.am_distance for row in rows.values() if row.am_distance]
-    places = dict.fromkeys(place for levels in compared for place in levels)
-    return [place for place in places if all(place in levels for levels in compared)]
+    layers = dict.fromkeys(layer for levels in compared for layer in levels)
+    return [layer for layer in layers if all(layer in levels for levels in compared)]
 
 
 def am_against_accuracy(study: ReportData, rows: style.Rows) -> Figure:
