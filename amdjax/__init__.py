@@ -1,1 +1,62 @@
-"""Angular-margin distillation and angular-margin contrastive learning in JAX."""
+"""Angular-margin distillation and angular-margin contrastive learning in JAX and Flax.
+
+The losses are functions of arrays (`amdjax.losses`), the networks linen modules (`create_model`).
+A whole experiment is `run(config, workdir)`; the parts of it are `plan_runs`, `load_dataset` and
+`build_trainer`, and `load_run` reads a trained network back.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.2.0"
+
+if TYPE_CHECKING:
+    from amdjax import losses, metrics, models
+    from amdjax.data import load_dataset
+    from amdjax.experiment import plan_runs
+    from amdjax.models import create_model, import_torch_state_dict, init_variables
+    from amdjax.training.run import run
+    from amdjax.training.trainer import build_trainer
+    from amdjax.workdir import load_run
+
+# Imported when they are first used: whoever wants a loss does not wait for the data pipeline.
+_MODULES = {
+    "build_trainer": "training.trainer",
+    "create_model": "models",
+    "import_torch_state_dict": "models",
+    "init_variables": "models",
+    "load_dataset": "data",
+    "load_run": "workdir",
+    "plan_runs": "experiment",
+    "run": "training.run",
+}
+_PACKAGES = ("losses", "metrics", "models")
+
+__all__ = [
+    "__version__",
+    "build_trainer",
+    "create_model",
+    "import_torch_state_dict",
+    "init_variables",
+    "load_dataset",
+    "load_run",
+    "losses",
+    "metrics",
+    "models",
+    "plan_runs",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used."""
+    if name in _PACKAGES:
+        return importlib.import_module(f"amdjax.{name}")
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"amdjax.{_MODULES[name]}"), name)
+    raise AttributeError(f"module 'amdjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Returns the public names."""
+    return sorted(__all__)

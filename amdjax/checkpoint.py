@@ -1,6 +1,5 @@
-"""Checkpoints of a phase: the latest and the best, each whole or not there at all."""
+"""Checkpoints of a run: the latest and the best, each complete or absent."""
 
-import errno
 import os
 import time
 from pathlib import Path
@@ -13,35 +12,28 @@ from orbax.checkpoint import checkpoint_managers
 
 from amdjax import distributed
 from amdjax.errors import UserError
+from amdjax.files import disk_error
 
 FOLDER = "checkpoints"
-_DISK_ERRORS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EFBIG,
-)
 _SELECT = "accuracy"  # the evaluation's value by which the best is chosen
 
 
 class Checkpoints:
-    """The checkpoints of one phase, kept by orbax: the newest and the most accurate.
+    """The checkpoints of one run, kept by orbax: the newest and the most accurate.
 
     A step's checkpoint is written beside its final name and renamed when it is complete, so a
     killed run leaves the one before it. Saving waits for the disk: the next step may then reuse
-    the state's memory, and a full disk is reported at once.
+    the state's memory, and a full disk is reported immediately.
     """
 
-    def __init__(self, phase_folder: Path):
-        """Opens, or creates, `phase_folder/checkpoints`.
+    def __init__(self, run_folder: Path):
+        """Opens, or creates, `run_folder/checkpoints`.
 
         Raises:
-          UserError: if the first process's folder is not there for this one.
+          UserError: if this process does not see the folder that the first process created.
         """
         policies = checkpoint_managers
-        self._folder = phase_folder / FOLDER
+        self._folder = run_folder / FOLDER
         self._manager = ocp.CheckpointManager(
             self._folder.absolute(),
             options=ocp.CheckpointManagerOptions(
@@ -87,7 +79,7 @@ class Checkpoints:
                 raise
             raise UserError(
                 f"cannot write the checkpoint of step {step} to {self._folder}: {reason}; what was "
-                "saved before is kept, and the same command goes on from it once there is room"
+                "saved before is kept; free some space and repeat the command to resume"
             ) from error
 
     def evaluations(self) -> dict[int, dict[str, float]]:
@@ -113,11 +105,11 @@ def read_network(folder: Path) -> tuple[int, dict]:
     """Reads a network's variables from a checkpoint, whatever devices it was written on.
 
     Args:
-      folder: a phase's folder, its `checkpoints` folder (the newest is taken), or one step in it.
+      folder: a run's folder, its `checkpoints` folder (the newest is taken), or one step in it.
 
     Returns:
-      (step, {"params": ..., "batch_stats": ...} of NumPy arrays): what is evaluated, so the means
-      over the steps where the checkpoint has them.
+      (step, {"params": ..., "batch_stats": ...} of NumPy arrays): the moving averages where the
+      checkpoint has them, since these are evaluated.
 
     Raises:
       UserError: if there is no checkpoint, or it is damaged.
@@ -132,7 +124,7 @@ def read_network(folder: Path) -> tuple[int, dict]:
         with ocp.StandardCheckpointer() as checkpointer:
             metadata = checkpointer.metadata(state).item_metadata
             if metadata is None:
-                raise FileNotFoundError("what is in it cannot be read")
+                raise FileNotFoundError("its contents cannot be read")
             saved = metadata.tree
             # Arrays of NumPy ask for no device: without them orbax wants those of the writer.
             wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
@@ -146,14 +138,14 @@ def read_network(folder: Path) -> tuple[int, dict]:
 
 
 def wait_for_folder(folder: Path, seconds: float = 45) -> None:
-    """Makes sure that this process sees a folder that the first process has made.
+    """Waits until this process sees a folder that the first process has created.
 
     Args:
-      folder: that was made.
-      seconds: to wait for it; NFS may take half a minute to see what another machine made.
+      folder: that was created.
+      seconds: to wait for it; NFS may take half a minute to show what another machine created.
 
     Raises:
-      UserError: if it is not there; orbax would wait for it without end.
+      UserError: if it does not appear; orbax would wait for it forever.
     """
     deadline = time.monotonic() + seconds
     while not folder.is_dir():
@@ -166,24 +158,13 @@ def wait_for_folder(folder: Path, seconds: float = 45) -> None:
 
 
 def _reserve(folder: Path, size: int) -> None:
-    """Takes room on the disk and gives it back: orbax, left to find the disk full, is not brief."""
-    probe = folder / f".room.{os.getpid()}"
+    """Reserves space on the disk and releases it: orbax reports a full disk with pages of text."""
+    probe = folder / f".reserve.{os.getpid()}"
     try:
         with probe.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, size)
     finally:
         probe.unlink(missing_ok=True)
-
-
-def disk_error(error: BaseException) -> str | None:
-    """Returns the system's words if an error says that the disk is full or not ours; else None."""
-    while error is not None:
-        for code in _DISK_ERRORS:
-            words = os.strerror(code)
-            if words in str(error) or (isinstance(error, OSError) and error.errno == code):
-                return words
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _accuracy(evaluation: dict[str, float]) -> float:

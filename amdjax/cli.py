@@ -1,39 +1,90 @@
-"""How every command of the library runs: what the user can mend becomes one line."""
+"""Command lines: parsing of flags, errors as one line with exit code 2, the list of what exists."""
 
+import ast
+import itertools
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
-from absl import app, logging
+import flax.traverse_util
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags.config_flags import UnsupportedOperationError
 
-from amdjax import distributed
-from amdjax.checkpoint import disk_error
-from amdjax.config import parse_flags
-from amdjax.cpu.malloc import keep_freed_memory
-from amdjax.errors import UserError
+from amdjax import cpu, distributed
+from amdjax.configs import default
+from amdjax.data.mixing import MIXES
+from amdjax.data.registry import DATASETS
+from amdjax.errors import UserError, unknown_name
+from amdjax.files import disk_error
+from amdjax.losses import LOSSES
+from amdjax.losses.registry import SCHEDULE
+from amdjax.methods import METHODS
+from amdjax.models import MODELS
+from amdjax.recipes import find_recipe
+
+_CONFIG_FLAGS = ("--config", "-config")
+
+
+class _ListParser(flags.ArgumentParser):
+    """Parser of lists: `kd,amd_gl`, `0,1,2`, `(1.1,1.35)`; the last of several flags counts."""
+
+    syntactic_help = "items separated by commas, or a Python tuple"
+
+    def parse(self, argument: Any) -> tuple:
+        """Returns the items as a tuple; numbers and nested tuples become Python values.
+
+        Raises:
+          ValueError: on a bracket that is not closed, and the like.
+        """
+        if not isinstance(argument, str):
+            return tuple(argument)
+        text = argument.strip()
+        if text.startswith(("(", "[")):
+            value = _literal(text)
+            if isinstance(value, str):
+                raise ValueError(f"{argument!r} is not a Python tuple")
+            return tuple(value)
+        return tuple(_literal(item.strip()) for item in text.split(",") if item.strip())
+
+    def flag_type(self) -> str:
+        """Returns the word that absl's help shows."""
+        return "list"
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+
+
+# Every setting whose default is a tuple is parsed with it.
+config_flags.register_flag_parser_for_type(tuple, _ListParser())
 
 
 def run_command(main: Callable[[list[str]], None]) -> None:
-    """Runs `main` with the command line that flags have left; ends with one line and exit code 2.
+    """Runs `main` with the arguments that are not flags; a user's error ends with exit code 2.
 
     Args:
-      main: takes the command line, the program's name first, when all flags are parsed.
+      main: takes the arguments, the program's name first, after all flags are parsed.
     """
-
-    def quiet_main(arguments: list[str]) -> None:
-        logging.set_verbosity(logging.FATAL)  # orbax logs what it then raises, tracebacks and all
-        main(arguments)
-
-    keep_freed_memory()
+    cpu.tune_malloc()  # before JAX starts its backends
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # for names of files that are no text
+        stream.reconfigure(errors="backslashreplace")  # for file names that are not UTF-8
+    # --help shows the flags of the main module, which is not that of `main` in a console script.
+    for flag in flags.FLAGS.get_key_flags_for_module(main.__module__):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     try:
-        app.run(quiet_main, flags_parser=parse_flags)
+        app.run(main, flags_parser=parse_flags)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         distributed.exit_process(130)
-    except BrokenPipeError:  # whoever read what is printed has seen enough
+    except BrokenPipeError:  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         distributed.exit_process(1)
     except Exception as error:
@@ -41,11 +92,11 @@ def run_command(main: Callable[[list[str]], None]) -> None:
         if isinstance(error, UserError):
             message = str(error)
         elif isinstance(error, OSError) and disk_error(error):
-            message = f"{error}; make room there or choose another folder"
+            message = f"{error}; free some space there or choose another folder"
         elif distributed.is_peer_failure(error):
             message = (
-                "another process of this job ended or cannot be reached; start all of them again: "
-                f"they go on from the last checkpoint ({str(error).splitlines()[0]})"
+                "another process of this job ended or cannot be reached; start all of them again "
+                f"to resume from the last checkpoint ({str(error).splitlines()[0]})"
             )
             code = 1  # starting again helps
         else:
@@ -53,3 +104,141 @@ def run_command(main: Callable[[list[str]], None]) -> None:
             distributed.exit_process(1)
         print(f"error: {message}", file=sys.stderr)
         distributed.exit_process(code)
+
+
+def parse_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Parses the command line, for `absl.app.run`.
+
+    Args:
+      argv: the command line, the program's name first.
+      values: the flags that are defined.
+
+    Returns:
+      The arguments that are not flags.
+
+    Raises:
+      UserError: on anything that is wrong in it or in the config file.
+    """
+    logging.set_verbosity(logging.ERROR)
+    words = list(argv)
+    file = None
+    for i, (word, following) in enumerate(itertools.zip_longest(words, words[1:], fillvalue="")):
+        if match := re.fullmatch(r"(--?config=)(.*)", word):
+            prefix, value, position = match[1], match[2], i
+        elif word in _CONFIG_FLAGS:
+            prefix, value, position = "", following, min(i + 1, len(words) - 1)
+        else:
+            continue
+        value = find_recipe(value)
+        file = value.split(":")[0]
+        if not Path(file).is_file():
+            raise UserError(f"--config: {file or 'the name of a recipe'} is not there")
+        words[position] = prefix + value
+    try:
+        arguments = values(words)
+    except Exception as error:
+        raise _config_file_error(error, file) or _flag_error(error, words) from error
+    if file is not None:
+        _check_config(values["config"].value, file)
+    return arguments
+
+
+def _check_config(config: Any, file: str) -> None:
+    """Raises UserError if a config file returns something else than a complete config."""
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"--config: get_config of {file} returns a {type(config).__name__}, not a "
+            "ml_collections.ConfigDict; start from amdjax.configs.default.get_config()"
+        )
+    missing = sorted(_settings(default.get_config()).keys() - _settings(config).keys())
+    if missing:
+        raise UserError(
+            f"--config: {file} lacks {len(missing)} settings, such as {', '.join(missing[:3])}; "
+            "start from amdjax.configs.default.get_config()"
+        )
+
+
+def _chain(error: BaseException | None) -> Iterable[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _config_file_error(error: Exception, file: str | None) -> UserError | None:
+    """Returns what is wrong in the config file, if the error comes from there."""
+    for cause in reversed(list(_chain(error))):
+        if isinstance(cause, UserError):
+            return cause
+        if file is None:
+            continue
+        if isinstance(cause, SyntaxError) and cause.filename == file:
+            return UserError(f"--config: {file}, line {cause.lineno}: {cause.msg}")
+        frames = traceback.extract_tb(cause.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == file]
+        if lines:
+            return UserError(f"--config: {file}, line {lines[-1]}: {type(cause).__name__}: {cause}")
+    return None
+
+
+def _flag_error(error: Exception, words: Sequence[str]) -> Exception:
+    """Returns the error for a wrong flag; other errors are returned as they are."""
+    message = _one_line(error)
+    if isinstance(error, AttributeError) and "get_config" in message:
+        return UserError("--config: the file has no function get_config")
+    if isinstance(error, AttributeError | KeyError):
+        known = _settings(default.get_config())
+        groups = {key.rsplit(".", depth)[0] for key in known for depth in range(key.count(".") + 1)}
+        for word in words:
+            match = re.match(r"--?config\.([^=]+)", word)
+            if match and match[1] not in groups:
+                return unknown_name("config key", match[1], known)
+    wrong = (
+        flags.Error,
+        UnsupportedOperationError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    )
+    return UserError(f"command line: {message}") if isinstance(error, wrong) else error
+
+
+def _settings(config: ConfigDict) -> dict[str, Any]:
+    return flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error.args[0] if error.args else error).split())
+
+
+def list_registries() -> str:
+    """Returns methods, losses, networks, data sets and mixes, a line for each entry."""
+    parts = (
+        ("methods (config.methods; + joins several)", _summaries(METHODS)),
+        ("losses (config.losses.NAME.SETTING)", _losses()),
+        ("networks (config.teacher.name, config.student.name)", _summaries(MODELS)),
+        ("data sets (config.data.name)", _summaries(DATASETS)),
+        ("mixes (config.mix.name)", MIXES.items()),
+    )
+    return "\n\n".join(f"{title}\n{_lines(entries)}" for title, entries in parts)
+
+
+def _losses() -> Iterable[tuple[str, str]]:
+    """Yields each loss with its summary and its settings, but for the schedule of the weight."""
+    for name, spec in LOSSES.items():
+        settings = spec.defaults()
+        weight = settings.pop("weight")
+        for key in SCHEDULE:
+            settings.pop(key)
+        text = ", ".join(f"{key}={value}" for key, value in {"weight": weight, **settings}.items())
+        yield name, f"{spec.summary}: {text}"
+
+
+def _summaries(registry: dict) -> Iterable[tuple[str, str]]:
+    return ((name, entry.summary) for name, entry in registry.items())
+
+
+def _lines(entries: Iterable[tuple[str, str]]) -> str:
+    entries = list(entries)
+    width = max(len(name) for name, _ in entries)
+    return "\n".join(f"  {name.ljust(width)}  {text}" for name, text in entries)

@@ -1,4 +1,4 @@
-"""Devices and processes: the only file that knows how many there are.
+"""Devices and processes: the only module that knows how many there are.
 
 A step is written for one device's shard of the batch with a named axis, `BATCH_AXIS`; `shard_step`
 maps it over all devices of all processes.
@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -25,27 +26,27 @@ from amdjax.errors import UserError
 
 BATCH_AXIS = "batch"
 # On CPU: convolutions of oneDNN (JAX 0.10 has none), and none of YNNPACK, whose gradients of
-# kernels take 2 to 5 times as long as Eigen's. LLVM's level 2 in place of 3 compiles twice as fast,
-# and what it compiles is not slower.
+# kernels take 2 to 5 times as long as Eigen's. LLVM's level 2 compiles twice as fast as 3, and the
+# programs are not slower.
 _CPU_OPTIONS = {
     "xla_cpu_experimental_onednn_custom_call": True,
     "xla_cpu_experimental_ynn_fusion_type": "",
     "xla_backend_optimization_level": 2,
 }
-_HEARTBEAT_SECONDS = 30  # after which a process that says nothing is taken for dead
-_LAST_WORDS_SECONDS = 5
-# What gloo, NCCL and JAX's coordination service call it when another process is gone.
-_LOST = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "Gloo", "NCCL", "coordination service")
+_HEARTBEAT_SECONDS = 30  # without a heartbeat, after which a process counts as dead
+_EXIT_DELAY_SECONDS = 5
+# What Gloo, NCCL and JAX's coordination service write when another process has ended.
+_PEER_FAILURES = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "Gloo", "NCCL", "coordination service")
 
 
 def initialize() -> None:
-    """Joins the other processes, where the environment says that there are any.
+    """Connects to the other processes, where the environment says that there are any.
 
     Read are JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID, else Slurm's, Open
-    MPI's and those of a TPU slice on Kubernetes. Without them this is a run of one process.
+    MPI's and those of a TPU slice on Kubernetes. Without them there is one process.
 
     Raises:
-      UserError: if the three variables are incomplete or no numbers.
+      UserError: if a number of processes, or the id of this one, is not a number.
     """
     environment = os.environ
     if "JAX_COORDINATOR_ADDRESS" in environment and "JAX_PROCESS_ID" in environment:
@@ -55,38 +56,50 @@ def initialize() -> None:
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         )
     elif (
-        ("SLURM_STEP_ID" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1)
-        or int(environment.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
+        # Tasks of the step, not of the job: an interactive shell in a job is a step of one task.
+        _number("SLURM_STEP_NUM_TASKS", default="1") > 1
+        or _number("OMPI_COMM_WORLD_SIZE", default="1") > 1
         or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
     ):
         jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
     if process_count() > 1:
         _warm_up_collectives()
-        # Where the coordinator dies, a thread of JAX's says so and aborts; what Python was doing
-        # meanwhile would bury its words.
+        # Where the coordinator dies, a thread of JAX's reports it and aborts; tracebacks of all
+        # Python threads would bury the report.
         faulthandler.disable()
 
 
-def _number(name: str) -> int:
-    value = os.environ.get(name, "")
+def _number(name: str, default: str = "") -> int:
+    value = os.environ.get(name, default)
     if not value.isdigit():
-        raise UserError(f"{name}={value!r} must be a number where JAX_COORDINATOR_ADDRESS is set")
+        raise UserError(f"the environment variable {name}={value!r} must be a number")
     return int(value)
 
 
 def _warm_up_collectives() -> None:
-    """Connects all processes while they are together.
+    """Runs a first collective of every group of devices, while all processes are at this point.
 
     Gloo connects a group of CPU devices at its first collective and gives the last process 30
-    seconds to come, which is too short once each is at work of its own, such as preparing data.
+    seconds to arrive, which is too short once the processes prepare data at different speeds.
     """
     multihost_utils.sync_global_devices("start")  # the group of the processes' first devices
     ones = shard(np.ones(jax.local_device_count()), make_mesh())
     jax.block_until_ready(jax.jit(jnp.sum)(ones))  # the group of all devices
 
 
+def enable_compilation_cache() -> None:
+    """Keeps compiled programs on disk, on accelerators, in $JAX_COMPILATION_CACHE_DIR or ~/.cache.
+
+    On CPU they are not kept: programs with oneDNN's custom calls cannot be serialised.
+    """
+    config: Any = jax.config  # its settings are unknown to type checkers
+    if on_accelerator() and not config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        config.update("jax_compilation_cache_dir", str(cache / "amdjax" / "xla"))
+
+
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Lays all devices (or those given) on one axis, `BATCH_AXIS`."""
+    """Returns a mesh of all devices (or those given) along one axis, `BATCH_AXIS`."""
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh(
         (len(devices),), (BATCH_AXIS,), axis_types=(AxisType.Auto,), devices=devices
@@ -195,7 +208,7 @@ def example_keys(key: jax.Array, count: int) -> jax.Array:
 
 
 def shard_key(key: jax.Array) -> jax.Array:
-    """Inside a mapped step: a random key of this device's own."""
+    """Inside a mapped step: a random key that differs from device to device."""
     return jax.random.fold_in(key, jax.lax.axis_index(BATCH_AXIS))
 
 
@@ -205,7 +218,7 @@ def shard(batch: Any, mesh: Mesh, batch_axis: int = 0) -> Any:
     Args:
       batch: arrays, each with this process's rows along `batch_axis`.
       mesh: from `make_mesh`.
-      batch_axis: 0, or 1 where batches lie behind one another along axis 0.
+      batch_axis: 0, or 1 where batches are stacked along axis 0.
 
     Returns:
       The global arrays.
@@ -224,10 +237,10 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 
 def block_on_cpu(tree: Any) -> None:
-    """Waits for a step's results on CPU.
+    """Waits for the results of a step on CPU.
 
     Steps with collectives that are dispatched without waiting can dead-lock on more virtual CPU
-    devices than cores; on other platforms the next step is dispatched at once.
+    devices than cores; on other platforms the next step is dispatched immediately.
     """
     if not on_accelerator():
         jax.block_until_ready(tree)
@@ -238,32 +251,32 @@ def is_peer_failure(error: BaseException) -> bool:
     return (
         isinstance(error, jax.errors.JaxRuntimeError)
         and jax.distributed.is_initialized()
-        and any(word in str(error) for word in _LOST)
+        and any(word in str(error) for word in _PEER_FAILURES)
     )
 
 
 def exit_process(code: int) -> NoReturn:
     """Ends this process after an error, without waiting for the others.
 
-    They get an error of their own from the next collective. The first process is JAX's
-    coordinator, whose end aborts the others, so it first gives them the time to say what they met.
+    They get an error from their next collective. The first process is JAX's coordinator, whose end
+    aborts the others, so it first gives them time to print their errors.
     """
     if not jax.distributed.is_initialized():
         sys.exit(code)
     if is_primary():
-        time.sleep(_LAST_WORDS_SECONDS)
+        time.sleep(_EXIT_DELAY_SECONDS)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # sys.exit would wait minutes for the others in JAX's own clean-up
 
 
 def on_accelerator() -> bool:
-    """Returns whether the devices are no CPUs."""
+    """Returns whether the devices are not CPUs."""
     return jax.default_backend() != "cpu"
 
 
 def process_index() -> int:
-    """Returns this process's number."""
+    """Returns the number of this process."""
     return jax.process_index()
 
 
@@ -278,16 +291,16 @@ def process_count() -> int:
 
 
 class Preemption:
-    """Asks, between two steps, whether the run was told to stop (SIGTERM or Ctrl-C).
+    """Requests to stop: SIGTERM or Ctrl-C, which the train loop polls between two steps.
 
-    A context manager: inside it SIGTERM and the first SIGINT are noted and nothing else happens.
-    With several processes JAX's preemption service takes SIGTERM and makes all processes stop
-    behind the same step.
+    A context manager: inside it SIGTERM and the first SIGINT are recorded and have no other effect.
+    With several processes JAX's preemption service handles SIGTERM and makes all processes stop
+    after the same step.
     """
 
     def __enter__(self) -> "Preemption":
         """Installs the handlers."""
-        self._asked = False
+        self._stop = False
         self._calls = 0
         self._previous = {}
         numbers = [signal.SIGINT] if process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
@@ -301,21 +314,21 @@ class Preemption:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Puts the previous handlers back."""
+        """Restores the previous handlers."""
         self._restore()
 
-    def reached(self) -> bool:
+    def requested(self) -> bool:
         """Returns whether to save and stop now; to be called by all processes equally often."""
         if process_count() > 1:
             # JAX stops at the call whose number is one above the last that any process has made:
-            # numbers that start elsewhere or leave some out, as steps do, can miss it.
+            # with numbers that do not start at 1 or have gaps, as steps do, it can be missed.
             self._calls += 1
             return multihost_utils.reached_preemption_sync_point(self._calls)
-        return self._asked
+        return self._stop
 
     def _note(self, number: int, frame: Any) -> None:
-        self._asked = True
-        self._restore()  # a second signal ends the process at once
+        self._stop = True
+        self._restore()  # a second signal ends the process immediately
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -1,11 +1,11 @@
-"""The one exception that means: the user can put this right."""
+"""`UserError`, the exception for mistakes that the user can correct."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in the input or in the machine's state that the user can mend.
+    """A mistake in the input or in the machine's state that the user can correct.
 
     The message says what was wrong, with what value, and what to do. `amdjax.main` prints it
     as one line and exits with code 2; it never shows a traceback for it.
@@ -17,11 +17,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
 
     Args:
       kind: what the name stands for, in the singular: "loss", "model", "method".
-      name: what the user wrote.
-      known: every name that would have been right.
+      name: the unknown name.
+      known: all valid names.
 
     Returns:
-      A `UserError` that gives the near names where there are any, and else all of them.
+      A `UserError` with the most similar names, or with all of them if none is similar.
     """
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

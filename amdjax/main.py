@@ -1,40 +1,51 @@
-"""The main job: `python -m amdjax.main --config=configs/NAME.py --workdir=DIR`."""
+"""The main command: `python -m amdjax.main --config=configs/NAME.py --workdir=DIR`."""
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
 from amdjax import distributed
-from amdjax.cli import run_command
+from amdjax.cli import list_registries, run_command
 from amdjax.errors import UserError
-from amdjax.listing import listing
+from amdjax.files import local_path
 from amdjax.training.run import run
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, or your own.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Name of a recipe, such as cifar10.py:b, or a file of your own."
+)
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of checkpoints, metrics and results; default: runs/CONFIG (-SETUP)."
 )
 _STOP_CODE = flags.DEFINE_integer(
-    "stop_code", 0, "Exit code of a run that SIGTERM or Ctrl-C stopped, for what starts it again."
+    "stop_code", 0, "Exit code after SIGTERM or Ctrl-C, for a scheduler that starts the run again."
 )
-_LIST = flags.DEFINE_bool("list", False, "Print methods, losses, models and data sets, and stop.")
+_LIST = flags.DEFINE_bool("list", False, "Print methods, losses, networks and data sets, and exit.")
 
 
 def main(_: list[str]) -> None:
     """Runs the config and leaves everything in the workdir; or lists what there is."""
     if _LIST.value:
-        print(listing())
+        print(list_registries())
         return
     if _CONFIG.value is None:
-        raise UserError("--config=configs/NAME.py is missing (or --list, to see what there is)")
+        raise UserError("--config=NAME.py is missing (--list shows what there is)")
     distributed.initialize()
-    file, _, setup = flags.FLAGS["config"].config_filename.partition(":")
+    distributed.enable_compilation_cache()
+    config_flag: Any = flags.FLAGS["config"]
+    file, _, setup = config_flag.config_filename.partition(":")
     name = f"{Path(file).stem}-{setup}" if setup else Path(file).stem
-    if not run(_CONFIG.value, Path(_WORKDIR.value or f"runs/{name}")):
+    workdir = local_path(_WORKDIR.value or f"runs/{name}", "--workdir")
+    if not run(_CONFIG.value, workdir):
         sys.exit(_STOP_CODE.value)
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Runs the command, for the console script `amdjax`."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,4 +1,4 @@
-"""What each method switches on."""
+"""Method registry: the losses of each method."""
 
 from typing import Any, NamedTuple
 
@@ -8,12 +8,12 @@ from amdjax.errors import unknown_name
 
 
 class Method(NamedTuple):
-    """A method: the losses that it adds up, and what it changes in their settings.
+    """The losses that a method adds up, with its changes to their settings.
 
     Attributes:
-      losses: name of the loss -> settings that take the place of those in `config.losses`.
-      summary: one line for people.
-      early_teacher: whether it learns from the teacher that is stopped early.
+      losses: name of the loss -> settings that override those in `config.losses`.
+      summary: description in one line, for `--list`.
+      early_teacher: whether the student learns from the early-stopped teacher.
     """
 
     losses: dict[str, dict[str, Any]]
@@ -21,24 +21,26 @@ class Method(NamedTuple):
     early_teacher: bool = False
 
 
-_ALONE = {"weight": 1.0}
+_UNIT = {"weight": 1.0}
 _GLOBAL = {"global_weight": 1.0}
 _MASKED = {"mask_threshold": 0.5}
 
 
 def _supervised(loss: str, summary: str) -> Method:
-    return Method({loss: {}}, f"{summary}, in place of cross-entropy, no teacher")
+    return Method({loss: {}}, f"{summary} instead of cross-entropy, no teacher")
 
 
 def _with_ce(loss: str, summary: str) -> Method:
-    return Method({"ce": _ALONE, loss: {}}, summary)
+    return Method({"ce": _UNIT, loss: {}}, summary)
 
 
 METHODS: dict[str, Method] = {
-    "scratch": Method({"ce": _ALONE}, "cross-entropy alone, no teacher"),
+    "scratch": Method({"ce": _UNIT}, "cross-entropy only, no teacher"),
     "kd": Method({"ce": {}, "kd": {}}, "knowledge distillation"),
     "eskd": Method(
-        {"ce": {}, "eskd": {}}, "KD that ends early, of a teacher that was stopped early", True
+        {"ce": {}, "kd": {"end_fraction": 0.25}},
+        "early-stopped KD from an early-stopped teacher",
+        early_teacher=True,
     ),
     "kd_ls": Method(
         {
@@ -48,8 +50,20 @@ METHODS: dict[str, Method] = {
         "KD with logit standardisation",
     ),
     "dkd": _with_ce("dkd", "decoupled knowledge distillation"),
+    "dkd_ls": Method(
+        {
+            "ce": _UNIT,
+            "dkd": {"weight": 9.0, "temperature": 2.0, "standardize": True},
+        },
+        "decoupled KD with logit standardisation",
+    ),
     "dist": _with_ce("dist", "DIST: correlation with the teacher's probabilities"),
-    "fitnet": _with_ce("fitnet", "FitNet's hint, trained along with cross-entropy"),
+    "ttm": _with_ce("ttm", "transformed teacher matching"),
+    "wttm": _with_ce("wttm", "weighted transformed teacher matching"),
+    "nkd": _with_ce("nkd", "normalized knowledge distillation"),
+    "rld": _with_ce("rld", "refined logit distillation"),
+    "wkd_l": _with_ce("wkd_l", "WKD-L: Wasserstein distance of the probabilities"),
+    "fitnet": _with_ce("fitnet", "FitNet hint, trained jointly with cross-entropy"),
     "at": _with_ce("at", "attention transfer"),
     "sp": _with_ce("sp", "similarity preserving"),
     "rkd": _with_ce("rkd", "relational knowledge distillation"),
@@ -57,22 +71,27 @@ METHODS: dict[str, Method] = {
     "pkt": _with_ce("pkt", "probabilistic knowledge transfer"),
     "cc": _with_ce("cc", "correlation congruence"),
     "nst": _with_ce("nst", "neuron selectivity transfer"),
-    "ft": _with_ce("ft", "factor transfer's distance"),
+    "ft": _with_ce("ft", "factor transfer, distance of the factors"),
+    "ft_factor": _with_ce("ft_factor", "factor transfer with paraphraser and translator"),
+    "fsp": _with_ce("fsp", "flow of solution procedure, trained jointly with cross-entropy"),
+    "ab": _with_ce("ab", "activation boundaries, trained jointly with cross-entropy"),
+    "reviewkd": _with_ce("reviewkd", "knowledge review"),
+    "wkd_f": _with_ce("wkd_f", "WKD-F: Wasserstein distance of the channels' distributions"),
     "afd": Method(
-        {"ce": _ALONE, "kd": {"weight": 0.9, "temperature": 4.0}, "afd": {}},
+        {"ce": _UNIT, "kd": {"weight": 0.9, "temperature": 4.0}, "afd": {}},
         "attention-based feature matching, with KD",
     ),
-    "afds": _with_ce("afds", "attentive feature distillation and selection, distillation half"),
+    "afds": _with_ce("afds", "attentive feature distillation, without the selection"),
     "amd_g": Method({"ce": {}, "kd": {}, "am": _GLOBAL}, "AMD with the global AM loss"),
-    "amd_gl": Method({"ce": {}, "kd": {}, "am": {}}, "AMD with global and local AM loss"),
+    "amd_gl": Method({"ce": {}, "kd": {}, "am": {}}, "AMD with the global and local AM loss"),
     "amd_gm": Method(
         {"ce": {}, "kd": {}, "am": {**_GLOBAL, **_MASKED}}, "AMD(g) with masked features"
     ),
     "amd_glm": Method({"ce": {}, "kd": {}, "am": _MASKED}, "AMD(g+l) with masked features"),
-    "contrastive": _with_ce("contrastive", "Euclidean contrastive, no teacher"),
-    "amc": _with_ce("amc", "angular-margin contrastive, no teacher"),
+    "contrastive": _with_ce("contrastive", "Euclidean contrastive loss, no teacher"),
+    "amc": _with_ce("amc", "angular-margin contrastive loss, no teacher"),
     "center": _with_ce("center", "center loss, no teacher"),
-    "a_softmax": _supervised("a_softmax", "SphereFace's angular softmax"),
+    "a_softmax": _supervised("a_softmax", "SphereFace: angular softmax"),
     "cosface": _supervised("cosface", "CosFace"),
     "arcface": _supervised("arcface", "ArcFace"),
     "spherical_softmax": _supervised("spherical_softmax", "spherical softmax"),
@@ -80,8 +99,13 @@ METHODS: dict[str, Method] = {
 }
 
 
+def canonical_name(name: str) -> str:
+    """Returns the name of a method as the registry has it: "KD + at" is "kd+at"."""
+    return "+".join(part.strip().lower() for part in name.split("+"))
+
+
 def needs_early_teacher(name: str) -> bool:
-    """Returns whether any part of a method learns from the teacher that is stopped early."""
+    """Returns whether any part of a method learns from the early-stopped teacher."""
     return any(METHODS[part].early_teacher for part in name.split("+"))
 
 
@@ -89,8 +113,8 @@ def method_losses(name: str, losses: ml_collections.ConfigDict) -> dict[str, dic
     """Returns the losses of a method with all their settings.
 
     Args:
-      name: a key of `METHODS`, or several joined by "+": the sum of their losses, a loss that
-        two of them name being taken from the first.
+      name: a key of `METHODS`, or several joined by "+" for the sum of their losses. A loss that
+        several of them name has the settings of the first.
       losses: `config.losses`.
 
     Returns:

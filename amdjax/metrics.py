@@ -4,7 +4,8 @@ Each quantity is a `clu` metric, which adds up over batches and devices; the fun
 arrays are the same metrics on one batch.
 """
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import clu.metrics
@@ -92,7 +93,7 @@ class EvalMetrics(clu.metrics.Collection):
 
 
 def top_k_accuracy(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
-    """Returns the share of examples whose label is among the k largest logits.
+    """Returns the fraction of examples whose label is among the k largest logits.
 
     Args:
       logits: float [N,C].
@@ -147,3 +148,14 @@ def v_measure(labels: np.ndarray, predictions: np.ndarray) -> tuple[float, float
       (homogeneity, completeness, V), each in [0, 1]; V is the harmonic mean of the other two.
     """
     return homogeneity_completeness_v_measure(np.asarray(labels), np.asarray(predictions))
+
+
+def format_stat(values: Sequence[float], digits: int) -> str:
+    """Returns "mean ± standard deviation" (n - 1) of some values, or a single value alone.
+
+    Args:
+      values: at least one.
+      digits: after the decimal point.
+    """
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"

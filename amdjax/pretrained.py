@@ -1,4 +1,4 @@
-"""A teacher that was trained before: from one of our runs, or from PyTorch."""
+"""Weights of a teacher that was trained before: in a run of amdjax, or in PyTorch."""
 
 import pickle
 import zipfile
@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import flax.traverse_util
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from amdjax.checkpoint import read_network
 from amdjax.errors import UserError
-from amdjax.models import create_model, import_torch_state_dict
+from amdjax.files import local_path
+from amdjax.models import (
+    check_shapes,
+    create_model,
+    import_torch_state_dict,
+    variable_shapes,
+)
 
 # Where training scripts put the state dict inside a .pth file.
 _NESTED = ("state_dict", "model_state_dict", "model", "net")
@@ -23,7 +27,7 @@ def load_teacher(path: str, name: str, num_classes: int) -> dict:
     """Reads a teacher's variables.
 
     Args:
-      path: `config.teacher.checkpoint`: a phase's folder, its `checkpoints` folder or one step in
+      path: `config.teacher.checkpoint`: a run's folder, its `checkpoints` folder or one step in
         it (the newest is taken), or PyTorch weights as `.npz`, `.safetensors`, `.pth` or `.pt`.
       name: the model that the weights belong to.
       num_classes: that the teacher must have.
@@ -34,7 +38,7 @@ def load_teacher(path: str, name: str, num_classes: int) -> dict:
     Raises:
       UserError: if the file is missing, damaged, of another model, or of other classes.
     """
-    file = Path(path).expanduser()
+    file = local_path(path, "config.teacher.checkpoint")
     if not file.exists():
         raise UserError(f"config.teacher.checkpoint: {path} does not exist")
     if file.is_dir():
@@ -54,7 +58,7 @@ def _read_file(file: Path) -> Mapping[str, Any]:
     }
     if file.suffix not in readers:
         raise UserError(
-            f"the teacher {file} is of an unknown kind: it must be a checkpoint folder or end in "
+            f"the teacher {file} has an unknown format: it must be a checkpoint folder or end in "
             f"{', '.join(readers)}"
         )
     try:
@@ -112,24 +116,20 @@ def check_variables(variables: dict, name: str, num_classes: int, source: Path) 
     Raises:
       UserError: naming the first variable that does not fit, or the number of classes.
     """
-    given = flax.traverse_util.flatten_dict(variables)
-    classes = variables.get("params", {}).get("fc", {}).get("bias", np.zeros(num_classes)).shape[0]
-    if classes != num_classes:
+    classes = count_classes(variables)
+    if classes not in (None, num_classes):
         raise UserError(
-            f"{source} has {classes} classes, the data set {num_classes}: take a network that was "
-            "trained on these classes"
+            f"{source} has {classes} classes, the data set {num_classes}: choose a network that "
+            "was trained on these classes"
         )
-    model = create_model(name, classes)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    expected = flax.traverse_util.flatten_dict(shapes)
-    for path, leaf in expected.items():
-        key = "/".join(path)
-        if path not in given:
-            raise UserError(f"{source} is no {name}: {key!r} is missing")
-        if given[path].shape != leaf.shape:
-            raise UserError(
-                f"{source} is no {name}: {key!r} has the shape {given[path].shape}, "
-                f"expected {leaf.shape}"
-            )
-    if left := sorted("/".join(path) for path in set(given) - set(expected)):
-        raise UserError(f"{source} is no {name}: {left[0]!r} is too much")
+    check_shapes(
+        flax.traverse_util.flatten_dict(variables, sep="/"),
+        variable_shapes(create_model(name, num_classes)),
+        f"{source} does not match {name}",
+    )
+
+
+def count_classes(variables: dict) -> int | None:
+    """Returns the number of classes of a network; None if it has no classifier."""
+    bias = variables.get("params", {}).get("fc", {}).get("bias")
+    return None if bias is None else bias.shape[0]

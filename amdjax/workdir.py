@@ -1,92 +1,247 @@
-"""The trained networks of a workdir, read back for evaluation."""
+"""The files of a workdir: what a run writes down, what it may resume, and its trained networks."""
 
 import dataclasses
-import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
+import flax.traverse_util
 import jax
 import ml_collections
+import numpy as np
 
-from amdjax import distributed
 from amdjax.checkpoint import FOLDER, read_network
-from amdjax.config import (
+from amdjax.config import compute_dtype
+from amdjax.configs import default
+from amdjax.data.fingerprint import Fingerprint, check_classes, check_images
+from amdjax.errors import UserError
+from amdjax.experiment import (
     EARLY_TEACHER,
-    RUN_FILE,
-    SWEPT,
     TEACHER,
     TEACHERS,
-    compute_dtype,
+    RunSpec,
+    label_of,
     plan_runs,
     total_steps,
 )
-from amdjax.data.augment import normalize
-from amdjax.errors import UserError
-from amdjax.losses import LOSSES, build_objective
-from amdjax.models import Outputs, create_model
-from amdjax.pretrained import check_variables, load_teacher
+from amdjax.files import write_atomically
+from amdjax.models import create_model
+from amdjax.predictor import Predictor, create_predictor, forward
+from amdjax.pretrained import check_variables, count_classes, load_teacher
+
+RUN_FILE = "run.json"
+_OLD_RUN_FILE = "recipe.json"  # of version 0.1
+_CONFIG_FILE = "config.json"
+# Settings that may change when a run is resumed, since no number of its training depends on them.
+_FREE_SETTINGS = (
+    "methods",
+    "seeds",
+    "seeds_at_once",
+    "sweep",
+    "max_steps",
+    "log_every_steps",
+    "checkpoint_every_steps",
+    "profile",
+    "data.data_dir",
+    "data.folder",  # the fingerprint of the data is compared instead
+    "data.accept_changes",
+    "data.memory_gib",
+    "data.device_gib",
+    "teacher.cached",
+)
+# Settings of the whole experiment in whose place `RunSpec` has what holds for one run.
+_PLANNED_SETTINGS = ("seed", "losses", "student", "teacher", "mix")
 
 
-@dataclasses.dataclass(frozen=True)
-class Predictor:
-    """What networks of one architecture have in common: all but their variables.
+def check_resumable(config: ml_collections.ConfigDict, spec: RunSpec, folder: Path) -> None:
+    """Makes sure that a run's folder holds nothing that was trained with a different config.
 
-    Networks of equal kind are equal and hash alike, so that a function with a static argument of
-    this type is compiled once for all of them.
+    Compared are all settings but those of `_FREE_SETTINGS`: where data and logs lie, and how far
+    to train for now, may change.
 
-    Attributes:
-      module: the network.
-      predict: outputs -> outputs whose logits' softmax are the predicted probabilities.
-      mean: of each channel of the images, on the scale 0 to 1.
-      std: likewise.
+    Args:
+      config: of the experiment.
+      spec: of the run.
+      folder: of the run.
+
+    Raises:
+      UserError: showing the settings that differ.
     """
+    if (folder / _OLD_RUN_FILE).exists() and not (folder / RUN_FILE).exists():
+        raise UserError(_old_workdir(folder))
+    if not (folder / RUN_FILE).exists():
+        return
+    saved = _flatten(_read_run_file(folder)["settings"])
+    requested = _flatten(_settings(config, spec))
+    missing = "(none)"
+    differing = [
+        f"{key}: saved {saved.get(key, missing)!r}, requested {requested.get(key, missing)!r}"
+        for key in sorted({*saved, *requested})
+        if saved.get(key, missing) != requested.get(key, missing)
+    ]
+    if differing:
+        raise UserError(
+            f"{folder} was trained with a different config: {'; '.join(differing)}. Choose another "
+            "--workdir, or remove that folder"
+        )
 
-    module: nn.Module
-    predict: Callable[[Outputs], Outputs]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
-    def normalize(self, images: jax.Array) -> jax.Array:
-        """Turns images, uint8 [B,H,W,3], into the network's input, float32."""
-        return normalize(images, self.mean, self.std)
+def check_data(config: ml_collections.ConfigDict, folder: Path, current: Fingerprint) -> str | None:
+    """Makes sure that a run's folder holds nothing that was trained on other data.
 
-    def __call__(self, variables: dict, images: jax.Array) -> Outputs:
-        """Returns what a network says of images, uint8 [B,H,W,3], as evaluation does it."""
-        return self.predict(self.module.apply(variables, self.normalize(images), train=False))
+    Args:
+      config: of the experiment.
+      folder: of the run.
+      current: fingerprint of the data.
+
+    Returns:
+      A sentence about images that have changed, where the config accepts that; else None.
+
+    Raises:
+      UserError: naming the classes or the numbers of images that differ.
+    """
+    if not (folder / RUN_FILE).exists():
+        return None
+    saved = _saved_fingerprint(_read_run_file(folder), folder)
+    check_classes(saved, current, str(folder))
+    return check_images(saved, current, str(folder), config.data.accept_changes)
 
 
-@functools.partial(distributed.jit, static_argnames="kind")
-def forward(kind: Predictor, variables: dict, images: jax.Array) -> jax.Array:
-    """Returns the logits [B,C] of the predicted probabilities of images, uint8 [B,H,W,3]."""
-    return kind(variables, images).logits
+def write_run_spec(
+    config: ml_collections.ConfigDict, spec: RunSpec, folder: Path, data: Fingerprint
+) -> None:
+    """Writes down who a run is, its data, and the settings that `check_resumable` compares."""
+    run = {
+        "method": spec.method,
+        "seed": spec.seed,
+        "sweep": {"key": spec.sweep_key, "value": spec.sweep_value} if spec.sweep_key else None,
+        "teacher": spec.teacher,
+        "data": data.to_dict(),
+        "settings": _settings(config, spec),
+    }
+    write_atomically(folder / RUN_FILE, json.dumps(run, indent=2) + "\n")
+
+
+def write_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Writes down the config of the workdir's last command, for `read_config`."""
+    write_atomically(workdir / _CONFIG_FILE, json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def read_config(workdir: Path) -> ml_collections.ConfigDict:
+    """Returns the config of the workdir's last command.
+
+    Settings that were added to amdjax later have their defaults.
+
+    Raises:
+      UserError: if there is no such folder, or it has no config that can be read.
+    """
+    if not workdir.is_dir():
+        raise UserError(f"--workdir: {workdir} is not a folder")
+    path = workdir / _CONFIG_FILE
+    if not path.exists():
+        raise UserError(f"{workdir} has no {_CONFIG_FILE}, so amdjax.main was never started in it")
+    if any(workdir.glob(f"*/{_OLD_RUN_FILE}")) and not any(workdir.glob(f"*/{RUN_FILE}")):
+        raise UserError(_old_workdir(workdir))
+    config = default.get_config()
+    try:
+        config.update(_with_tuples(json.loads(path.read_text())))
+    except (OSError, ValueError, TypeError, AttributeError) as error:  # no file, JSON or config
+        raise UserError(
+            f"{path} is damaged ({error}); repeat the run's command: what was trained is kept"
+        ) from error
+    return config
+
+
+def _old_workdir(folder: Path) -> str:
+    return (
+        f"{folder} was written by amdjax 0.1, whose runs this version cannot resume: finish them "
+        "with that version, or choose another --workdir"
+    )
+
+
+def _read_run_file(folder: Path) -> dict[str, Any]:
+    path = folder / RUN_FILE
+    try:
+        run = json.loads(path.read_text())
+        if not isinstance(run, dict) or not isinstance(run.get("settings"), dict):
+            raise ValueError("not the description of a run")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); remove the folder {folder}") from error
+    return run
+
+
+def _saved_fingerprint(run: dict[str, Any], folder: Path) -> Fingerprint:
+    try:
+        return Fingerprint.from_dict(run["data"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{folder / RUN_FILE} is damaged ({error!r}); remove the folder {folder}"
+        ) from error
+
+
+def _settings(config: ml_collections.ConfigDict, spec: RunSpec) -> dict[str, Any]:
+    settings = flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
+    planned = (*_FREE_SETTINGS, *_PLANNED_SETTINGS)
+    kept = {
+        key: value
+        for key, value in settings.items()
+        if not any(key == name or key.startswith(f"{name}.") for name in planned)
+    }
+    run = flax.traverse_util.unflatten_dict(kept, sep=".") | {
+        "seed": spec.seed,
+        "model": spec.model,
+        "losses": spec.losses,
+        "epoch_fraction": spec.epoch_fraction,
+    }
+    if not spec.is_teacher:
+        mixes = config.mix.name != "none"
+        run["mix"] = config.mix.to_dict() if mixes else {"name": config.mix.name}
+    if spec.teacher is not None:
+        keys = ("name", "checkpoint")
+        run["teacher"] = {"seed": config.seed, **{key: config.teacher[key] for key in keys}}
+    if spec.teacher == EARLY_TEACHER:
+        run["teacher"]["early_fraction"] = config.teacher.early_fraction
+    return json.loads(json.dumps(run))  # tuples become lists, as they are in the file
+
+
+def _flatten(settings: dict[str, Any]) -> dict[str, Any]:
+    return flax.traverse_util.flatten_dict(settings, sep=".", keep_empty_nodes=True)
+
+
+def _with_tuples(value: Any) -> Any:
+    """Turns the lists of JSON back into the tuples of a config."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(entry) for key, entry in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 class TrainingLength(NamedTuple):
-    """What says how many steps a training has, see `total_steps`."""
+    """The settings that decide how many steps a run has, see `total_steps`."""
 
     epochs: int
-    share: float
+    epoch_fraction: float
     batch_size: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainedModel:
     """A trained network.
 
     Attributes:
-      name: the phase's folder in the workdir; "teacher" for one that was trained elsewhere.
-      method: the students' method, with the swept value behind it; a teacher's name.
+      name: the run's folder in the workdir; "teacher" for one that was trained elsewhere.
+      method: a student's method, or "teacher" or "teacher_early".
       seed: of its training.
       model: name of the architecture.
-      teacher: name of the teacher that it is compared with, which need not have taught it.
-      kind: what it shares with other networks.
+      teacher: name of the teacher that it is compared with, also where it was trained without one.
+      data: fingerprint of the data that it was trained on; None for a teacher that was trained
+        elsewhere.
+      predictor: module, preprocessing and prediction rule.
       variables: {"params": ..., "batch_stats": ...} of float32 arrays.
-      step: the training step that they are of; 0 for a teacher that was trained elsewhere.
+      step: the training step of the variables; 0 for a teacher that was trained elsewhere.
       length: of its training; None for a teacher that was trained elsewhere.
-      swept: the setting of a loss, "losses.am.margin", of which `method` has a value; else "".
+      sweep_key: the swept setting, "losses.am.margin"; "" without a sweep.
+      sweep_value: its value for this network.
     """
 
     name: str
@@ -94,164 +249,208 @@ class TrainedModel:
     seed: int
     model: str
     teacher: str
-    kind: Predictor
+    data: Fingerprint | None
+    predictor: Predictor
     variables: dict
     step: int
     length: TrainingLength | None
-    swept: str = ""
+    sweep_key: str = ""
+    sweep_value: Any = None
 
     @property
     def is_teacher(self) -> bool:
-        """Whether it taught the others."""
+        """Whether the network is a teacher."""
         return self.method in TEACHERS
+
+    @property
+    def label(self) -> str:
+        """The method with its swept value, which all seeds of it share."""
+        return label_of(self.method, self.sweep_key, self.sweep_value)
+
+    def logits(self, images: np.ndarray) -> jax.Array:
+        """Returns the logits, float32 [B,C], of images, uint8 RGB [B,H,W,3]."""
+        return forward(self.predictor, self.variables, images)
+
+
+class RunIdentity(NamedTuple):
+    """The method and the seed of a run, as its folder describes them."""
+
+    label: str
+    seed: int
+
+
+def identify_run(folder: Path) -> RunIdentity | None:
+    """Returns who a run is; None if the folder does not describe a run."""
+    try:
+        run = _read_run_file(folder)
+        sweep = run["sweep"] or {"key": "", "value": None}
+        return RunIdentity(label_of(run["method"], sweep["key"], sweep["value"]), run["seed"])
+    except (UserError, KeyError, TypeError):
+        return None
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Returns whether a phase's folder has something to restore."""
+    """Returns whether a run's folder has a checkpoint to restore."""
     return (folder / RUN_FILE).exists() and any((folder / FOLDER).glob("[0-9]*"))
 
 
-def restore(folder: Path, num_classes: int) -> TrainedModel:
-    """Reads the newest checkpoint of a phase.
+def load_run(folder: Path | str) -> TrainedModel:
+    """Reads a trained network.
 
     Args:
-      folder: the phase's, with `recipe.json` and `checkpoints/`.
-      num_classes: of the data set.
+      folder: of a run in a workdir, such as "runs/cifar10-a/amd_gl".
 
     Returns:
-      The network as the run evaluates it: in its dtype, with its means over the steps where there
-      are any, and with the predictions of its loss.
+      The network of the newest checkpoint; `network.logits(images)` is its prediction.
 
     Raises:
-      UserError: if the phase was not begun, or what it left is damaged or of other classes.
+      UserError: if there is no checkpoint, or its files are damaged.
     """
-    path = folder / RUN_FILE
+    return restore(Path(folder).expanduser())
+
+
+def restore(folder: Path, num_classes: int | None = None) -> TrainedModel:
+    """Reads the newest checkpoint of a run.
+
+    Args:
+      folder: the run's, with `run.json` and `checkpoints/`.
+      num_classes: that the network must have; None: any number.
+
+    Returns:
+      The network as the run evaluates it: in its dtype, with its moving averages where there are
+      any, and with the prediction rule of its loss.
+
+    Raises:
+      UserError: if the run was not started, or its files are damaged or of other classes.
+    """
     if not has_checkpoint(folder):
+        if (folder / _OLD_RUN_FILE).exists():
+            raise UserError(_old_workdir(folder))
         raise UserError(f"{folder} has no checkpoint yet; repeat the run's command to train it")
+    run = _read_run_file(folder)
+    step, variables = read_network(folder)
+    classes = count_classes(variables) if num_classes is None else num_classes
+    if classes is None:
+        raise UserError(f"the checkpoint of {folder} has no classifier")
     try:
-        recipe = json.loads(path.read_text())
-        seed, model, losses = recipe["seed"], recipe["model"], recipe["losses"]
-        kind = _kind(model, num_classes, ml_collections.ConfigDict(recipe), losses)
-        taught_early = "early_fraction" in recipe.get("teacher", {})
-        length = TrainingLength(
-            int(recipe["epochs"]), float(recipe["share"]), int(recipe["batch_size"])
-        )
+        settings = run["settings"]
+        saved = ml_collections.ConfigDict(settings)
+        sweep = run["sweep"] or {"key": "", "value": None}
+        fields = {
+            "method": run["method"],
+            "seed": int(run["seed"]),
+            "model": settings["model"],
+            "teacher": run["teacher"] or TEACHER,
+            "data": _saved_fingerprint(run, folder),
+            "predictor": create_predictor(
+                create_model(settings["model"], classes, compute_dtype(saved)),
+                saved.augment,
+                settings["losses"],
+            ),
+            "length": TrainingLength(
+                int(settings["epochs"]),
+                float(settings["epoch_fraction"]),
+                int(settings["batch_size"]),
+            ),
+            "sweep_key": sweep["key"],
+            "sweep_value": _with_tuples(sweep["value"]),
+        }
     except UserError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # no text, JSON or recipe
-        raise UserError(f"{path} is damaged ({error!r}); remove the folder {folder}") from error
-    step, variables = read_network(folder)
-    check_variables(variables, model, num_classes, folder)
-    method = folder.name.removesuffix(f"-seed{seed}")  # see `RunSpec.name`
-    teacher = EARLY_TEACHER if taught_early else TEACHER
-    return TrainedModel(
-        name=folder.name,
-        method=method,
-        seed=seed,
-        model=model,
-        teacher=teacher,
-        kind=kind,
-        variables=jax.device_put(variables),
-        step=step,
-        length=length,
-        swept=recipe.get(SWEPT, ""),
-    )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{folder / RUN_FILE} is damaged ({error!r}); remove the folder {folder}"
+        ) from error
+    check_variables(variables, fields["model"], classes, folder)
+    return TrainedModel(name=folder.name, variables=jax.device_put(variables), step=step, **fields)
 
 
 def restore_imported_teacher(config: ml_collections.ConfigDict, num_classes: int) -> TrainedModel:
     """Reads the teacher of `config.teacher.checkpoint`.
 
     Args:
-      config: the run's.
+      config: of the experiment.
       num_classes: of the data set.
 
     Raises:
       UserError: see `load_teacher`.
     """
     model = config.teacher.name
-    variables = jax.device_put(load_teacher(config.teacher.checkpoint, model, num_classes))
-    kind = _kind(model, num_classes, config, {})
-    return TrainedModel(TEACHER, TEACHER, config.seed, model, TEACHER, kind, variables, 0, None)
+    variables = load_teacher(config.teacher.checkpoint, model, num_classes)
+    return TrainedModel(
+        name=TEACHER,
+        method=TEACHER,
+        seed=config.seed,
+        model=model,
+        teacher=TEACHER,
+        data=None,
+        predictor=create_predictor(
+            create_model(model, num_classes, compute_dtype(config)), config.augment, {}
+        ),
+        variables=jax.device_put(variables),
+        step=0,
+        length=None,
+    )
 
 
 def restore_all(
-    workdir: Path, config: ml_collections.ConfigDict, num_classes: int, num_train: int
+    workdir: Path, config: ml_collections.ConfigDict, data: Fingerprint
 ) -> tuple[list[TrainedModel], list[str]]:
     """Reads every network of a workdir.
 
     Args:
-      workdir: of a run.
-      config: of that run.
-      num_classes: of the data set.
-      num_train: examples that it trains with.
+      workdir: of an experiment.
+      config: of that experiment.
+      data: fingerprint of the data set; networks of other classes are skipped.
 
     Returns:
-      (networks, missing): the teachers first, then the students in the order of the config, then
-      what other runs left there; and a sentence for each network that is not there, cannot be
-      read or is not finished.
+      (networks, notes): the teachers first, then the students in the order of the config, then
+      those of earlier commands; and a sentence for each network that is missing, cannot be read or
+      is not finished.
     """
-    networks, missing = [], []
+    networks, notes = [], []
+    num_classes, num_train = len(data.class_names), data.num_images["train"]
 
     def attempt(read: Callable[[], TrainedModel], name: str) -> None:
         try:
             network = read()
+            if network.data is not None:
+                check_classes(network.data, data, name)
         except UserError as error:
-            missing.append(f"{name}: {error}")
+            notes.append(f"{name}: {error}")
             return
-        same = (network.method, network.seed)
-        twin = next((one.name for one in networks if (one.method, one.seed) == same), None)
+        same = (network.label, network.seed)
+        twin = next((one.name for one in networks if (one.label, one.seed) == same), None)
         if twin is None:
             networks.append(network)
         else:
-            missing.append(f"{name}: left out, for {twin} has the same method and seed")
+            notes.append(f"{name}: skipped: {twin} has the same method and seed")
 
     if config.teacher.checkpoint:
         attempt(lambda: restore_imported_teacher(config, num_classes), TEACHER)
-    for name in phase_names(workdir, config):
-        attempt(lambda name=name: restore(workdir / name, num_classes), name)
-    missing += [
+    for name in run_names(workdir, config):
+        attempt(lambda name=name: restore(workdir / name), name)
+    notes += [
         f"{network.name}: trained for {network.step} of {total} steps so far"
         for network in networks
         if network.length and network.step < (total := _total_steps(network, config, num_train))
     ]
-    return networks, missing
+    return networks, notes
 
 
-def phase_names(workdir: Path, config: ml_collections.ConfigDict) -> list[str]:
-    """Returns the names of the phases that a config plans and of those that are in the workdir.
+def run_names(workdir: Path, config: ml_collections.ConfigDict) -> list[str]:
+    """Returns the names of the runs that a config plans and of those that are in the workdir.
 
     The teachers are first; then come the config's students in its order, then others by name.
     """
-    planned = [phase.name for phase in plan_runs(config)]
+    planned = [spec.name for spec in plan_runs(config)]
     found = {path.parent.name for path in workdir.glob(f"*/{RUN_FILE}")}
-    if config.teacher.checkpoint:  # what an earlier run trained is not this run's teacher
+    if config.teacher.checkpoint:  # a teacher of an earlier command is not the config's
         found.discard(TEACHER)
     names = [*planned, *sorted(found.difference(planned))]
     return sorted(names, key=lambda name: (*TEACHERS, name).index(name))
 
 
 def _total_steps(network: TrainedModel, config: ml_collections.ConfigDict, num_train: int) -> int:
-    epochs, share, batch_size = network.length
-    return total_steps(epochs, share, config.max_steps, num_train // batch_size)
-
-
-def _kind(
-    model: str, num_classes: int, config: ml_collections.ConfigDict, losses: dict[str, Any]
-) -> Predictor:
-    own = {
-        name: settings
-        for name, settings in losses.items()
-        if name in LOSSES and LOSSES[name].logits_fn is not None
-    }
-    return Predictor(
-        create_model(model, num_classes, compute_dtype(config)),
-        _prediction(json.dumps(own, sort_keys=True)),
-        tuple(map(float, config.augment.mean)),
-        tuple(map(float, config.augment.std)),
-    )
-
-
-@functools.cache
-def _prediction(losses: str) -> Callable[[Outputs], Outputs]:
-    """Returns how a network trained with these losses predicts; the same function each time."""
-    return build_objective({"ce": {}, **json.loads(losses)}).predict
+    epochs, epoch_fraction, batch_size = network.length
+    return total_steps(epochs, epoch_fraction, config.max_steps, num_train // batch_size)

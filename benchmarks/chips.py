@@ -1,4 +1,4 @@
-"""What accelerators can do at most, and how long a step must take on them at least."""
+"""Peak rates of accelerators, and the least time of a step on them (the roofline)."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -1,100 +1,80 @@
-"""The JAX side: training as `amdjax.training.run` does it, its input pipeline included."""
+"""The JAX side: training with the trainer that `amdjax.main` uses, input pipeline included."""
 
 import contextlib
 import resource
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import ml_collections
 import numpy as np
-from jax.sharding import Mesh
 
-from amdjax import distributed
-from amdjax.cpu.malloc import keep_freed_memory
-from amdjax.data import InMemorySource, TrainBatches
-from amdjax.data.augment import create_augment
-from amdjax.losses import build_objective
-from amdjax.models import Outputs, create_model, init_variables
+from amdjax import cpu, distributed
+from amdjax.configs import default
+from amdjax.data import Dataset, InMemorySource
+from amdjax.experiment import TEACHER, RunSpec
+from amdjax.models import Outputs, count_parameters, init_variables
 from amdjax.training.multi_step import StepRunner
-from amdjax.training.optimizer import create_optimizer
 from amdjax.training.teacher_cache import cache_teacher_outputs
 from amdjax.training.train_state import TrainState
-from amdjax.training.train_step import make_eval_step, make_train_step
+from amdjax.training.trainer import Trainer, build_trainer
 from benchmarks import chips, worker
-from configs import default
 
-_OPEN = contextlib.ExitStack()  # what the row feeds on, for as long as the process lives
+_OPEN = contextlib.ExitStack()  # input pipelines, for as long as the process lives
 
 
 class _Row(NamedTuple):
-    """What a row trains with; see `amdjax.training.run`."""
+    """A row of the benchmark, ready to train."""
 
-    config: ml_collections.ConfigDict
-    split: InMemorySource
-    batches: TrainBatches
-    answers: Outputs | None
-    mesh: Mesh
-    student: nn.Module
-    taught: dict | None
-    step: Callable[..., Any]
+    trainer: Trainer
+    teacher_variables: dict | None
+    teacher_cache: Outputs | None
     state: TrainState
 
 
 def _build(method: str, size: int, batch: int, dtype: str, variant: str) -> _Row:
     config = default.get_config()
-    config.batch_size = batch
-    ce, kd, am, share = worker.METHODS[method]
-    objective = build_objective(
-        {
-            "ce": {"weight": ce},
-            "kd": {"weight": kd, "temperature": worker.TEMPERATURE},
-            "am": {
-                "weight": am,
-                "margin": worker.MARGIN,
-                "scale": worker.SCALE,
-                "global_weight": share,
-                "grid": worker.GRID,
-            },
-        }
+    config.batch_size, config.dtype = batch, dtype
+    config.epochs = 1000  # never reached
+    ce, kd, am, global_weight = worker.METHODS[method]
+    losses = {
+        "ce": {"weight": ce},
+        "kd": {"weight": kd, "temperature": worker.TEMPERATURE},
+        "am": {
+            "weight": am,
+            "margin": worker.MARGIN,
+            "scale": worker.SCALE,
+            "global_weight": global_weight,
+            "grid": worker.GRID,
+        },
+    }
+    teacher = TEACHER if kd else None
+    spec = RunSpec(
+        name=method, method=method, model="wrn_16_1", losses=losses, seed=0, teacher=teacher
     )
-    mesh, shape = distributed.make_mesh(), (size, size, 3)
-    rng = np.random.default_rng(0)
-    split = InMemorySource(
+    shape, rng = (size, size, 3), np.random.default_rng(0)
+    source = InMemorySource(
         rng.integers(0, 256, (16 * batch, *shape), np.uint8),
         rng.integers(0, worker.NUM_CLASSES, 16 * batch).astype(np.int32),
     )
-    kind = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[dtype]
-    student = create_model("wrn_16_1", worker.NUM_CLASSES, kind, distributed.BATCH_AXIS)
-    teacher, taught, answers = None, None, None
-    if objective.needs_teacher:
-        teacher = create_model("wrn_16_3", worker.NUM_CLASSES, kind)
-        taught = distributed.replicate(init_variables(teacher, jax.random.key(1), shape), mesh)
+    names = tuple(map(str, range(worker.NUM_CLASSES)))
+    trainer = build_trainer(config, spec, Dataset("random", names, shape, source, source))
+    variables, cache = None, None
+    if trainer.teacher is not None:
+        variables = init_variables(trainer.teacher, jax.random.key(1), shape)
+        variables = distributed.replicate(variables, trainer.mesh)
         if variant == "cached":
-            answers = cache_teacher_outputs(
-                teacher, taught, split, objective.attention_features, config, mesh
-            )
-            taught = None
-    optimizer = create_optimizer(config.optim, 16, 1000)
-    variables = init_variables(student, jax.random.key(0), shape)
-    augment = create_augment(config.augment)[0]
-    step = make_train_step(student, teacher, objective, augment, optimizer)
-    nothing = {"params": {}, "state": {}}
-    state = distributed.replicate(TrainState.create(variables, nothing, optimizer), mesh)
-    batches = TrainBatches(split, batch, seed=0)
-    return _Row(config, split, batches, answers, mesh, student, taught, step, state)
+            cache, variables = cache_teacher_outputs(trainer, variables), None
+    return _Row(trainer, variables, cache, trainer.init_state(seed=0))
 
 
 def _cost(row: _Row) -> dict[str, float]:
-    batch = row.batches[0]
-    if row.answers is not None:
-        batch["teacher"] = jax.tree.map(lambda x: x[: len(batch["label"])], row.answers)
-    mapped = distributed.shard_step(row.step, row.mesh, batch_argument=2)
-    program = mapped.lower(row.state, row.taught, distributed.shard(batch, row.mesh), np.uint32(0))
-    # A compiled program does not tell the operations of what a library computes, and the other one
-    # does not know what will be fused.
+    batch = row.trainer.train_batches(seed=0)[0]
+    if row.teacher_cache is not None:
+        batch["teacher"] = jax.tree.map(lambda x: x[: len(batch["label"])], row.teacher_cache)
+    step: Any = row.trainer.compiled_step()
+    batch = distributed.shard(batch, row.trainer.mesh)
+    program = step.lower(row.state, row.teacher_variables, batch, np.uint32(0))
+    # The analysis of a compiled program leaves out the operations of library calls, and the other
+    # one does not know what will be fused.
     return {
         "flops": program.cost_analysis()["flops"],
         "bytes accessed": program.compile().cost_analysis()["bytes accessed"],
@@ -110,24 +90,13 @@ def train_step_cost(
 
 
 def prepare(method: str, size: int, batch: int, dtype: str, variant: str) -> worker.Prepared:
-    """See `worker.serve`; the variant is "plain" or "cached" (the teacher is asked once)."""
+    """See `worker.serve`; the variant is "plain" or "cached" (cached teacher outputs)."""
     row = _build(method, size, batch, dtype, variant)
-    feed = StepRunner(
-        row.step, row.taught, (row.batches,), row.answers, row.mesh, np.zeros(1, np.uint32)
-    )
-    examples = feed.examples(row.split, row.config.data.device_gib)
-    longest = 1 if examples is None else row.config.log_every_steps
-    advance = _OPEN.enter_context(
-        feed.streaming(0, 10**6) if examples is None else feed.resident(examples, longest)
-    )
-    normalize = create_augment(row.config.augment)[1]
-    eval_step = distributed.shard_step(
-        make_eval_step(row.student, normalize), row.mesh, batch_argument=1
-    )
-    sample = distributed.shard({**row.batches[0], "mask": np.ones(batch, bool)}, row.mesh)
+    runner = StepRunner(row.trainer, [0], row.teacher_variables, row.teacher_cache)
+    run_steps = _OPEN.enter_context(runner.open(0, 10**6))
     device = jax.devices()[0]
     facts = {
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(row.state.params)),
+        "parameters": count_parameters(row.state.variables),
         "software": f"jax {jax.__version__}",
         "device": device.device_kind,
     }
@@ -137,12 +106,17 @@ def prepare(method: str, size: int, batch: int, dtype: str, variant: str) -> wor
 
     def train(steps: int) -> None:
         nonlocal states, done
-        for first in range(done, done + steps, longest):
-            last = min(first + longest, done + steps)
-            states, metrics = advance(states, first, last)
+        for first in range(done, done + steps, runner.max_chunk):
+            last = min(first + runner.max_chunk, done + steps)
+            states, metrics = run_steps(states, first, last)
             distributed.block_on_cpu(metrics)
         jax.block_until_ready(states)
         done += steps
+
+    eval_step = row.trainer.compiled_eval_step()
+    sample = distributed.shard(
+        {**row.trainer.train_batches(seed=0)[0], "mask": np.ones(batch, bool)}, row.trainer.mesh
+    )
 
     def evaluate(steps: int) -> None:
         for _ in range(steps):
@@ -160,5 +134,5 @@ def prepare(method: str, size: int, batch: int, dtype: str, variant: str) -> wor
 
 
 if __name__ == "__main__":
-    keep_freed_memory()  # as every command does
+    cpu.tune_malloc()  # as the main command does
     worker.serve(prepare)

@@ -1,14 +1,14 @@
-"""Scaling on paper: what a step of AMD(g+l) sends between chips, and when that can be hidden.
+"""Scaling model: the data that a step of AMD(g+l) sends between chips, and when it is hidden.
 
     python -m benchmarks.scaling [--chip="NVIDIA H100"] [--size=32]
 
-WRN-16-3 teaches WRN-16-1, bfloat16. Counted are the floating-point operations and the memory
+WRN-16-3 teaches WRN-16-1, bfloat16. It counts the floating-point operations and the memory
 traffic of one image (XLA's analysis of the step) and the bytes that a step reduces over
 all chips: gradients and running statistics once, and with synchronised batch norm two sums for each
 norm, forward and backward, one after the other. The time of an all-reduce of V bytes over n chips
-is `2 (n - 1) / n V / bandwidth + 2 log2(n) latency`. The batch of a chip from which on the network
-can hide behind the arithmetic is the network's time over the floor of one image; the chip's real
-rate is below its peak, so the real batch is smaller.
+is `2 (n - 1) / n V / bandwidth + 2 log2(n) latency`. The smallest batch of a chip whose arithmetic
+hides the communication is the communication time over the floor of one image; the chip's real rate
+is below its peak, so the real batch is smaller.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""Training throughput of amdjax and of PyTorch, turn by turn on the same machine.
+"""Training throughput of amdjax and of PyTorch, in turns on the same machine.
 
     python -m benchmarks.throughput [--pytorch_python=PATH] [--shapes=32x128,64x256] [--help]
 
-WRN-16-3 teaches WRN-16-1. The sides are processes of their own and take turns, so that what else
-the machine does hits both. Printed are the medians of the rounds in images/s with the smallest and
+WRN-16-3 teaches WRN-16-1. Each side is a process, and the processes take turns, so that other work
+on the machine affects both. Printed are the medians of the rounds in images/s with the smallest and
 the largest, in training and in evaluation of the student, the seconds from the start of a process
 to the result of its first step (compilation included), and the peak of memory: of the accelerator
-where there is one, else of the process. Where the rates of the device are known, also the share of
-the step's floor that is reached: the time of its arithmetic or of its memory traffic at the
+where there is one, else of the process. Where the rates of the device are known, also the fraction
+of the roofline that is reached: the time of the step's arithmetic or of its memory traffic at the
 device's peak rates, over the time that it took.
 """
 
@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ _COLUMNS = ("row", "side", "training, images/s", "evaluation, images/s", "first 
 # Name of a side -> (module, variant); the Python of those of PyTorch is given.
 _OURS = {
     "amdjax": ("jax_worker", "plain"),
-    "amdjax, teacher asked once": ("jax_worker", "cached"),
+    "amdjax, cached teacher": ("jax_worker", "cached"),
 }
 _RIVALS = {
     "PyTorch, eager": ("torch_worker", "eager"),
@@ -44,7 +45,7 @@ _RIVALS = {
 
 
 class Side:
-    """A process that trains and evaluates one row when it is asked."""
+    """A process that trains and evaluates one row on request."""
 
     def __init__(self, name: str, python: str, module: str, **row: Any):
         """Starts it, and waits for its first training step.
@@ -65,7 +66,7 @@ class Side:
         self.facts["first_step"] = time.perf_counter() - begin
 
     def seconds(self, task: str, steps: int) -> float:
-        """Returns how long it took for so many steps of "train" or "evaluate".
+        """Returns the seconds that a number of steps of "train" or "evaluate" took.
 
         Raises:
           SystemExit: if it ended instead.
@@ -92,7 +93,7 @@ def measure(sides: list[Side], rounds: int, steps: int, batch: int) -> list[dict
     """Measures one row, the sides taking turns.
 
     Args:
-      sides: who trains.
+      sides: the processes.
       rounds: turns of each.
       steps: training steps of a turn, and evaluated batches.
       batch: images of a step.
@@ -130,12 +131,12 @@ class _Jpegs:
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitems__(self, keys: list[int]) -> list[dict[str, Any]]:
+    def __getitems__(self, keys: Sequence[int]) -> Sequence[dict[str, Any]]:
         return [self._records[key] for key in keys]
 
 
 def input_rate(size: int, batch: int, seconds: float = 5.0) -> float:
-    """Returns how many JPEG images of a size the pipeline decodes and batches in a second."""
+    """Returns the number of JPEG images that the pipeline decodes and batches in a second."""
     split = StreamedSource("jpeg", _Jpegs(2048, size), 0, (size, size, 3), 1)
     source = prefetch(TrainBatches(split, batch, seed=0), 0, 10**6)
     next(source)

@@ -57,8 +57,8 @@ class WideResNet(nn.Module):
         return self.fc(F.relu(self.bn1(x)).mean((2, 3))), features
 
 
-def am_loss(student: Tensor, teacher: Tensor, share: float) -> Tensor:
-    """The AM loss of one layer, mean over the batch: `share` of the map, the rest of patches."""
+def am_loss(student: Tensor, teacher: Tensor, global_weight: float) -> Tensor:
+    """The AM loss of one layer: `global_weight` for the map, the rest for its patches."""
 
     def logits(feature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         attention = feature.float().square().sum(1)
@@ -76,11 +76,11 @@ def am_loss(student: Tensor, teacher: Tensor, share: float) -> Tensor:
         return [part for half in x.chunk(worker.GRID, 1) for part in half.chunk(worker.GRID, 2)]
 
     pairs = list(zip(logits(student), logits(teacher), strict=True))
-    loss = share * sum(distance(*pair) for pair in pairs) / 3
-    if share < 1:
+    loss = global_weight * sum(distance(*pair) for pair in pairs) / 3
+    if global_weight < 1:
         parts = [zip(quarters(a), quarters(b), strict=True) for a, b in pairs]
         local = sum(distance(*patch) for part in parts for patch in part)
-        loss = loss + (1 - share) * local / 3 / worker.GRID**2
+        loss = loss + (1 - global_weight) * local / 3 / worker.GRID**2
     return loss
 
 
@@ -89,10 +89,10 @@ def prepare(method: str, size: int, batch: int, dtype: str, variant: str) -> wor
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True
-    ce, kd, am, share = worker.METHODS[method]
-    asks = kd > 0 or am > 0
-    kind = {"device": device, "memory_format": torch.channels_last}
-    student, teacher = WideResNet(1).to(**kind), WideResNet(3).to(**kind).eval()
+    ce, kd, am, global_weight = worker.METHODS[method]
+    needs_teacher = kd > 0 or am > 0
+    placement = {"device": device, "memory_format": torch.channels_last}
+    student, teacher = WideResNet(1).to(**placement), WideResNet(3).to(**placement).eval()
     optimizer = torch.optim.SGD(
         student.parameters(),
         worker.LEARNING_RATE,
@@ -100,25 +100,25 @@ def prepare(method: str, size: int, batch: int, dtype: str, variant: str) -> wor
         weight_decay=worker.WEIGHT_DECAY,
         fused=device.type == "cuda",
     )
-    images = torch.randn(batch, 3, size, size).to(**kind)
+    images = torch.randn(batch, 3, size, size).to(**placement)
     labels = torch.randint(0, worker.NUM_CLASSES, (batch,), device=device)
     cast = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
     def loss_of(images: Tensor, labels: Tensor) -> Tensor:
         with cast:
             logits, features = student(images)
-            if asks:
+            if needs_teacher:
                 with torch.no_grad():
-                    taught, hints = teacher(images)
+                    teacher_logits, teacher_features = teacher(images)
         logits = logits.float()
         total = ce * F.cross_entropy(logits, labels)
         if kd:
             t = worker.TEMPERATURE
-            ours, theirs = F.log_softmax(logits / t, 1), F.softmax(taught.float() / t, 1)
+            ours, theirs = F.log_softmax(logits / t, 1), F.softmax(teacher_logits.float() / t, 1)
             total = total + kd * t * t * F.kl_div(ours, theirs, reduction="batchmean")
         if am:
-            layers = zip(features, hints, strict=True)
-            total = total + am * sum(am_loss(a, b, share) for a, b in layers) / 3
+            layers = zip(features, teacher_features, strict=True)
+            total = total + am * sum(am_loss(a, b, global_weight) for a, b in layers) / 3
         return total
 
     if variant == "compiled":

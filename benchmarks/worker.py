@@ -1,4 +1,4 @@
-"""What the two sides of the benchmark have in common: rows, answers, and a loop over requests."""
+"""Shared by both sides of the benchmark: rows of the table, and a loop over requests."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-# Rows of the table -> (weight of ce, of kd, of am; share of the whole map in am).
+# Row of the table -> weights of ce, of kd, of am, and of the whole map in am.
 METHODS = {
     "student": (1.0, 0.0, 0.0, 1.0),
     "kd": (0.1, 0.9, 0.0, 1.0),
@@ -25,7 +25,7 @@ class Prepared(NamedTuple):
       train: does so many training steps and waits for them.
       evaluate: classifies so many batches with the student, and waits.
       peak_mib: () -> the peak of the accelerator's memory, else of the process's.
-      facts: what else is to be said of it, JSON.
+      facts: further facts about the side, JSON.
     """
 
     train: Callable[[int], None]
@@ -35,9 +35,9 @@ class Prepared(NamedTuple):
 
 
 def serve(prepare: Callable[..., Prepared]) -> None:
-    """Prepares the row that the command line names, then answers requests until the input ends.
+    """Prepares the row that the command line names, then serves requests until the input ends.
 
-    The first answer, behind the first training step, has the facts. A request is a JSON object with
+    The first reply, after the first training step, has the facts. A request is a JSON object with
     "task", "train" or "evaluate", and "steps"; its answer has "seconds" and "peak_mib".
 
     Args:

@@ -11,7 +11,7 @@ The paper's tables are not at hand; its margins for each data set neither: 0.5 (
 
 import ml_collections
 
-from configs import default
+from amdjax.configs import default
 
 SETUPS = {name: name for name in ("cifar10", "cifar100", "svhn_cropped", "mnist")}
 

@@ -5,7 +5,7 @@ Command: python -m amdjax.main --config=configs/amc_cifar10.py --workdir=runs/am
 
 import ml_collections
 
-from configs import amc
+from amdjax.configs import amc
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -11,7 +11,7 @@ Published test accuracy (%), read off Figures 5, 13 and 14: WRN-16-1 alone 84.1;
 
 import ml_collections
 
-from configs import default
+from amdjax.configs import default
 
 SETUPS = {
     "a": ("wrn_16_3", "wrn_16_1"),

@@ -8,7 +8,7 @@ Published test accuracy (%), read off Figures 8 and 13: (a) KD 74.3, AMD(g) 75.0
 
 import ml_collections
 
-from configs import cifar10, default
+from amdjax.configs import cifar10, default
 
 SETUPS = {name: cifar10.SETUPS[name] for name in ("a", "b", "d")}
 
@@ -20,7 +20,6 @@ def get_config(setup: str = "a") -> ml_collections.ConfigDict:
     config.methods = ("scratch", "kd", "amd_g", "amd_gl")
     config.data.name = "cinic10"
     config.losses.ce.weight = 0.4
-    for name in ("kd", "eskd"):
-        config.losses[name].weight = 0.6
-        config.losses[name].temperature = 16.0
+    config.losses.kd.weight = 0.6
+    config.losses.kd.temperature = 16.0
     return config

@@ -1,6 +1,6 @@
 """Every setting, with its default; a recipe imports this and changes what it must.
 
-A recipe with several set-ups takes one behind a colon: `--config=configs/cifar10.py:b`. Any value
+A recipe with several set-ups takes one after a colon: `--config=configs/cifar10.py:b`. Any value
 can be overridden on the command line: `--config.student.name=wrn_16_2`,
 `--config.losses.am.margin=1.5`, `--config.methods=kd,amd_gl`.
 """
@@ -18,7 +18,7 @@ def choose(setups: Mapping[str, Any], name: str, recipe: str) -> Any:
     """Returns a recipe's set-up by its name.
 
     Raises:
-      UserError: naming the set-ups, if it is none.
+      UserError: listing the set-ups, if there is none of this name.
     """
     if name not in setups:
         raise unknown_name(f"set-up of {recipe}", name, setups)
@@ -39,21 +39,21 @@ def get_config() -> ml_collections.ConfigDict:
     # CPU that is slower than one after the other.
     config.seeds_at_once = False
 
-    # Repeats every method that it concerns for each value of one setting of a loss, for instance
-    # key "losses.am.margin" and values (1.1, 1.35, 1.5).
+    # Repeats every method that uses a setting of a loss for each of several values, for instance
+    # key "losses.am.margin" and choices (1.1, 1.35, 1.5).
     config.sweep = ml_collections.ConfigDict()
     config.sweep.key = ""
     config.sweep.choices = ()
 
     config.teacher = ml_collections.ConfigDict()
     config.teacher.name = "wrn_16_3"
-    # Empty: train the teacher first. Else a folder of a finished phase (runs/x/teacher), or
+    # Empty: train the teacher first. Else the folder of a finished run (runs/x/teacher), or
     # PyTorch weights as .npz, .safetensors or .pth.
     config.teacher.checkpoint = ""
-    # Asks it once about each training image, and keeps logits, embedding and attention maps. Not
-    # with crops, noise or mixed images; with flips it is asked about both views.
+    # Computes its outputs once for each training image, and keeps logits, embedding and attention
+    # maps. Not with crops, noise or mixed images; with flips both views are kept.
     config.teacher.cached = False
-    config.teacher.early_fraction = 0.25  # of the epochs, for eskd: where its teacher stops
+    config.teacher.early_fraction = 0.25  # of the epochs, after which the teacher of eskd stops
 
     config.student = ml_collections.ConfigDict()
     config.student.name = "wrn_16_1"
@@ -63,8 +63,10 @@ def get_config() -> ml_collections.ConfigDict:
     # Holds the prepared data and downloads/manual/; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets.
     config.data.data_dir = ""
     config.data.folder = ""  # with name "folder": holds train/CLASS/* and val/CLASS/* or test/...
+    # Continues a run although images were added, removed or changed since it was started.
+    config.data.accept_changes = False
     config.data.image_size = 0  # side in pixels; 0: as the data set has it
-    # ImageNet's crops: a random part of each training image, anew in each epoch.
+    # ImageNet's crops: a random part of each training image, a new one in each epoch.
     config.data.random_resized_crop = False
     # A split of at most this size is decoded once and kept in memory, a larger one is streamed.
     config.data.memory_gib = 4.0
@@ -82,18 +84,18 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.flip = False  # left to right, with probability 1/2
     config.augment.noise = 0.0  # standard deviation of Gaussian noise on the normalised image
 
-    # Mixing of examples in the students' training; the teacher is trained without.
+    # Mixing of example pairs in the students' training; teachers are trained without mixing.
     config.mix = ml_collections.ConfigDict()
     config.mix.name = "none"  # none, mixup, cutmix, moex
-    config.mix.alpha = 0.2  # mixup, cutmix: the share of the image is drawn from Beta(alpha, alpha)
-    config.mix.probability = 1.0  # of mixing a batch
-    config.mix.layer = "stem"  # moex: the feature whose moments are exchanged
-    config.mix.moex_lam = 0.5  # moex: weight of the label of the image itself
-    config.mix.teacher_sees_mixed = True  # else the teacher is asked on the image alone
+    config.mix.alpha = 0.2  # mixup, cutmix: lam, the image's weight, is from Beta(alpha, alpha)
+    config.mix.probability = 1.0  # with which a batch is mixed
+    config.mix.layer = "stem"  # moex: the layer whose feature moments are exchanged
+    config.mix.moex_lam = 0.5  # moex: lam, the label weight of the image itself
+    config.mix.teacher_sees_mixed = True  # False: the teacher's input is the unmixed image
 
     config.batch_size = 128  # of all devices together; an incomplete last batch is dropped
-    config.epochs = 200  # of each phase, the teacher's too
-    config.max_steps = 0  # ends each phase early, for a trial; 0: no limit. May be raised later.
+    config.epochs = 200  # of each run, the teacher's too
+    config.max_steps = 0  # ends each run early, for a trial; 0: no limit. May be raised later.
 
     config.optim = ml_collections.ConfigDict()
     config.optim.name = "sgd"  # sgd or adam
@@ -104,21 +106,20 @@ def get_config() -> ml_collections.ConfigDict:
     config.optim.weight_decay = 1e-4  # times the parameter, added to the gradient, as in PyTorch
     config.optim.decay_norms_and_biases = True
     config.optim.ramp_up_epochs = 0.0  # rate times exp(-5 (1 - t)^2) at first; 0: none
-    config.optim.ramp_down_epochs = 0.0  # rate falls over the last so many epochs; 0: not
+    config.optim.ramp_down_epochs = 0.0  # number of last epochs over which the rate falls; 0: none
     config.optim.beta1 = 0.9  # adam
     config.optim.beta1_end = 0.5  # adam, at the end of the ramp-down
     config.optim.beta2 = 0.999  # adam
 
-    # Evaluates (and teaches with) exponential means of the variables over the steps; 0: the last.
+    # Evaluates (and teaches with) exponential moving averages of the variables; 0: the last ones.
     config.ema_decay = 0.0
 
-    # Weight and hyper-parameters of every loss; config.methods says which are switched on. The
-    # defaults stand with the losses (amdjax/losses/).
+    # Weight and hyper-parameters of every loss; config.methods decides which are used. The defaults
+    # are those of the functions in amdjax/losses/; `python -m amdjax.main --list` prints them all.
     config.losses = default_losses()
     config.losses.ce.weight = 0.1
-    for name in ("kd", "eskd"):
-        config.losses[name].weight = 0.9
-        config.losses[name].temperature = 4.0
+    config.losses.kd.weight = 0.9
+    config.losses.kd.temperature = 4.0
 
     config.dtype = "float32"  # of the networks' computation: float32 or bfloat16; AM: float32
     config.sync_batch_norm = True  # average batch statistics over all devices
@@ -126,5 +127,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval_every_epochs = 1
     config.log_every_steps = 50
     config.checkpoint_every_steps = 1000  # besides one at each evaluation
-    config.profile = False  # writes a trace of steps 10 to 20 of each phase to its folder
+    config.profile = False  # writes a trace of steps 10 to 20 of each run to its folder
     return config

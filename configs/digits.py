@@ -7,7 +7,7 @@ whose last bits differ, 97.5, 95.3, 96.9, 97.2. The test split has 360 images: o
 
 import ml_collections
 
-from configs import default
+from amdjax.configs import default
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -9,7 +9,7 @@ A+P+N 86.3 / 86.0.
 
 import ml_collections
 
-from configs import cifar10
+from amdjax.configs import cifar10
 
 SETUPS = ("a", "b")
 

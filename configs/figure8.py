@@ -9,7 +9,7 @@ cinic10-a  74.6 / 74.7 / 75.0 / 74.9 / 74.6     cinic10-b  74.7 / 75.2 / 75.2 / 
 
 import ml_collections
 
-from configs import cifar10, cinic10, default
+from amdjax.configs import cifar10, cinic10, default
 
 SETUPS = {
     f"{name}-{setup}": (recipe, setup)

@@ -9,7 +9,7 @@ cinic10-a  75.0 / 75.0 / 75.1 / 74.7     cinic10-b  74.9 / 75.2 / 75.0 / 74.8
 
 import ml_collections
 
-from configs import figure8
+from amdjax.configs import figure8
 
 SETUPS = figure8.SETUPS
 

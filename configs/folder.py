@@ -6,7 +6,7 @@ Command: python -m amdjax.main --config=configs/folder.py --config.data.folder=P
 
 import ml_collections
 
-from configs import default
+from amdjax.configs import default
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -8,7 +8,7 @@ Command: python -m amdjax.main --config=configs/imagenet.py \\
 
 import ml_collections
 
-from configs import default
+from amdjax.configs import default
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -28,6 +28,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.optim.boundaries = (30, 60, 90)
     config.optim.factor = 0.1
     config.losses.ce.weight = 1.0
-    for name in ("kd", "eskd"):
-        config.losses[name].weight = 1.0
+    config.losses.kd.weight = 1.0
     return config

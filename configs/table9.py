@@ -11,7 +11,7 @@ mobilenet_v2-resnet26  87.74 / 88.61 / 85.78 / 88.70 / 88.42
 
 import ml_collections
 
-from configs import cifar10, default
+from amdjax.configs import cifar10, default
 
 SETUPS = {
     f"{teacher}-{student}": (teacher, student)

@@ -10,7 +10,7 @@ Published test accuracy (%), read off Figure 13: (a) AMD(g) 50.3, AMD(g+l) 49.9;
 
 import ml_collections
 
-from configs import cifar10, default
+from amdjax.configs import cifar10, default
 
 SETUPS = {name: cifar10.SETUPS[name] for name in ("a", "d")}
 
@@ -30,7 +30,6 @@ def get_config(setup: str = "a") -> ml_collections.ConfigDict:
     config.optim.boundaries = (30, 60, 90)
     config.optim.factor = 0.1
     config.losses.ce.weight = 0.7
-    for name in ("kd", "eskd"):
-        config.losses[name].weight = 0.3
-        config.losses[name].temperature = 16.0
+    config.losses.kd.weight = 0.3
+    config.losses.kd.temperature = 16.0
     return config

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv with $PYTHON (default python3) and installs requirement files into it, once.
+# Makes .venv with $PYTHON (default python3), and installs requirement files and the package itself
+# (editable, so that a change of the code needs no new installation) into it, once.
 #   launch/install.sh requirements.txt [more.txt ...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,12 +22,12 @@ CHECK
   }
 fi
 
-wanted=$(cat "$@")
+wanted=$(cat pyproject.toml "$@")
 [[ -f $stamp && $(cat "$stamp") == *"$wanted"* ]] && exit 0
 
-arguments=()
+arguments=(--editable .)
 for file in "$@"; do arguments+=(-r "$file"); done
-echo "installing $* into $venv" >&2
+echo "installing amdjax and $* into $venv" >&2
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${arguments[@]}"
 printf '%s\n' "$wanted" >"$stamp.partial"
 mv "$stamp.partial" "$stamp"

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Runs the main job on this machine; the first call makes the environment.
-#   bash launch/local.sh [flags of amdjax.main]      without flags: --config=configs/digits.py
+# Runs the main job on this machine, from any folder; the first call makes the environment.
+#   bash launch/local.sh [flags of amdjax.main]      without flags: --config=digits.py
+# Paths are relative to the current folder: --config=mine.py is read, and runs/ written, there. The
+# recipes of configs/ are found by their names.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-bash launch/install.sh requirements.txt
-[[ $# -gt 0 ]] || set -- --config=configs/digits.py
-exec .venv/bin/python -m amdjax.main "$@"
+root=$(cd "$(dirname "$0")/.." && pwd)
+bash "$root/launch/install.sh" requirements.txt
+[[ $# -gt 0 ]] || set -- --config=digits.py
+exec "$root/.venv/bin/python" -m amdjax.main "$@"

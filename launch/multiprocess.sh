@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs the main job as N processes on this machine; with GPUs each process gets one of its own.
+# Runs the main job as N processes on this machine; with GPUs each process gets one GPU.
 #   bash launch/multiprocess.sh N [flags of amdjax.main]
 # SIGTERM and Ctrl-C make all of them save and stop (exit code 75); when one dies, the others are
-# stopped, too. The same command goes on from the last checkpoint.
+# stopped, too. Repeat the command to resume from the last checkpoint.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,7 +30,7 @@ free_port='import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.ge
 JAX_COORDINATOR_ADDRESS=127.0.0.1:$("$python" -c "$free_port")
 export JAX_COORDINATOR_ADDRESS JAX_NUM_PROCESSES=$count
 
-stopped=75 # the exit code behind SIGTERM
+stopped=75 # the exit code after SIGTERM
 processes=()
 trap 'kill -TERM "${processes[@]}" 2>/dev/null || true' TERM INT
 for ((index = 0; index < count; index++)); do

@@ -1,9 +1,11 @@
-"""Four virtual devices, so that every test of the mapped step can run on more than one.
+"""Four virtual devices for the tests of sharded steps, and data and runs that tests share.
 
 Most of the tests' time is compilation, so LLVM optimises as little as leaves the results the same.
 """
 
 import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,16 +25,26 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("images") / "set", per_class=16, size=16)
 
 
+@pytest.fixture(scope="session")
+def trained(images: Path) -> Path:
+    """The workdir of a teacher and a student; tests that change files take a copy."""
+    from tests.trained_run import train
+
+    workdir = images.parent / "trained"
+    train(images, workdir)
+    return workdir
+
+
 @pytest.fixture
-def begin():
-    """Starts commands, and ends with the test those that still run."""
-    running = []
+def start_process() -> Iterator[Callable[..., subprocess.Popen]]:
+    """Starts commands like `tests.tiny_run.start`, and kills them at the end of the test."""
+    processes = []
 
-    def begin(*arguments, **environment):
-        running.append(start(*arguments, **environment))
-        return running[-1]
+    def start_process(words: list[str], **environment: str) -> subprocess.Popen:
+        processes.append(start(words, **environment))
+        return processes[-1]
 
-    yield begin
-    for process in running:
+    yield start_process
+    for process in processes:
         process.kill()
         process.communicate()

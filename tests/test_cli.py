@@ -1,12 +1,23 @@
-"""How a command ends that is not ended by its own work."""
+"""How a command ends after Ctrl-C, a closed pipe or a fault."""
 
 import os
 import subprocess
 import sys
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
+from amdjax.cli import list_registries, parse_flags
+from amdjax.data.mixing import MIXES
+from amdjax.data.registry import DATASETS
+from amdjax.errors import UserError
+from amdjax.losses import LOSSES
+from amdjax.methods import METHODS
+from amdjax.models import MODELS
 from tests.tiny_run import ROOT
+
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 SCRIPT = """
 import os, sys
@@ -31,11 +42,11 @@ def _run(body, **settings):
     return process.returncode, getattr(process, "stdout", None), process.stderr
 
 
-def test_ctrl_c_is_one_word():
+def test_ctrl_c_prints_one_word():
     assert _run("raise KeyboardInterrupt") == (130, None, b"interrupted\n")
 
 
-def test_a_reader_that_has_seen_enough_is_no_error():
+def test_closed_pipe_is_not_an_error():
     end, write = os.pipe()
     os.close(end)
     try:
@@ -45,13 +56,112 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     assert (code, err) == (1, b"")
 
 
-def test_names_that_are_no_text_are_printed():
+def test_names_that_are_not_utf8_are_printed():
     code, out, err = _run(r"print(os.fsdecode(b'\xff.png'))", stdout=subprocess.PIPE)
     assert (code, out, err) == (0, b"\\udcff.png\n", b"")
 
 
 @pytest.mark.parametrize("kind", ["ValueError", "OSError"])
-def test_faults_of_the_program_show_where_they_are(kind):
-    code, _, err = _run(f"raise {kind}('what nobody expects')")
+def test_faults_show_a_traceback(kind):
+    code, _, err = _run(f"raise {kind}('an unexpected fault')")
     assert code == 1
-    assert b"Traceback" in err and b"what nobody expects" in err
+    assert b"Traceback" in err and b"an unexpected fault" in err
+
+
+def _parse(*words):
+    values = flags.FlagValues()
+    argv = ["amdjax", *words]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    sys.modules.pop("config_config", None)  # the module of the file that was parsed before
+    parse_flags(argv, values)
+    return values.config
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.studnt.name=x", "unknown config key 'studnt.name'; did you mean student.name"),
+        ("--config.losses.am.margn=2", r"'losses\.am\.margn'; did you mean losses\.am\.margin"),
+        ("--config.epochs=many", r"config\.epochs=many"),
+        ("--config.augment.mean=(1.0,", "is not a Python tuple"),
+        ("--wrkdir=x", "Did you mean: workdir"),
+    ],
+)
+def test_parse_flags_names_a_wrong_flag(flag, message):
+    with pytest.raises(UserError, match=message) as caught:
+        _parse("--config=digits.py", flag)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--config.methods=kd,amd_gl", ("kd", "amd_gl")),
+        ("--config.methods=kd, at", ("kd", "at")),
+        ("--config.methods=amd_gl+sp", ("amd_gl+sp",)),
+        ("--config.methods=('kd',)", ("kd",)),
+        ("--config.seeds=0,1,2", (0, 1, 2)),
+        ("--config.optim.boundaries=(3,5)", (3, 5)),
+        ("--config.optim.boundaries=", ()),
+        ("--config.sweep.choices=(1.1,1.35)", (1.1, 1.35)),
+        (
+            "--config.sweep.choices=(('angular',),('angular','positive'))",
+            (("angular",), ("angular", "positive")),
+        ),
+    ],
+)
+def test_parse_flags_reads_lists_with_and_without_brackets(flag, expected):
+    config = _parse("--config=digits.py", flag)
+    for part in flag.partition("=")[0].split(".")[1:]:
+        config = config[part]
+    assert config == expected
+
+
+def test_parse_flags_takes_the_last_of_several_lists():
+    flag = "--config.optim.boundaries"
+    config = _parse("--config=digits.py", f"{flag}=(30,60,90)", f"{flag}=(100,150)")
+    assert config.optim.boundaries == (100, 150)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(:\n", "line 1: invalid syntax"),
+        ("import nothing_there\n", "line 1: ModuleNotFoundError: No module named 'nothing_there'"),
+        ("def get_config():\n    return {}['a']\n", "line 2: KeyError: 'a'"),
+        ("def get_config():\n    return int('a')\n", "line 2: ValueError: invalid literal"),
+        ("def get_config():\n    return {'a': 1}\n", "returns a dict, not a ml_collections.Conf"),
+        ("x = 1\n", "the file has no function get_config"),
+        (
+            "import ml_collections\ndef get_config():\n"
+            "    return ml_collections.ConfigDict({'epochs': 1})\n",
+            r"lacks \d+ settings, such as augment\.flip",
+        ),
+    ],
+)
+def test_parse_flags_names_the_fault_of_a_config_file(tmp_path, text, message):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        _parse(f"--config={file}")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [["--config=nothing.py"], ["--config="], ["--config"]])
+def test_parse_flags_refuses_a_missing_config_file(words):
+    with pytest.raises(UserError, match=r"--config: .* is not there"):
+        _parse(*words)
+
+
+def test_parse_flags_names_an_unknown_setup():
+    with pytest.raises(UserError, match=r"unknown set-up of cifar10\.py 'e'; known: a, b, c, d"):
+        _parse("--config=cifar10.py:e")
+
+
+def test_list_registries_has_a_line_for_every_entry():
+    lines = {line.split()[0]: line for line in list_registries().splitlines() if line[:2] == "  "}
+    for registry in (METHODS, LOSSES, MODELS, DATASETS, MIXES):
+        for name in registry:
+            assert len(lines[name].split()) > 1
+    assert "margin=1.35" in list_registries()

@@ -8,25 +8,23 @@ import jax
 import pytest
 
 from amdjax import distributed
-from amdjax.config import check_resumable, plan_runs, validate, write_run_spec
-from amdjax.data.augment import create_augment
-from amdjax.data.mixing import create_mix
+from amdjax.config import validate
+from amdjax.configs import cifar100, default
 from amdjax.data.registry import DATASETS
 from amdjax.errors import UserError
+from amdjax.experiment import plan_runs
 from amdjax.losses import LOSSES
 from amdjax.methods import METHODS
 from amdjax.models import create_model
-from amdjax.training.optimizer import create_optimizer
-from amdjax.training.preflight import check_shapes
+from amdjax.training.preflight import check_settings, check_shapes
 from amdjax.training.run import run
-from configs import default
 from tests.tiny_run import shrink
 
 RECIPES = sorted(path.stem for path in (Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
 
 
 def _module(name):
-    return importlib.import_module(f"configs.{name}")
+    return importlib.import_module(f"amdjax.configs.{name}")
 
 
 def _recipe(name, *setup):
@@ -43,12 +41,10 @@ def _setups():
 def test_recipe_names_what_exists(recipe):
     config = _recipe(*recipe)
     validate(config)
-    plan = plan_runs(config)
-    assert len({phase.name for phase in plan}) == len(plan)
-    create_optimizer(config.optim, 10, config.epochs)
-    create_augment(config.augment)
-    create_mix(config.mix, lambda x: x)
-    check_shapes(config, plan[-1:], 10, (32, 32, 3))
+    specs = plan_runs(config)
+    assert len({spec.name for spec in specs}) == len(specs)
+    check_settings(config, specs)
+    check_shapes(config, specs[-1:], 10, (32, 32, 3))
     assert config.data.name in DATASETS
     for model in (config.teacher.name, config.student.name):
         create_model(model, 10)
@@ -56,19 +52,19 @@ def test_recipe_names_what_exists(recipe):
     assert set(config.losses) == set(LOSSES)
 
 
-def test_an_unknown_setup_is_named():
+def test_recipe_names_an_unknown_setup():
     with pytest.raises(UserError, match=r"unknown set-up of cifar10\.py 'e'; known: a, b, c, d"):
         _recipe("cifar10", "e")
 
 
-def test_a_sweep_repeats_what_it_concerns():
+def test_plan_runs_repeats_the_methods_that_a_sweep_concerns():
     config = _recipe("figure8")
-    names = [phase.name for phase in plan_runs(config)]
+    names = [spec.name for spec in plan_runs(config)]
     values = ("1000.0", "3000.0", "5000.0", "7000.0", "9000.0")
     assert names == ["teacher", "kd", *(f"amd_g-weight={value}" for value in values)]
-    weights = [phase.losses["am"]["weight"] for phase in plan_runs(config)[2:]]
+    weights = [spec.losses["am"]["weight"] for spec in plan_runs(config)[2:]]
     assert weights == [float(value) for value in values]
-    assert [phase.swept for phase in plan_runs(config)] == ["", "", *["losses.am.weight"] * 5]
+    assert [spec.sweep_key for spec in plan_runs(config)] == ["", "", *["losses.am.weight"] * 5]
     config.sweep.key = "losses.am.margn"
     with pytest.raises(UserError, match=r"config\.sweep\.key 'losses.am.margn'; did you mean los"):
         plan_runs(config)
@@ -77,26 +73,18 @@ def test_a_sweep_repeats_what_it_concerns():
         plan_runs(config)
     config.sweep.key = "losses.am.weight"
     config.sweep.choices = ("much",)
-    with pytest.raises(UserError, match=r"'much' is no value of losses\.am\.weight"):
+    with pytest.raises(UserError, match=r"'much' is not a value of losses\.am\.weight"):
         plan_runs(config)
     config.sweep.choices = ()
     with pytest.raises(UserError, match="choices is empty"):
         plan_runs(config)
 
 
-def test_what_was_swept_is_written_down_and_not_compared(tmp_path):
-    config = _recipe("figure9")
-    _, kd, *swept = plan_runs(config)
-    for name in ("kd", "swept"):
-        (tmp_path / name).mkdir()
-    write_run_spec(config, kd, tmp_path / "kd")
-    write_run_spec(config, swept[0], tmp_path / "swept")
-    recipe = json.loads((tmp_path / "swept" / "recipe.json").read_text())
-    assert recipe.pop("swept") == "losses.am.margin"
-    assert recipe.keys() == json.loads((tmp_path / "kd" / "recipe.json").read_text()).keys()
-    check_resumable(config, swept[0], tmp_path / "swept")
-    with pytest.raises(UserError, match=r"losses\.am\.margin: 1\.1 there, 1\.35 now\. Choose"):
-        check_resumable(config, swept[1], tmp_path / "swept")
+@pytest.mark.parametrize("setup", cifar100.SETUPS)
+def test_cifar100_losses_compare_the_layers_of_every_pair(setup):
+    config = cifar100.get_config(setup)
+    config.methods = ("at+sp+amd_gl",)
+    check_shapes(config, plan_runs(config)[-1:], 100, (32, 32, 3))
 
 
 # The others differ from these in names and numbers alone.
@@ -118,7 +106,7 @@ def test_recipe_runs_a_step(name, images, tmp_path, monkeypatch):
     assert row["final"]["step"] == 1
 
 
-def test_every_loss_and_method_is_described():
+def test_every_loss_and_method_has_a_summary():
     for entry in (*LOSSES.values(), *METHODS.values()):
         assert entry.summary
     used = {loss for method in METHODS.values() for loss in method.losses}

@@ -1,4 +1,4 @@
-"""Several processes: the numbers of one, one checkpoint, and the death of one of them."""
+"""Several processes: the numbers of one process, shared checkpoints, the death of a process."""
 
 import json
 import re
@@ -19,7 +19,7 @@ FLAGS = ["--config.batch_size=4", "--config.checkpoint_every_steps=2"]  # 16 ste
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """What is compiled once serves all runs of this module."""
+    """A compilation cache that all runs of this module share."""
     return {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
@@ -35,12 +35,12 @@ def one(images, tmp_path_factory, environment):
     return workdir
 
 
-def _start_two(begin, *commands, **environment):
+def _start_two(start_process, *commands, **environment):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return [
-        begin(
+        start_process(
             words,
             JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
             JAX_NUM_PROCESSES="2",
@@ -57,16 +57,15 @@ def _lines(folder):
 
 
 def _checkpoints(folder):
-    """The steps of the whole checkpoints; a killed run may leave a part of another."""
+    """Returns the steps of complete checkpoints; a killed run may leave a part of another."""
     names = [path.name for path in (folder / "checkpoints").iterdir()]
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def _own_words(out):
-    """What amdjax printed, without what JAX's CPU collectives say of their connections.
+def _without_gloo(out):
+    """Returns the output of amdjax, without the lines of JAX's CPU collectives.
 
-    Threads of Gloo print at the same time, piece by piece, so that the pieces and not the lines
-    are what can be known.
+    Threads of Gloo print at the same time, piece by piece, so only the pieces can be matched.
     """
     pieces = (
         r"\[Gloo\] Rank |is connected to |peer ranks\. |"
@@ -75,8 +74,8 @@ def _own_words(out):
     return re.sub(pieces, "", out)
 
 
-def _assert_left_alone(process, err):
-    """The process ended because the other one did, and says so."""
+def _assert_reports_peer_failure(process, err):
+    """The process ended because the other one did, and its error says so."""
     if process.returncode == -signal.SIGABRT:  # a thread of JAX's was the first to see it
         assert "another task died" in err
     else:
@@ -87,27 +86,27 @@ def _assert_left_alone(process, err):
 
 
 @pytest.mark.slow
-def test_two_processes_that_die_and_then_one_give_what_one_gives(
-    images, one, tmp_path, begin, environment
+def test_killed_processes_resume_as_one_with_the_same_numbers(
+    images, one, tmp_path, start_process, environment
 ):
     given = f"--config.teacher.checkpoint={one / 'teacher'}"
     words = command(images, tmp_path, *FLAGS, given)
     student = tmp_path / "amd_gl"
 
-    first, second = _start_two(begin, words, words, **environment)
+    first, second = _start_two(start_process, words, words, **environment)
     wait_for_lines(student / "metrics.jsonl", 5, first)
     second.send_signal(signal.SIGKILL)
     _, err = first.communicate(timeout=60)
-    _assert_left_alone(first, err)
+    _assert_reports_peer_failure(first, err)
     kept = [line for line in _lines(student) if line["step"] <= _checkpoints(student)[-1]]
     assert len(kept) >= 4
 
-    first, second = _start_two(begin, words, words, **environment)
+    first, second = _start_two(start_process, words, words, **environment)
     wait_for_lines(student / "metrics.jsonl", 18, first)  # 16 steps, an evaluation, one more step
     first.send_signal(signal.SIGKILL)
     out, err = second.communicate(timeout=60)
-    assert _own_words(out) == ""
-    _assert_left_alone(second, err)
+    assert _without_gloo(out) == ""
+    _assert_reports_peer_failure(second, err)
     by_two = _lines(student)
 
     code, _, err = finish(words, **environment)
@@ -121,7 +120,7 @@ def test_two_processes_that_die_and_then_one_give_what_one_gives(
     for line, expected in zip(ours[:10], theirs[:10], strict=True):
         for name in ("loss", "ce", "kd", "am"):
             np.testing.assert_allclose(line[name], expected[name], rtol=1e-5, atol=1e-5)
-    evaluation, expected = ours[16], theirs[16]  # by two, and by one; behind more rounding
+    evaluation, expected = ours[16], theirs[16]  # by two processes and by one: more rounding
     assert evaluation["split"] == "test"
     assert evaluation["accuracy"] == expected["accuracy"]
     np.testing.assert_allclose(evaluation["nll"], expected["nll"], rtol=1e-3)
@@ -130,15 +129,17 @@ def test_two_processes_that_die_and_then_one_give_what_one_gives(
 
 
 @pytest.mark.slow
-def test_the_mistake_of_one_process_ends_the_others(images, tmp_path, begin):
+def test_user_error_in_one_process_ends_the_others(images, tmp_path, start_process):
     words = command(images, tmp_path, "--config.max_steps=2", methods="scratch")
-    first, second = _start_two(begin, words, [*words, f"--config.data.folder={tmp_path / 'no'}"])
+    first, second = _start_two(
+        start_process, words, [*words, f"--config.data.folder={tmp_path / 'no'}"]
+    )
     _, err = second.communicate(timeout=120)
     assert second.returncode == 2
     assert err.startswith(f"error: {tmp_path / 'no'} cannot be listed")
     assert len(err.splitlines()) == 1
     _, err = first.communicate(timeout=60)
-    _assert_left_alone(first, err)
+    _assert_reports_peer_failure(first, err)
 
 
 @pytest.mark.parametrize(
@@ -150,22 +151,22 @@ def test_the_mistake_of_one_process_ends_the_others(images, tmp_path, begin):
         ("INTERNAL: Failed to compile", False),
     ],
 )
-def test_only_what_the_others_cause_is_laid_to_them(monkeypatch, reason, lost):
+def test_is_peer_failure_recognises_errors_of_collectives(monkeypatch, reason, lost):
     error = jax.errors.JaxRuntimeError(reason)
-    assert not distributed.is_peer_failure(error)  # there are no others
+    assert not distributed.is_peer_failure(error)  # there is one process
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     assert distributed.is_peer_failure(error) == lost
     assert not distributed.is_peer_failure(ValueError(reason))
 
 
-def test_a_folder_that_only_the_first_process_sees_is_named(tmp_path):
+def test_wait_for_folder_names_a_folder_that_is_not_shared(tmp_path):
     wait_for_folder(tmp_path, seconds=0)
     with pytest.raises(UserError, match=r"does not see .*runs.*on a disk that all machines share"):
         wait_for_folder(tmp_path / "runs", seconds=0)
 
 
 @pytest.mark.parametrize("count", ["", "two", "-2"])
-def test_an_incomplete_environment_is_said(monkeypatch, count):
+def test_initialize_refuses_an_incomplete_environment(monkeypatch, count):
     for name, value in (
         ("COORDINATOR_ADDRESS", "x:1"),
         ("PROCESS_ID", "0"),

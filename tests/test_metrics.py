@@ -11,7 +11,7 @@ def arrays():
     return load("metrics")
 
 
-def test_values(arrays):
+def test_metrics_equal_the_reference_values(arrays):
     logits, labels = arrays["logits"], arrays["label"]
     ours = [
         (metrics.top_k_accuracy(logits, labels, 1), "top1"),
@@ -30,7 +30,7 @@ def test_values(arrays):
 
 
 @pytest.mark.parametrize("batch_size", [500, 128, 7])
-def test_masked_batches_add_up_to_the_whole(arrays, batch_size):
+def test_metrics_of_masked_batches_add_up(arrays, batch_size):
     logits, labels = jnp.asarray(arrays["logits"]), jnp.asarray(arrays["label"])
     total = metrics.EvalMetrics.empty()
     for start in range(0, 500, batch_size):
@@ -45,14 +45,19 @@ def test_masked_batches_add_up_to_the_whole(arrays, batch_size):
         np.testing.assert_allclose(total.compute()[name], arrays[key], rtol=1e-5)
 
 
-def test_top_k_of_few_classes():
+def test_top_k_accuracy_with_fewer_than_k_classes():
     logits = jnp.asarray([[1.0, 2.0], [2.0, 1.0]])
     assert metrics.top_k_accuracy(logits, jnp.asarray([0, 0]), 5) == 1.0
     assert metrics.top_k_accuracy(logits, jnp.asarray([0, 0]), 1) == 0.5
 
 
-def test_calibration_by_hand():
+def test_calibration_error_of_a_hand_computed_example():
     # Two bins: confidences 0.5 (hit), exactly on the edge, and 0.8 twice (hit, miss).
     p = jnp.asarray([[0.5, 0.5], [0.8, 0.2], [0.8, 0.2]])
     error = metrics.expected_calibration_error(jnp.log(p), jnp.asarray([0, 0, 1]), num_bins=2)
     np.testing.assert_allclose(error, (1 * 0.5 + 2 * 0.3) / 3, rtol=1e-6)
+
+
+def test_format_stat_gives_mean_and_standard_deviation():
+    assert metrics.format_stat([0.25], 1) == "0.2"
+    assert metrics.format_stat([1.0, 2.0, 3.0], 2) == "2.00 ± 1.00"

@@ -33,7 +33,7 @@ def _pth(path, weights):
 
 
 @pytest.mark.parametrize("save", [_npz, _safetensors, _pth])
-def test_weights_of_pytorch(tmp_path, state_dict, save):
+def test_load_teacher_reads_pytorch_weights(tmp_path, state_dict, save):
     variables = load_teacher(str(save(tmp_path / "teacher", state_dict)), "resnet20", 10)
     kernel = variables["params"]["layer2_0"]["conv1"]["kernel"]
     theirs = state_dict["layer2.0.conv1.weight"]
@@ -42,22 +42,22 @@ def test_weights_of_pytorch(tmp_path, state_dict, save):
     np.testing.assert_array_equal(mean, state_dict["bn1.running_mean"])
 
 
-def test_other_classes_are_refused(tmp_path, state_dict):
+def test_load_teacher_refuses_other_classes(tmp_path, state_dict):
     path = _npz(tmp_path / "teacher", state_dict)
     with pytest.raises(UserError, match="has 10 classes, the data set 4"):
         load_teacher(str(path), "resnet20", 4)
 
 
-def test_another_model_is_refused(tmp_path, state_dict):
+def test_load_teacher_refuses_weights_of_another_model(tmp_path, state_dict):
     path = _npz(tmp_path / "teacher", state_dict)
-    with pytest.raises(UserError, match=r"resnet26: the key 'layer1\.3\.\S+' is missing"):
+    with pytest.raises(UserError, match=r"resnet26 .*'layer1\.3\.\S+' is missing"):
         load_teacher(str(path), "resnet26", 10)
-    with pytest.raises(UserError, match=r"resnet14: \d+ keys too many \(layer1\.2"):
+    with pytest.raises(UserError, match=r"resnet14 .*: unexpected 'layer1\.2"):
         load_teacher(str(path), "resnet14", 10)
 
 
 @pytest.mark.parametrize("ending", [".npz", ".safetensors", ".pth", ".pt"])
-def test_a_damaged_file_is_named(tmp_path, ending):
+def test_load_teacher_names_a_damaged_file(tmp_path, ending):
     if ending in (".pth", ".pt"):
         pytest.importorskip("torch")
     path = tmp_path / f"teacher{ending}"
@@ -72,10 +72,10 @@ def test_a_damaged_file_is_named(tmp_path, ending):
     [
         (lambda path: None, "does not exist"),
         (lambda path: path.mkdir(), "no complete checkpoint"),
-        (lambda path: path.write_text("x"), "of an unknown kind"),
+        (lambda path: path.write_text("x"), "has an unknown format"),
     ],
 )
-def test_what_is_no_checkpoint(tmp_path, make, message):
+def test_load_teacher_refuses_other_paths(tmp_path, make, message):
     make(tmp_path / "teacher")
     with pytest.raises(UserError, match=message):
         load_teacher(str(tmp_path / "teacher"), "resnet20", 10)

@@ -1,4 +1,4 @@
-"""A workdir is enough by itself: its config and its networks are read back from it."""
+"""The files of a workdir: its config, its runs and its trained networks are read back."""
 
 import json
 
@@ -8,20 +8,34 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from amdjax.config import plan_runs, read_config
-from amdjax.data import load_dataset
+from amdjax.configs import figure9
+from amdjax.data import Fingerprint, load_dataset
 from amdjax.errors import UserError
+from amdjax.experiment import plan_runs
 from amdjax.losses.margin_softmax import cosine_logits
 from amdjax.metrics import negative_log_likelihood
 from amdjax.models import create_model, init_variables
-from amdjax.workdir import Predictor, forward, phase_names, restore, restore_all
+from amdjax.predictor import Predictor, forward
+from amdjax.workdir import (
+    check_resumable,
+    load_run,
+    read_config,
+    restore,
+    restore_all,
+    run_names,
+    write_run_spec,
+)
 from tests.tiny_run import tiny_config
-from tests.trained_run import METHODS, add_student, change, copy, trained
+from tests.trained_run import METHODS, add_student, change, change_settings, copy
 
 
 @pytest.fixture(scope="module")
-def workdir(images):
-    return trained(images)
+def workdir(trained):
+    return trained
+
+
+CLASSES = ("class_0", "class_1", "class_2", "class_3")
+DATA = Fingerprint("folder", CLASSES, (16, 16, 3), {"train": 64, "test": 32})
 
 
 @pytest.fixture(scope="module")
@@ -30,21 +44,21 @@ def test_split(workdir):
     return test.read(np.arange(len(test)))
 
 
-def test_the_config_is_that_of_the_run(images, workdir):
+def test_read_config_returns_the_config_of_the_run(images, workdir):
     config = tiny_config(images, METHODS)
     config.ema_decay = 0.5
     assert read_config(workdir).to_dict() == config.to_dict()
     assert plan_runs(read_config(workdir)) == plan_runs(config)
 
 
-def test_settings_that_are_newer_than_a_run_have_their_defaults(workdir, tmp_path):
+def test_read_config_gives_newer_settings_their_defaults(workdir, tmp_path):
     config = json.loads((workdir / "config.json").read_text())
     del config["seeds_at_once"], config["losses"]["am"]["margin"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert read_config(tmp_path).to_dict() == read_config(workdir).to_dict()
 
 
-def test_bfloat16_on_cpu_is_float32_but_for_rounding():
+def test_forward_in_bfloat16_is_close_to_float32():
     images = np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3), np.uint8)
     variables = init_variables(create_model("wrn_10_1", 10), jax.random.key(0), (32, 32, 3))
     logits = [
@@ -59,40 +73,41 @@ def test_bfloat16_on_cpu_is_float32_but_for_rounding():
 
 
 @pytest.mark.parametrize("name", ["teacher", "kd"])
-def test_a_network_says_what_it_said_in_its_evaluation(workdir, test_split, name):
+def test_restored_network_has_the_nll_of_its_evaluation(workdir, test_split, name):
     network, (images, labels) = restore(workdir / name, 4), test_split
     results = json.loads((workdir / "results.json").read_text())
     final = results["teacher"] if name == "teacher" else results["methods"][name]
     assert network.step == final["final"]["step"] == 16
     assert network.is_teacher == (name == "teacher")
-    nll = negative_log_likelihood(network.kind(network.variables, images).logits, labels)
+    nll = negative_log_likelihood(network.logits(images), labels)
     np.testing.assert_allclose(nll, final["final"]["nll"], rtol=1e-5)
 
 
-def test_a_loss_of_angles_predicts_by_angles(workdir, test_split, tmp_path):
+def test_restored_network_predicts_by_the_logits_of_its_loss(workdir, test_split, tmp_path):
     there = copy(workdir, tmp_path / "run")
     add_student(there, "arcface", losses={"arcface": {"weight": 1.0, "scale": 32.0}})
     network = restore(there / "arcface", 4)
-    outputs = network.kind(network.variables, test_split[0])
+    outputs = network.predictor(network.variables, test_split[0])
     expected = cosine_logits(outputs.embedding, outputs.class_weights, 32.0)
     np.testing.assert_allclose(outputs.logits, expected, rtol=1e-5)
 
 
-def test_networks_of_one_kind_share_it(workdir, tmp_path):
+def test_restored_networks_of_one_definition_share_a_predictor(workdir, tmp_path):
     there = copy(workdir, tmp_path / "run")
     mean = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
     add_student(there, "at", losses={"ce": {}, "at": {}})
     add_student(there, "cosface", losses={"cosface": {}})
-    add_student(there, "black", augment=mean)
+    settings = json.loads((there / "kd" / "run.json").read_text())["settings"]
+    add_student(there, "black", augment={**settings["augment"], **mean})
     kd, at, cosface, black = (
-        restore(there / name, 4).kind for name in ("kd", "at", "cosface", "black")
+        restore(there / name, 4).predictor for name in ("kd", "at", "cosface", "black")
     )
     assert kd == at
     assert hash(kd) == hash(at)
     assert kd not in (cosface, black)
 
 
-def test_means_over_the_steps_are_taken_where_there_are_any(workdir):
+def test_restore_takes_the_ema_where_there_is_one(workdir):
     folder = workdir / "kd" / "checkpoints" / "16" / "default"
     with ocp.StandardCheckpointer() as checkpointer:
         state = checkpointer.restore(folder.absolute())
@@ -102,31 +117,28 @@ def test_means_over_the_steps_are_taken_where_there_are_any(workdir):
     assert np.abs(last - mean).max() > 1e-6
 
 
-def test_the_order_of_networks(workdir, tmp_path):
+def test_restore_all_orders_networks_and_skips_twins(workdir, tmp_path):
     there = copy(workdir, tmp_path / "run")
-    for left, seed in (("at-seed3", 3), ("at", 0)):
-        add_student(there, left, seed=seed)
-    networks, missing = restore_all(there, read_config(there), 4, 64)
+    for name, seed in (("at-seed3", 3), ("at", 0)):
+        add_student(there, name, method="at", seed=seed)
+    networks, missing = restore_all(there, read_config(there), DATA)
     assert [network.name for network in networks] == ["teacher", "kd", "at", "at-seed3"]
     assert [(n.method, n.seed) for n in networks[-2:]] == [("at", 0), ("at", 3)]
-    assert {n.swept for n in networks} == {""}
-    change(there / "at" / "recipe.json", swept="losses.at.weight")
-    assert restore(there / "at", 4).swept == "losses.at.weight"
     assert missing == []
     copy(there / "at", there / "at-seed0")
-    networks, missing = restore_all(there, read_config(there), 4, 64)
+    networks, missing = restore_all(there, read_config(there), DATA)
     assert [network.name for network in networks] == ["teacher", "kd", "at", "at-seed3"]
-    assert missing == ["at-seed0: left out, for at has the same method and seed"]
+    assert missing == ["at-seed0: skipped: at has the same method and seed"]
 
 
-def test_what_is_missing_is_said(workdir, tmp_path):
+def test_restore_all_reports_missing_networks(workdir, tmp_path):
     there = copy(workdir, tmp_path / "run")
     change(there / "config.json", methods=["scratch", "kd", "eskd"])
     for file in (there / "kd" / "checkpoints" / "16" / "default").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
-    change(there / "teacher" / "recipe.json", epochs=5)
-    networks, missing = restore_all(there, read_config(there), 4, 64)
+    change_settings(there / "teacher", epochs=5)
+    networks, missing = restore_all(there, read_config(there), DATA)
     assert [network.name for network in networks] == ["teacher"]
     sentences = dict(sentence.split(": ", 1) for sentence in missing)
     assert sentences.keys() == {"teacher_early", "scratch", "kd", "eskd", "teacher"}
@@ -136,16 +148,16 @@ def test_what_is_missing_is_said(workdir, tmp_path):
     assert all(len(sentence.splitlines()) == 1 for sentence in missing)
 
 
-def test_a_given_teacher_takes_the_place_of_a_trained_one(workdir, tmp_path):
+def test_restore_all_prefers_an_imported_teacher(workdir, tmp_path):
     there = copy(workdir, tmp_path / "run")
     config = read_config(there)
     config.teacher.checkpoint = str(workdir / "teacher")
-    assert phase_names(there, config) == ["kd"]
-    networks, missing = restore_all(there, config, 4, 64)
+    assert run_names(there, config) == ["kd"]
+    networks, missing = restore_all(there, config, DATA)
     assert (networks[0].name, networks[0].step, networks[0].length) == ("teacher", 0, None)
     assert missing == []
     config.teacher.checkpoint = str(tmp_path / "nothing")
-    networks, missing = restore_all(there, config, 4, 64)
+    networks, missing = restore_all(there, config, DATA)
     assert [network.name for network in networks] == ["kd"]
     assert len(missing) == 1
     assert "nothing does not exist" in missing[0]
@@ -154,23 +166,23 @@ def test_a_given_teacher_takes_the_place_of_a_trained_one(workdir, tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: (folder / "recipe.json").write_text("{"), "recipe.json is damaged"),
-        (lambda folder: (folder / "recipe.json").write_text("{}"), "recipe.json is damaged"),
-        (lambda folder: (folder / "recipe.json").write_bytes(b"\xff"), "recipe.json is damaged"),
-        (lambda folder: change(folder / "recipe.json", augment=None), "recipe.json is damaged"),
-        (lambda folder: change(folder / "recipe.json", share="all"), "recipe.json is damaged"),
-        (lambda folder: change(folder / "recipe.json", model="resnet14"), "is no resnet14"),
-        (lambda folder: (folder / "recipe.json").unlink(), "has no checkpoint yet"),
+        (lambda folder: (folder / "run.json").write_text("{"), "run.json is damaged"),
+        (lambda folder: (folder / "run.json").write_text("{}"), "run.json is damaged"),
+        (lambda folder: (folder / "run.json").write_bytes(b"\xff"), "run.json is damaged"),
+        (lambda folder: change_settings(folder, augment=None), "run.json is damaged"),
+        (lambda folder: change_settings(folder, epoch_fraction="all"), "run.json is damaged"),
+        (lambda folder: change_settings(folder, model="resnet14"), "does not match resnet14"),
+        (lambda folder: (folder / "run.json").unlink(), "has no checkpoint yet"),
     ],
 )
-def test_damage(workdir, tmp_path, spoil, message):
+def test_restore_refuses_a_damaged_run(workdir, tmp_path, spoil, message):
     folder = copy(workdir / "kd", tmp_path / "kd")
     spoil(folder)
     with pytest.raises(UserError, match=message):
         restore(folder, 4)
 
 
-def test_other_classes(workdir):
+def test_restore_refuses_other_classes(workdir):
     with pytest.raises(UserError, match="has 4 classes, the data set 5"):
         restore(workdir / "kd", 5)
 
@@ -178,8 +190,8 @@ def test_other_classes(workdir):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: None, "is no folder"),
-        (lambda path: path.mkdir(), "holds no config.json"),
+        (lambda path: None, "is not a folder"),
+        (lambda path: path.mkdir(), "has no config.json"),
         (lambda path: (path.mkdir(), (path / "config.json").write_text("{")), "is damaged"),
         (lambda path: (path.mkdir(), (path / "config.json").write_text("null")), "is damaged"),
         (lambda path: (path.mkdir(), (path / "config.json").write_bytes(b"\xff")), "is damaged"),
@@ -190,7 +202,70 @@ def test_other_classes(workdir):
         ),
     ],
 )
-def test_what_is_no_workdir(tmp_path, make, message):
+def test_read_config_refuses_other_folders(tmp_path, make, message):
     make(tmp_path / "run")
     with pytest.raises(UserError, match=message):
         read_config(tmp_path / "run")
+
+
+def test_load_run_reads_a_network_without_its_data(workdir):
+    network = load_run(str(workdir / "kd"))
+    assert (network.method, network.label, network.seed, network.teacher) == (
+        *("kd", "kd", 0, "teacher"),
+    )
+    assert network.logits(np.zeros((2, 16, 16, 3), np.uint8)).shape == (2, 4)
+
+
+def test_run_spec_keeps_method_seed_and_sweep_as_data(workdir, tmp_path):
+    there = copy(workdir, tmp_path / "run")
+    sweep = {"key": "losses.kd.weight", "value": 0.5}
+    change(there / "kd" / "run.json", seed=7, sweep=sweep)
+    network = restore(there / "kd", 4)
+    assert (network.label, network.seed) == ("kd-weight=0.5", 7)
+    assert (network.sweep_key, network.sweep_value) == ("losses.kd.weight", 0.5)
+
+
+def test_check_resumable_compares_the_swept_value(tmp_path):
+    config = figure9.get_config()
+    _, _, first, second, *_ = plan_runs(config)
+    write_run_spec(config, first, tmp_path, DATA)
+    check_resumable(config, first, tmp_path)
+    with pytest.raises(UserError, match=r"losses\.am\.margin: saved 1\.1, requested 1\.35"):
+        check_resumable(config, second, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("ema_decay", 0.9), ("optim.momentum", 0.8), ("augment.flip", True)]
+)
+def test_check_resumable_refuses_settings_that_change_numbers(tmp_path, key, value):
+    config = figure9.get_config()
+    spec = plan_runs(config)[-1]
+    write_run_spec(config, spec, tmp_path, DATA)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=f"trained with a different config: {key}: saved"):
+        check_resumable(config, spec, tmp_path)
+
+
+def test_check_resumable_accepts_settings_that_change_no_number(tmp_path):
+    config = figure9.get_config()
+    spec = plan_runs(config)[-1]
+    write_run_spec(config, spec, tmp_path, DATA)
+    changes = {"max_steps": 5, "log_every_steps": 1, "data.data_dir": "x", "teacher.cached": True}
+    config.update_from_flattened_dict(changes)
+    check_resumable(config, spec, tmp_path)
+
+
+def test_check_resumable_explains_a_workdir_of_version_0_1(tmp_path):
+    (tmp_path / "recipe.json").write_text("{}")
+    config = figure9.get_config()
+    with pytest.raises(UserError, match=r"was written by amdjax 0\.1"):
+        check_resumable(config, plan_runs(config)[0], tmp_path)
+
+
+def test_restore_all_skips_networks_of_other_classes(workdir):
+    names = ("class_0", "class_1", "class_2", "zebra")
+    data = Fingerprint("folder", names, (16, 16, 3), {"train": 64, "test": 32})
+    networks, notes = restore_all(workdir, read_config(workdir), data)
+    assert networks == []
+    assert len(notes) == 2
+    assert all("missing: 'class_3'; new: 'zebra'" in note for note in notes)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import ml_collections
 
-from configs import folder
+from amdjax.configs import folder
 
 ROOT = Path(__file__).parents[1]
 QUICK_COMPILATION = "--xla_backend_optimization_level=1"

@@ -1,6 +1,5 @@
-"""A finished run that several test files look at and none of them changes."""
+"""A finished run that several test files read, see the fixture `trained`."""
 
-import functools
 import json
 import shutil
 from pathlib import Path
@@ -11,24 +10,30 @@ from tests.tiny_run import tiny_config
 METHODS = ("kd",)
 
 
-@functools.cache
-def trained(images: Path) -> Path:
-    """Trains a teacher and a student, whose means over the steps are evaluated."""
+def train(images: Path, workdir: Path) -> None:
+    """Trains a teacher and a student, of which the EMA of the weights is evaluated."""
     config = tiny_config(images, METHODS)
     config.ema_decay = 0.5
-    workdir = images.parent / "trained"
     run(config, workdir)
-    return workdir
 
 
 def copy(workdir: Path, to: Path) -> Path:
     return Path(shutil.copytree(workdir, to))
 
 
-def add_student(workdir: Path, name: str, **recipe: object) -> None:
-    """Adds a student with the weights of `kd` and another recipe."""
+def add_student(
+    workdir: Path, name: str, *, method: str = "", seed: int = 0, **settings: object
+) -> None:
+    """Adds a student with the weights of `kd` and other settings."""
     copy(workdir / "kd", workdir / name)
-    change(workdir / name / "recipe.json", **recipe)
+    change(workdir / name / "run.json", method=method or name, seed=seed)
+    change_settings(workdir / name, **settings)
+
+
+def change_settings(folder: Path, **settings: object) -> None:
+    """Sets settings in the description of a run."""
+    run = json.loads((folder / "run.json").read_text())
+    change(folder / "run.json", settings={**run["settings"], **settings})
 
 
 def change(path: Path, **values: object) -> None:

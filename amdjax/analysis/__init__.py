@@ -1,4 +1,4 @@
-"""What looks at a trained model: pure functions of arrays, without files and without pictures."""
+"""Analysis of trained models: pure functions of arrays, without files and figures."""
 
 from amdjax.analysis.angles import geodesic_distances, map_angles, map_cosine
 from amdjax.analysis.calibration import Reliability, fit_temperature, reliability, split_half

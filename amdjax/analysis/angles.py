@@ -1,4 +1,4 @@
-"""The angles that the angular losses shape: within attention maps, and between embeddings."""
+"""Angles that the angular losses change: within attention maps, and between embeddings."""
 
 import jax
 import jax.numpy as jnp
@@ -7,15 +7,13 @@ import numpy as np
 from amdjax.errors import UserError
 from amdjax.losses import functional
 
-_EPS = 1e-7  # the clip of the inner product in the AMC loss
-
 
 def map_angles(feature: jax.Array) -> jax.Array:
     """Returns the angle between the positive and the negative map of one layer, for each sample.
 
     `arccos <q, 1 - q> / (|q| |1 - q|)` over the positions of a map, with the positive map
-    `q = Q / |Q|`, `Q = sum_c f^2`, and the negative map `1 - q` of the AM loss: 0 where the
-    attention is the same everywhere, 90 where it is all in one position, or a map is zero.
+    `q = Q / |Q|`, `Q = sum_c f^2`, and the negative map `1 - q` of the AM loss: 0 for uniform
+    attention, 90 for attention at a single position or a zero map.
 
     Args:
       feature: float [B,H,W,C].
@@ -25,7 +23,7 @@ def map_angles(feature: jax.Array) -> jax.Array:
     """
     positive = functional.l2_normalize(functional.attention_map(feature), axis=(1, 2))
     negative = functional.l2_normalize(1.0 - positive, axis=(1, 2))
-    # Not arccos, which loses half the digits of a small angle.
+    # Not arccos, which loses half of the digits of a small angle.
     opposite, adjacent = (
         functional.safe_norm(x, axis=(1, 2))[:, 0, 0]
         for x in (positive - negative, positive + negative)
@@ -34,26 +32,26 @@ def map_angles(feature: jax.Array) -> jax.Array:
 
 
 def geodesic_distances(embedding: jax.Array, labels: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the distances on the unit sphere within classes and between classes.
+    """Returns the geodesic distances on the unit sphere within classes and between classes.
 
-    `d_ij = arccos <z_i, z_j>` of the unit embeddings, each pair i < j once, with the inner product
+    `d_ij = arccos <z_i, z_j>` of the unit embeddings, for each pair i < j, with the inner product
     clipped to 1e-7 inside [-1, 1] as in the AMC loss. Time and memory grow as B^2.
 
     Args:
-      embedding: float [B,D]; it is normalised here.
+      embedding: float [B,D], not necessarily of unit norm.
       labels: int [B].
 
     Returns:
-      (intra, inter): float64 arrays, in radians, of the pairs of one class and of two classes;
-      together B (B - 1) / 2.
+      (intra, inter): float64 arrays, in radians, of the pairs of the same class and of
+      different classes; B (B - 1) / 2 pairs in all.
 
     Raises:
-      UserError: if there is not one label for each embedding.
+      UserError: if the shapes differ from these.
     """
     embedding, labels = jnp.asarray(embedding), np.asarray(labels)
     if embedding.ndim != 2 or labels.shape != embedding.shape[:1]:
         raise UserError(
-            "an embedding [B,D] and labels [B] are needed, not "
+            "expected an embedding [B,D] and labels [B], got shapes "
             f"{list(embedding.shape)} and {list(labels.shape)}"
         )
     unit = np.asarray(
@@ -61,7 +59,7 @@ def geodesic_distances(embedding: jax.Array, labels: jax.Array) -> tuple[np.ndar
     )
     first, second = np.triu_indices(labels.size, k=1)
     cosine = (unit @ unit.T)[first, second]
-    distance = np.arccos(np.clip(cosine, -1.0 + _EPS, 1.0 - _EPS))
+    distance = np.arccos(np.clip(cosine, -1.0 + functional.COSINE_EPS, 1.0 - functional.COSINE_EPS))
     same = labels[first] == labels[second]
     return distance[same], distance[~same]
 
@@ -76,10 +74,10 @@ def map_cosine(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Ar
       teacher_feature: float [B,H',W',C']. The larger feature is average-pooled.
 
     Returns:
-      float32 [B], from 0 (no common position, or a zero map) to 1.
+      float32 [B], in [0, 1]; 0 for maps without a common position or a zero map.
 
     Raises:
-      UserError: if the larger map is no whole multiple of the smaller.
+      UserError: if the size of the larger map is not a multiple of the smaller.
     """
     student, teacher = (
         functional.l2_normalize(functional.attention_map(feature), axis=(1, 2))

@@ -7,51 +7,52 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 import scipy.special
+from jax.typing import ArrayLike
 
 from amdjax import metrics
 from amdjax.errors import UserError
 
-_TEMPERATURES = (0.01, 100.0)  # where the temperature is looked for
+_TEMPERATURES = (0.01, 100.0)  # search interval
 
 
 class Reliability(NamedTuple):
     """A reliability diagram of K bins: bin k holds the confidences in (k/K, (k+1)/K].
 
     Attributes:
-      count: int64 [K], examples in each bin.
-      accuracy: float32 [K], share of hits; 0 where the count is 0.
+      counts: int64 [K], number of examples in each bin.
+      accuracy: float32 [K], fraction of correct predictions; 0 where the count is 0.
       confidence: float32 [K], mean of the largest probability; 0 where the count is 0.
-      ece: the expected calibration error, that of `metrics.expected_calibration_error`.
+      ece: the expected calibration error, equal to `metrics.expected_calibration_error`.
     """
 
-    count: np.ndarray
+    counts: np.ndarray
     accuracy: np.ndarray
     confidence: np.ndarray
     ece: float
 
 
 def reliability(
-    logits: jax.Array, labels: jax.Array, num_bins: int = metrics.NUM_BINS
+    logits: ArrayLike, labels: ArrayLike, num_bins: int = metrics.NUM_BINS
 ) -> Reliability:
-    """Returns how often predictions of a given confidence are right.
+    """Returns the reliability diagram of predictions.
 
     Args:
       logits: float [N,C].
       labels: int [N].
-      num_bins: K, bins of equal width.
+      num_bins: K, number of bins of equal width.
 
     Returns:
-      `Reliability`; nothing in it is NaN.
+      `Reliability`, without NaN.
 
     Raises:
-      UserError: if there is no example, no bin, or not one label for each row of logits.
+      UserError: if there are no examples or bins, or the shapes differ from these.
     """
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     _check(logits, labels)
     if num_bins < 1:
         raise UserError(f"a reliability diagram needs at least 1 bin, not {num_bins}")
-    everything = jnp.ones(labels.shape, bool)
-    bins = metrics.CalibrationError.from_model_output(logits, labels, everything, num_bins)
+    mask = jnp.ones(labels.shape, bool)
+    bins = metrics.CalibrationError.from_model_output(logits, labels, mask, num_bins)
     divisor = jnp.maximum(bins.count, 1.0)
     return Reliability(
         np.asarray(bins.count).astype(np.int64),
@@ -64,24 +65,24 @@ def reliability(
 def fit_temperature(logits: jax.Array, labels: jax.Array) -> float:
     """Returns the T that minimises the mean negative log-likelihood of `softmax(logits / T)`.
 
-    The likelihood has one peak in log T. It is looked for, in float64, between 0.01 and 100: where
-    every prediction is right the smallest T would be the best. Where no T improves on the logits
-    as they are (their likelihood is 1 already) T is 1.
+    The likelihood has a single maximum in log T. It is searched, in float64, between 0.01 and 100:
+    if every prediction is correct, the likelihood has no maximum. If no T improves on T = 1 (the
+    likelihood is 1 already), T is 1.
 
     Args:
       logits: float [N,C], finite.
       labels: int [N].
 
     Returns:
-      T, never worse than 1 on these examples.
+      T, whose likelihood on these examples is at least that of T = 1.
 
     Raises:
-      UserError: if there is no example, a logit is not finite, or not one label for each row.
+      UserError: if there are no examples, a logit is not finite, or the shapes differ from these.
     """
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     _check(logits, labels)
     if not np.isfinite(logits).all():
-        raise UserError("a temperature cannot be fitted: some logits are not finite")
+        raise UserError("cannot fit a temperature: the logits contain NaN or Inf")
 
     def nll(log_temperature: float) -> float:
         scaled = scipy.special.log_softmax(logits / np.exp(log_temperature), axis=1)
@@ -93,12 +94,12 @@ def fit_temperature(logits: jax.Array, labels: jax.Array) -> float:
     return float(np.exp(best.x)) if best.fun < nll(0.0) else 1.0
 
 
-def split_half(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Divides examples at random into those to fit on and those held out for the report.
+def split_half(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Splits examples at random into a half to fit on and a held-out half to evaluate on.
 
     Args:
       count: N, at least 2.
-      seed: of the division.
+      seed: of the split.
 
     Returns:
       (fit int64 [N // 2], held_out int64 [N - N // 2]), disjoint and each ascending.
@@ -107,7 +108,7 @@ def split_half(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
       UserError: if there are fewer than 2 examples.
     """
     if count < 2:
-        raise UserError(f"{count} example(s) cannot be divided into two halves")
+        raise UserError(f"cannot split {count} example(s) into two halves")
     order = np.random.default_rng(seed).permutation(count)
     return np.sort(order[: count // 2]), np.sort(order[count // 2 :])
 
@@ -115,6 +116,6 @@ def split_half(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def _check(logits: jax.Array | np.ndarray, labels: jax.Array | np.ndarray) -> None:
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not logits.shape[0]:
         raise UserError(
-            "logits [N,C] and labels [N] with at least one example are needed, not "
+            "expected logits [N,C] and labels [N] with at least one example, got shapes "
             f"{list(logits.shape)} and {list(labels.shape)}"
         )

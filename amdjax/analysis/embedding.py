@@ -1,9 +1,11 @@
-"""The geometry of embeddings: two-dimensional pictures, and their spectrum."""
+"""The geometry of embeddings: two-dimensional layouts and singular values."""
 
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
+from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
@@ -13,11 +15,11 @@ _PERPLEXITY = 30.0  # of t-SNE; its authors recommend 5 to 50
 
 
 def tsne(embeddings: jax.Array, seed: int) -> np.ndarray:
-    """Lays embeddings out in the plane so that neighbours stay neighbours.
+    """Returns a two-dimensional layout of embeddings that preserves neighbourhoods.
 
-    t-SNE (van der Maaten & Hinton, JMLR 2008) from principal components, with perplexity 30, or
-    (N - 1) / 3 if that is less. The AMC code normalises the embeddings first; here they are taken
-    as they come.
+    t-SNE (van der Maaten & Hinton, JMLR 2008), initialised with principal components, with
+    perplexity 30, or (N - 1) / 3 if that is less. Unlike in the AMC code, the embeddings are not
+    normalised.
 
     Args:
       embeddings: float [N,D], N at least 4 and D at least 2, not all equal.
@@ -36,23 +38,22 @@ def tsne(embeddings: jax.Array, seed: int) -> np.ndarray:
             f"t-SNE needs at least 4 embeddings of dimension 2 or more, not {count} of {dimension}"
         )
     if not np.ptp(embeddings, axis=0).any():
-        raise UserError("t-SNE: all embeddings are equal, so there is nothing to lay out")
+        raise UserError("t-SNE is undefined: all embeddings are equal")
     perplexity = min(_PERPLEXITY, (count - 1) / 3)
     layout = TSNE(perplexity=perplexity, init="pca", random_state=seed)
-    # On few examples OpenMP's threads cost more than they save: ten times as much on busy cores.
+    # With few examples OpenMP's threads cost more than they save: ten times as much on busy cores.
     with threadpool_limits(1):
         return layout.fit_transform(embeddings.astype(np.float32))
 
 
 class Components(NamedTuple):
-    """Embeddings seen along the axes of their largest variance, see `pca`.
+    """Principal components of embeddings, see `pca`; all zero if the embeddings are all equal.
 
     Attributes:
-      coordinates: float64 [N,K].
-      explained: float64 [K], the share of the variance along each axis; 0 where all embeddings are
-        equal.
-      singular_values: float64 [min(N,D)], of the centred embeddings, descending and divided by the
-        first; they show how many dimensions are used. 0 where all embeddings are equal.
+      coordinates: float64 [N,K], of the embeddings along the first K components.
+      explained: float64 [K], fraction of the variance along each of them.
+      singular_values: float64 [min(N,D)], of the centred embeddings, divided by the largest one
+        and descending.
     """
 
     coordinates: np.ndarray
@@ -60,45 +61,40 @@ class Components(NamedTuple):
     singular_values: np.ndarray
 
 
-def pca(embeddings: jax.Array, components: int = 2) -> Components:
-    """Projects embeddings on the axes of their largest variance.
-
-    With the singular value decomposition `X - mean = U S V^T` the coordinates are `U S` and the
-    explained variance ratio is `S^2 / sum(S^2)`. Signs are such that the largest entry of each
-    axis is positive.
+def pca(embeddings: ArrayLike, components: int = 2) -> Components:
+    """Returns the principal components of embeddings, with signs as in scikit-learn.
 
     Args:
       embeddings: float [N,D].
       components: K, at most the smaller of N and D.
 
     Raises:
-      UserError: on another shape, values that are not finite, or an impossible K.
+      UserError: on another shape, values that are not finite, or a K out of range.
     """
     embeddings = _checked(embeddings)
-    if not 1 <= components <= min(embeddings.shape):
+    count = min(embeddings.shape)
+    if not 1 <= components <= count:
         raise UserError(
-            f"{components} principal components of {embeddings.shape[0]} embeddings of dimension "
-            f"{embeddings.shape[1]}: choose 1 to {min(embeddings.shape)}"
+            f"cannot compute {components} principal components of embeddings of shape "
+            f"{list(embeddings.shape)}: choose 1 to {count}"
         )
-    centred = _centred(embeddings)
-    # R of X = Q R has the same S and V, and is small where examples are many more than dimensions.
-    _, s, vt = np.linalg.svd(np.linalg.qr(centred, mode="r"), full_matrices=False)
-    axes = vt[:components]
-    axes *= np.sign(np.take_along_axis(axes, np.abs(axes).argmax(1)[:, None], axis=1))
-    variance = np.square(s)
-    explained = variance[:components] / (variance.sum() or 1.0)
-    return Components(centred @ axes.T, explained, s / (s[0] or 1.0))
+    if not np.ptp(embeddings, axis=0).any():
+        return Components(
+            np.zeros([len(embeddings), components]), np.zeros(components), np.zeros(count)
+        )
+    model = PCA(svd_solver="full")
+    coordinates = model.fit_transform(embeddings)
+    return Components(
+        coordinates[:, :components],
+        model.explained_variance_ratio_[:components],
+        model.singular_values_ / model.singular_values_[0],
+    )
 
 
-def _checked(embeddings: jax.Array) -> np.ndarray:
+def _checked(embeddings: ArrayLike) -> np.ndarray:
     embeddings = np.asarray(embeddings, np.float64)
     if embeddings.ndim != 2 or not embeddings.size:
-        raise UserError(f"embeddings must be [N,D], not {list(embeddings.shape)}")
+        raise UserError(f"expected embeddings [N,D], got the shape {list(embeddings.shape)}")
     if not np.isfinite(embeddings).all():
-        raise UserError("some embeddings are not finite")
+        raise UserError("the embeddings contain NaN or Inf")
     return embeddings
-
-
-def _centred(embeddings: np.ndarray) -> np.ndarray:
-    shifted = embeddings - embeddings[0]  # exactly zero if all are equal, as the mean need not be
-    return shifted - shifted.mean(0)

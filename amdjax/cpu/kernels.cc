@@ -1,15 +1,15 @@
-// What XLA computes slowly on CPU, with XLA's own threads.
+// Kernels for what XLA computes slowly on CPU. They run on XLA's threads.
 //
 // The gradient of a convolution with respect to its kernel:
 //
 //   out[i, j, c, d] = sum over b, y, z of x[b, s y + i - top, t z + j - left, c] grad[b, y, z, d]
 //
 // A row of the kernel is a product of matrices that needs no copies: at a position (b, y, z) the
-// values x[..., j, c] of all j and c lie behind one another in an image with its zeros around it.
-// The product is computed in tiles of `out` that stay in registers while all positions of some
-// images, which stay in the cache, are walked.
+// values x[..., j, c] of all j and c are contiguous in a zero-padded image. The product is computed
+// in tiles of `out` that stay in registers during a loop over all positions of a group of images,
+// which stay in the cache.
 //
-// Sums over all but the channels, in one walk:
+// Sums over all axes but the channels, in a single pass:
 //
 //   out[0, c] = sum over n of a[n, c],   out[1, c] = sum over n of a[n, c] b[n, c]
 
@@ -30,8 +30,8 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-// A tile has kRows x 2 vectors or 2 kRows x 1: with two of `grad` and one of `x`, what the
-// registers hold.
+// A tile has kRows x 2 vectors or 2 kRows x 1: with two vectors of `grad` and one of `x` they fill
+// the registers.
 #if defined(__AVX512F__)
 constexpr int kLanes = 16, kRows = 12;
 #elif defined(__AVX__)
@@ -39,10 +39,10 @@ constexpr int kLanes = 8, kRows = 6;
 #else
 constexpr int kLanes = 4, kRows = 12;
 #endif
-constexpr int64_t kCachedFloats = 1 << 16;  // of images walked at once
-constexpr int64_t kSummedFloats = 1 << 22;  // of all parts' sums, as far as kMinParts allows
+constexpr int64_t kCachedFloats = 1 << 16;  // size of a group of images
+constexpr int64_t kSummedFloats = 1 << 22;  // size of the sums of all parts, unless below kMinParts
 constexpr int64_t kMinParts = 4, kMaxParts = 16;
-constexpr int64_t kRowParts = 64, kRowsAtOnce = 64;  // of what is summed by channel
+constexpr int64_t kRowParts = 64, kRowsPerSum = 64;  // for the sums over all but the channels
 
 typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4)));
 
@@ -51,15 +51,15 @@ struct Sizes {
   int64_t out_height, out_width, out_channels;          // of grad
   int64_t kernel_height, kernel_width;                  // of out
   int64_t stride_y, stride_x, top, left;                // of the convolution
-  int64_t padded_height, padded_width;                  // of an image with zeros around it
+  int64_t padded_height, padded_width;                  // of a zero-padded image
 
   int64_t image() const { return padded_height * padded_width * channels; }
   int64_t grad_image() const { return out_height * out_width * out_channels; }
-  int64_t row() const { return kernel_width * channels; }  // of the kernel, for one out channel
+  int64_t row() const { return kernel_width * channels; }  // of the kernel, for one channel of grad
   int64_t out() const { return kernel_height * row() * out_channels; }
 };
 
-// Adds to `rows` x (V kLanes) values of out what `images` padded images and gradients give.
+// Adds the products of `images` padded images and gradients to `rows` x (V kLanes) values of out.
 template <int R, int V>
 void AddTile(const Sizes& n, int64_t images, const float* x, const float* grad, int64_t rows,
              float* out) {
@@ -101,7 +101,7 @@ void AddColumns(const Sizes& n, int64_t images, const float* x, const float* gra
 }
 
 // Sums images `first` to `last` - 1 into `out`; `padded` is zero and has room for `group` images
-// and the last tile's values behind them.
+// and, after them, for the excess values of the last tile.
 void SumImages(const Sizes& n, const float* x, const float* grad, int64_t first, int64_t last,
                int64_t group, float* padded, float* out) {
   std::fill_n(out, n.out(), 0.0f);
@@ -126,12 +126,12 @@ void SumImages(const Sizes& n, const float* x, const float* grad, int64_t first,
   }
 }
 
-// Adds the sums of rows `first` to `last` - 1 to out [2, channels]. Each vector sums few rows before
-// it is added to the whole, which keeps the rounding small.
+// Adds the sums of rows `first` to `last` - 1 to out [2, channels]. A vector sums kRowsPerSum rows
+// before it is added to `out`, which keeps rounding errors small.
 void SumRows(const float* a, const float* b, int64_t channels, int64_t first, int64_t last,
              float* out) {
-  for (; first < last; first += kRowsAtOnce) {
-    const int64_t rows = std::min(kRowsAtOnce, last - first);
+  for (; first < last; first += kRowsPerSum) {
+    const int64_t rows = std::min(kRowsPerSum, last - first);
     for (int64_t c = 0; c < channels; c += kLanes) {
       Vector sum = {}, product = {};
       for (int64_t i = first * channels + c; i < (first + rows) * channels; i += channels) {
@@ -145,8 +145,8 @@ void SumRows(const float* a, const float* b, int64_t channels, int64_t first, in
   }
 }
 
-// Calls f(0) to f(count - 1) on the pool's threads and on this one, which waits for no thread that
-// has not begun: the programs of several devices may share a pool.
+// Calls f(0) to f(count - 1) on the pool's threads and on the calling one, which does not wait for
+// threads that have not started: the programs of several devices may share a pool.
 template <typename F>
 void ForEach(ffi::ThreadPool& pool, int64_t count, const F& f) {
   struct Progress {
@@ -155,7 +155,9 @@ void ForEach(ffi::ThreadPool& pool, int64_t count, const F& f) {
     std::condition_variable all_done;
   };
   auto progress = std::make_shared<Progress>();
-  auto work = [progress, count, &f] {  // `f` may be gone, but only when there is nothing to do
+  // A thread that starts after this function has returned finds no index left, so that it does not
+  // touch `f`, which no longer exists then; `progress` it owns.
+  auto work = [progress, count, &f] {
     for (int64_t i; (i = progress->next++) < count;) {
       f(i);
       if (++progress->done == count) {
@@ -174,7 +176,7 @@ void ForEach(ffi::ThreadPool& pool, int64_t count, const F& f) {
   progress->all_done.wait(lock, [&] { return progress->done == count; });
 }
 
-// Sums parts [count, size] to out [size], in their order.
+// Sums parts [count, size] to out [size], in order of the parts.
 void AddParts(const float* parts, int64_t count, int64_t size, float* out) {
   std::copy_n(parts, size, out);
   for (int64_t part = 1; part < count; ++part) {
@@ -194,7 +196,7 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x,
   n.padded_height = std::max(n.top + n.height, (n.out_height - 1) * stride_y + n.kernel_height);
   n.padded_width = std::max(n.left + n.width, (n.out_width - 1) * stride_x + n.kernel_width);
 
-  // Each part of the batch has its own sum, so that the result does not depend on the threads.
+  // Each part of the batch has a separate sum, so that the result does not depend on the threads.
   const int64_t parts = std::min(
       n.batch, std::clamp(kSummedFloats / n.out(), kMinParts, kMaxParts));
   const int64_t group = std::clamp<int64_t>(kCachedFloats / (n.image() + n.grad_image()), 1,
@@ -205,7 +207,7 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x,
     return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory for a kernel's gradient");
   }
   ForEach(pool, parts, [&](int64_t part) {
-    static thread_local std::vector<float> padded;  // kept, as it is in the cache
+    static thread_local std::vector<float> padded;  // kept between calls, as it is in the cache
     padded.assign(room, 0.0f);
     SumImages(n, x.typed_data(), grad.typed_data(), n.batch * part / parts,
               n.batch * (part + 1) / parts, group, padded.data(), sums.get() + part * n.out());

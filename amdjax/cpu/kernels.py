@@ -1,10 +1,11 @@
-"""What XLA computes slowly on CPU, in C++: there where a compiler is found.
+"""C++ kernels for what XLA computes slowly on CPU, used where a C++ compiler is found.
 
 XLA takes three to five times as long as oneDNN for the gradient of a convolution with respect to
-its kernel, and must write products down before it sums them. `kernels.cc` is compiled for this
-machine when it is first needed, in seconds, and kept in `__pycache__`.
+its kernel, and writes products to memory before it sums them. `kernels.cc` is compiled for this
+machine when it is first needed, which takes seconds, and kept in the user's cache folder.
 """
 
+import atexit
 import ctypes
 import functools
 import hashlib
@@ -19,18 +20,16 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from amdjax import distributed
-
 _SOURCE = Path(__file__).with_suffix(".cc")
 _KERNEL_GRADIENT, _CHANNEL_SUMS = "amdjax_kernel_gradient", "amdjax_channel_sums"
-_DIVISOR = 16  # of the channels: the values of the widest vector
-_LARGEST_KERNEL = 2**20  # beyond which XLA is faster, as it reads a kernel's sums less often
+_DIVISOR = 16  # of the number of channels: float32 values in the widest vector
+_LARGEST_KERNEL = 2**20  # values; XLA is faster beyond, as it reads the sums less often
 
 
-def has_kernel_gradient(
+def supports_kernel_gradient(
     x: jax.Array, kernel: jax.Array, padding: tuple[tuple[int, int], ...]
 ) -> bool:
-    """Returns whether `kernel_gradient` is there, and made for these arrays."""
+    """Returns True if `kernel_gradient` is available and can be used for these arrays."""
     return (
         x.dtype == kernel.dtype == jnp.float32
         and kernel.shape[3] % _DIVISOR == 0
@@ -53,11 +52,11 @@ def kernel_gradient(
         out[i, j, c, d] = sum_byz x[b, s y + i - top, t z + j - left, c] grad[b, y, z, d]
 
     Args:
-      x: what was convolved, float32 [B,H,W,C].
-      grad: the gradient of the result, float32 [B,h,w,D] with D a multiple of 16.
+      x: the convolution's input, float32 [B,H,W,C].
+      grad: the gradient of its output, float32 [B,h,w,D] with D a multiple of 16.
       kernel_size: (kh, kw).
       strides: (s, t).
-      padding: zeros ((top, bottom), (left, right)), none of them negative.
+      padding: zeros ((top, bottom), (left, right)), not negative.
 
     Returns:
       float32 [kh,kw,C,D].
@@ -77,8 +76,8 @@ def kernel_gradient(
     )
 
 
-def has_channel_sums(a: jax.Array, b: jax.Array) -> bool:
-    """Returns whether `channel_sums` is there, and made for these arrays."""
+def supports_channel_sums(a: jax.Array, b: jax.Array) -> bool:
+    """Returns True if `channel_sums` is available and can be used for these arrays."""
     return (
         a.dtype == b.dtype == jnp.float32
         and a.shape[-1] % _DIVISOR == 0
@@ -92,7 +91,7 @@ def channel_sums(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     Args:
       a: float32 [...,C] with C a multiple of 16.
-      b: float32, of the same shape.
+      b: float32 [...,C].
 
     Returns:
       (float32 [C], float32 [C]).
@@ -104,10 +103,13 @@ def channel_sums(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @functools.cache
 def available() -> bool:
-    """Compiles the functions where that was not done before, and tells JAX of them."""
-    # Where there is an accelerator the forms for CPU are traced, too, but are not run.
+    """Compiles the kernels if necessary and registers them with JAX.
+
+    Returns:
+      False if there is no C++ compiler, or with a warning if the compiler fails.
+    """
     compiler = shutil.which(os.environ.get("CXX", "c++"))
-    if distributed.on_accelerator() or compiler is None:
+    if compiler is None:
         return False
     try:
         library = ctypes.cdll.LoadLibrary(str(_library(compiler)))
@@ -124,27 +126,41 @@ def available() -> bool:
 
 
 def _library(compiler: str) -> Path:
-    """Returns the compiled library; other sources, machines and versions have others."""
+    """Returns the compiled library; its name depends on the source, machine, flags and JAX."""
     machine = platform.machine()
     native = "-mcpu=native" if machine in ("arm64", "aarch64") else "-march=native"
     flags = ["-std=c++17", "-O3", "-w", "-shared", "-fPIC", native, f"-I{jax.ffi.include_dir()}"]
     facts = (_SOURCE.read_bytes(), compiler, flags, machine, _processor(), jax.lib.__version__)
     name = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-    path = _SOURCE.parent / "__pycache__" / f"{_SOURCE.stem}-{name}.so"
+    path = _cache_folder() / f"{_SOURCE.stem}-{name}.so"
     if not path.exists():
-        path.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             built = Path(folder) / path.name
             command = [compiler, *flags, "-o", str(built), str(_SOURCE)]
             subprocess.run(command, check=True, capture_output=True, text=True)
-            built.replace(path)  # whole or not at all: other processes may look for it
+            built.replace(path)  # atomically: other processes may load it
     return path
 
 
+@functools.cache
+def _cache_folder() -> Path:
+    """Returns `amdjax` in the user's cache folder, or a temporary folder if it is not writable."""
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(base) / "amdjax"
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home folder
+        temporary = tempfile.TemporaryDirectory(prefix="amdjax-")
+        atexit.register(temporary.cleanup)
+        return Path(temporary.name)
+
+
 def _processor() -> str:
-    """Returns what tells processors apart that have other instructions."""
-    about = Path("/proc/cpuinfo")
-    if not about.exists():
+    """Returns the instruction sets of the processor, for which the library is compiled."""
+    file = Path("/proc/cpuinfo")
+    if not file.exists():
         return platform.processor()
-    lines = about.read_text().splitlines()
+    lines = file.read_text().splitlines()
     return next((line for line in lines if line.lower().startswith(("flags", "features"))), "")

@@ -1,7 +1,8 @@
-"""Data sets, and batches of them."""
+"""Data sets and their batches."""
 
+from amdjax.data.fingerprint import Fingerprint
 from amdjax.data.pipeline import Batch, Batches, EvalBatches, TrainBatches, prefetch
-from amdjax.data.registry import DATASETS, Dataset, load_dataset
+from amdjax.data.registry import DATASETS, Dataset, describe_dataset, load_dataset
 from amdjax.data.sources import ImageSource, InMemorySource
 
 __all__ = [
@@ -10,9 +11,11 @@ __all__ = [
     "Batches",
     "Dataset",
     "EvalBatches",
+    "Fingerprint",
     "ImageSource",
     "InMemorySource",
     "TrainBatches",
+    "describe_dataset",
     "load_dataset",
     "prefetch",
 ]

@@ -1,6 +1,7 @@
-"""Normalisation and augmentation on the device, keyed for each example."""
+"""Normalisation and augmentation on the device, with a random key for each example."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +12,26 @@ from amdjax.errors import UserError, unknown_name
 _PAD_MODES = {"zero": "constant", "reflect": "reflect"}
 
 
+class Augment(NamedTuple):
+    """The two functions from uint8 images to the input of a network.
+
+    Attributes:
+      train: (keys [B], images [B,H,W,3]) -> float32 [B,H,W,3]; crops, flips, normalises and adds
+        noise as configured.
+      evaluate: images [B,H,W,3] -> float32 [B,H,W,3]; normalises.
+    """
+
+    train: Callable[[jax.Array, jax.Array], jax.Array]
+    evaluate: Callable[[jax.Array], jax.Array]
+
+
 def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
     """Returns `(images / 255 - mean) / std`.
 
     Args:
       images: uint8 [B,H,W,3].
-      mean: of each channel, on the scale 0 to 1.
-      std: of each channel, on the scale 0 to 1.
+      mean: mean of each channel, for values from 0 to 1.
+      std: standard deviation of each channel, for values from 0 to 1.
 
     Returns:
       float32 [B,H,W,3].
@@ -27,10 +41,10 @@ def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
 
 
 def random_crop(keys: jax.Array, images: jax.Array, padding: int, mode: str = "zero") -> jax.Array:
-    """Pads every image on all sides and cuts a window of the old size at a random place.
+    """Pads each image on all sides and crops a window of the original size at a random position.
 
     Args:
-      keys: random keys [B], one for each image.
+      keys: random keys [B], one per image.
       images: uint8 [B,H,W,3].
       padding: pixels added on each side.
       mode: "zero" (black) or "reflect".
@@ -42,53 +56,55 @@ def random_crop(keys: jax.Array, images: jax.Array, padding: int, mode: str = "z
         images, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode=_PAD_MODES[mode]
     )
 
-    def cut(key: jax.Array, image: jax.Array) -> jax.Array:
+    def crop(key: jax.Array, image: jax.Array) -> jax.Array:
         top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1)
         return jax.lax.dynamic_slice(image, (top, left, 0), images.shape[1:])
 
-    return jax.vmap(cut)(keys, padded)
+    return jax.vmap(crop)(keys, padded)
 
 
 def draw_flips(keys: jax.Array) -> jax.Array:
-    """Returns which images `create_augment`'s `train` mirrors, where the config has flips on.
+    """Returns a mask of the images that `Augment.train` flips if `config.augment.flip` is set.
 
     Args:
-      keys: random keys [B], as `train` takes them.
+      keys: random keys [B], the same as `Augment.train` gets.
 
     Returns:
       bool [B].
     """
-    return _flips(_split(keys)[1])
+    _, flip_keys = _split_keys(keys)
+    return _flip_mask(flip_keys)
 
 
-def _split(keys: jax.Array) -> jax.Array:
+def _split_keys(keys: jax.Array) -> jax.Array:
+    """Splits keys [B] into keys [2,B], for the crop and for the flip."""
     return jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
 
 
-def _flips(flip_keys: jax.Array) -> jax.Array:
+def _flip_mask(flip_keys: jax.Array) -> jax.Array:
     return jax.vmap(jax.random.bernoulli)(flip_keys)
 
 
 def random_flip(keys: jax.Array, images: jax.Array) -> jax.Array:
-    """Mirrors each image left to right with probability 1/2.
+    """Flips each image left to right with probability 1/2.
 
     Args:
-      keys: random keys [B], one for each image.
+      keys: random keys [B], one per image.
       images: [B,H,W,3].
 
     Returns:
       [B,H,W,3] of the same dtype.
     """
-    return jnp.where(_flips(keys)[:, None, None, None], images[:, :, ::-1], images)
+    return jnp.where(_flip_mask(keys)[:, None, None, None], images[:, :, ::-1], images)
 
 
 def add_noise(keys: jax.Array, images: jax.Array, std: float) -> jax.Array:
     """Adds Gaussian noise to normalised images.
 
     Args:
-      keys: random keys [B], one for each image.
+      keys: random keys [B], one per image.
       images: float [B,H,W,3].
-      std: its standard deviation, on the scale of the images.
+      std: standard deviation of the noise, in units of the normalised images.
 
     Returns:
       float [B,H,W,3].
@@ -97,36 +113,30 @@ def add_noise(keys: jax.Array, images: jax.Array, std: float) -> jax.Array:
     return images + std * noise
 
 
-def create_augment(
-    augment: ml_collections.ConfigDict,
-) -> tuple[Callable[[jax.Array, jax.Array], jax.Array], Callable[[jax.Array], jax.Array]]:
-    """Makes the two functions that turn uint8 images into a network's input.
+def create_augment(augment: ml_collections.ConfigDict) -> Augment:
+    """Creates the training and the evaluation transform from `config.augment`.
 
-    Args:
-      augment: `config.augment`.
-
-    Returns:
-      (train, evaluate): `train(keys [B], images)` crops, flips, normalises and adds noise as the
-      config says; `evaluate(images)` normalises.
+    All settings are checked here, so that this can be called before any data are prepared.
 
     Raises:
-      UserError: on an unknown pad mode, negative padding or noise, or statistics of the wrong
-        length.
+      UserError: on an unknown pad mode, negative padding or noise, or a mean or standard
+        deviation that is not three numbers.
     """
     if augment.pad_mode not in _PAD_MODES:
-        raise unknown_name("augment.pad_mode", augment.pad_mode, _PAD_MODES)
+        raise unknown_name("config.augment.pad_mode", augment.pad_mode, _PAD_MODES)
     for name in ("padding", "noise"):
         if augment[name] < 0:
-            raise UserError(f"augment.{name} must not be negative, not {augment[name]}")
-    for name in ("mean", "std"):
-        if len(augment[name]) != 3 or (name == "std" and min(augment[name]) <= 0):
-            raise UserError(f"augment.{name} needs three (positive) numbers, not {augment[name]}")
+            raise UserError(f"config.augment.{name} must be at least 0, not {augment[name]}")
+    if len(augment.mean) != 3:
+        raise UserError(f"config.augment.mean needs three numbers, not {augment.mean}")
+    if len(augment.std) != 3 or min(augment.std) <= 0:
+        raise UserError(f"config.augment.std needs three positive numbers, not {augment.std}")
 
     def evaluate(images: jax.Array) -> jax.Array:
         return normalize(images, augment.mean, augment.std)
 
     def train(keys: jax.Array, images: jax.Array) -> jax.Array:
-        crop_keys, flip_keys = _split(keys)
+        crop_keys, flip_keys = _split_keys(keys)
         if augment.padding:
             images = random_crop(crop_keys, images, augment.padding, augment.pad_mode)
         if augment.flip:
@@ -137,4 +147,4 @@ def create_augment(
             images = add_noise(noise_keys, images, augment.noise)
         return images
 
-    return train, evaluate
+    return Augment(train, evaluate)

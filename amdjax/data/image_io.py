@@ -1,4 +1,4 @@
-"""Encoded bytes of an image file to pixels, and back."""
+"""Decoding of image files to RGB pixels, and encoding to PNG."""
 
 import io
 import math
@@ -9,51 +9,73 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from amdjax.errors import UserError
 
-# (width, height) of an image -> (left, top, right, bottom) of the part to be resized.
+# (width, height) of an image -> (left, top, right, bottom) of the part that is resized.
 Box = Callable[[int, int], tuple[float, float, float, float]]
+
+# Pillow registers these formats, but can only identify or only write them.
+_NOT_DECODABLE = ("BUFR", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF")
+
+Image.init()  # loads all of Pillow's formats, so that their suffixes are registered
+# Suffixes, in lower case and with the dot, of all formats that Pillow decodes.
+IMAGE_SUFFIXES = tuple(
+    sorted(
+        suffix
+        for suffix, file_format in Image.registered_extensions().items()
+        if file_format not in _NOT_DECODABLE
+    )
+)
 
 
 def decode_image(data: bytes, size: int, name: str, box: Box | None = None) -> np.ndarray:
-    """Decodes an image file completely.
+    """Decodes an image file to RGB.
 
-    Grey, palette and CMYK images become RGB, 16-bit grey keeps its upper byte, transparent
-    pixels are laid on white, and the orientation that a camera noted is applied.
+    Grey, palette and CMYK images are converted to RGB, transparent pixels are composited on white,
+    and the EXIF orientation is applied. Grey values of more than 8 bits become 8 bits as follows:
+
+    * 16-bit integers keep their upper byte.
+    * Signed and 32-bit integers do not define which value is white. Values within 0..255 are kept,
+      and otherwise values within 0..65535 are treated as 16-bit.
+    * Floats within 0..1 are multiplied by 255, and otherwise floats within 0..255 are kept; both
+      are rounded.
+
+    Wider ranges and negative values are refused, as any scale would be a guess.
 
     Args:
-      data: the file's bytes, in any format that Pillow reads.
-      size: 0 keeps the image's own size; otherwise the shorter side is resized to it (bicubic,
-        antialiased) and the centre square is cut out.
-      name: what error messages call the image.
-      box: chooses the part of the image that is resized to a square of `size`; None: the centre,
-        as large as can be.
+      data: content of the file, in any format that Pillow decodes.
+      size: 0 keeps the size of the image; otherwise the shorter side is resized to it (bicubic,
+        antialiased) and the centre square is cropped.
+      name: name of the image in error messages.
+      box: chooses the part of the image that is resized to a square of `size`; None: the largest
+        centre square.
 
     Returns:
       uint8 [H,W,3].
 
     Raises:
-      UserError: naming the image, if it is damaged or no image.
+      UserError: naming the image, if it is damaged, is not an image, or has a refused range.
     """
     try:
         with Image.open(io.BytesIO(data)) as file:
-            image = _to_rgb(ImageOps.exif_transpose(file))
+            image = _to_rgb(ImageOps.exif_transpose(file), file.format)
         if box is not None:
             image = image.resize((size, size), Image.Resampling.BICUBIC, box(*image.size))
         elif size:
             image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
     except UnidentifiedImageError as error:
         raise UserError(
-            f"{name} cannot be decoded as an image: it is empty or of no known format"
+            f"{name} cannot be decoded as an image: it is empty or of an unknown format"
         ) from error
-    except Exception as error:  # a damaged file makes Pillow's readers raise almost anything
+    except Exception as error:  # Pillow's decoders raise many types on damaged files
         raise UserError(f"{name} cannot be decoded as an image: {one_line(error)}") from error
     return np.array(image)
 
 
 def random_resized_box(rng: np.random.Generator) -> Box:
-    """Returns a box of 8 to 100 % of the area and a ratio of 3/4 to 4/3, at a random place.
+    """Returns a random box with 8 to 100 % of the area and an aspect ratio of 3/4 to 4/3.
 
-    The usual crop of ImageNet training (Szegedy et al., CVPR 2015): the area is uniform, the ratio
-    log-uniform; after ten draws that do not fit, the centre with the nearest ratio is taken.
+    The usual crop of ImageNet training (Szegedy et al., CVPR 2015): the area is uniform, the aspect
+    ratio log-uniform and the position uniform. If ten draws do not fit into the image, the largest
+    centre box with the nearest allowed ratio is taken.
     """
 
     def box(width: int, height: int) -> tuple[float, float, float, float]:
@@ -62,7 +84,7 @@ def random_resized_box(rng: np.random.Generator) -> Box:
             ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
             w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < w <= width and 0 < h <= height:
-                left, top = rng.integers(width - w + 1), rng.integers(height - h + 1)
+                left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
                 return left, top, left + w, top + h
         w, h = min(width, height * 4 / 3), min(height, width * 4 / 3)
         left, top = (width - w) / 2, (height - h) / 2
@@ -72,29 +94,49 @@ def random_resized_box(rng: np.random.Generator) -> Box:
 
 
 def center_box(width: int, height: int) -> tuple[float, float, float, float]:
-    """Returns the square of 224/256 of the shorter side in the middle: ImageNet's evaluation."""
+    """Returns the centre square of 224/256 of the shorter side: ImageNet's evaluation crop."""
     side = min(width, height) * 224 / 256
     left, top = (width - side) / 2, (height - side) / 2
     return left, top, left + side, top + side
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Returns an image, uint8 [H,W,3] or grey [H,W], as a PNG file of three channels."""
+    """Encodes an image, uint8 [H,W,3] or grey [H,W], as a PNG file with three channels."""
     file = io.BytesIO()
     Image.fromarray(image).convert("RGB").save(file, "PNG")
     return file.getvalue()
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # convert("RGB") would saturate everything above 255
-        wide = np.clip(np.asarray(image), 0, 2**16 - 1)
-        image = Image.fromarray((wide >> 8).astype(np.uint8))
+def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
+    # convert("RGB") would clip the modes I (integers) and F (floats) at 255.
+    if image.mode.startswith("I"):
+        # Pillow reads 16-bit PGM in the 32-bit mode I, scaled to 0..65535.
+        is_16_bit = image.mode != "I" or file_format == "PPM"
+        image = Image.fromarray(_integers_to_uint8(np.asarray(image), is_16_bit))
+    elif image.mode == "F":
+        image = Image.fromarray(_floats_to_uint8(np.asarray(image)))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
+def _integers_to_uint8(values: np.ndarray, is_16_bit: bool) -> np.ndarray:
+    low, high = values.min(), values.max()
+    if low < 0 or high > 65535:
+        raise ValueError(
+            f"its integers range from {low} to {high}; rescale them to 0..255 or 0..65535"
+        )
+    return (values >> 8 if is_16_bit or high > 255 else values).astype(np.uint8)
+
+
+def _floats_to_uint8(values: np.ndarray) -> np.ndarray:
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= 255):  # also true for NaN
+        raise ValueError(f"its floats range from {low:g} to {high:g}; rescale them to 0..1")
+    return np.round(values * 255 if high <= 1 else values).astype(np.uint8)
+
+
 def one_line(error: Exception) -> str:
-    """Returns an exception's text, or else its type, without line breaks."""
+    """Returns the message of an exception, or else its type, without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,6 +1,6 @@
-"""Mixing each example with a partner, on the device: mixup, CutMix, moment exchange.
+"""Mixing of example pairs on the device: mixup, CutMix, moment exchange.
 
-Partners are the reverse of the batch, which is a random one: example i meets B - 1 - i.
+The partner of example i is example B - 1 - i of the batch, whose order is random already.
 """
 
 from collections.abc import Callable
@@ -14,21 +14,21 @@ from amdjax.errors import UserError, unknown_name
 from amdjax.models.layers import FeatureHook
 
 MIXES = {
-    "none": "every image alone",
+    "none": "no mixing",
     "mixup": "weighted mean of two images (Zhang et al., ICLR 2018)",
-    "cutmix": "a box of one image in the other (Yun et al., ICCV 2019)",
-    "moex": "moments of one feature on the other, inside the student (Li et al., CVPR 2021)",
+    "cutmix": "a box of one image pasted into another (Yun et al., ICCV 2019)",
+    "moex": "moments of one layer's features exchanged in the student (Li et al., CVPR 2021)",
 }
-_EPS = 1e-5  # of moment exchange: added to the variance
+_EPS = 1e-5  # added to the variance in moment exchange
 
 
 class MixedBatch(NamedTuple):
     """A mixed batch.
 
     Attributes:
-      images: float [B,H,W,3], the student's.
-      labels: class probabilities float32 [B,C]; int [B] where nothing is mixed.
-      feature_hook: what to change inside the student; None: nothing.
+      images: float [B,H,W,3], the input of the student.
+      labels: class probabilities, float32 [B,C]; class indices, int [B], without mixing.
+      feature_hook: changes a layer's features in the student's forward pass; None: no change.
     """
 
     images: jax.Array
@@ -43,7 +43,7 @@ Reverse = Callable[[jax.Array], jax.Array]
 def mixup(
     key: jax.Array, images: jax.Array, partners: jax.Array, alpha: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns `l * image + (1 - l) * partner` and l, one draw from Beta(alpha, alpha) for all.
+    """Returns `lam * image + (1 - lam) * partner` and lam, drawn once from Beta(alpha, alpha).
 
     Args:
       key: a random key.
@@ -52,10 +52,10 @@ def mixup(
       alpha: above 0.
 
     Returns:
-      float [B,H,W,3] and float32 scalar.
+      Mixed images, float [B,H,W,3], and lam, float32 scalar.
     """
-    share = jax.random.beta(key, alpha, alpha)
-    return share * images + (1.0 - share) * partners, share
+    lam = jax.random.beta(key, alpha, alpha)
+    return lam * images + (1.0 - lam) * partners, lam
 
 
 def cutmix(
@@ -63,8 +63,9 @@ def cutmix(
 ) -> tuple[jax.Array, jax.Array]:
     """Pastes the same box of every partner into its image.
 
-    The box has the sides `sqrt(1 - l)` of the image's, l from Beta(alpha, alpha), and a uniform
-    centre; what lies outside the image is lost, and l becomes the share that is truly kept.
+    The sides of the box are `sqrt(1 - lam)` of the image's, with lam drawn from Beta(alpha, alpha);
+    its centre is uniform. The box is clipped at the border, and the lam that is returned is the
+    fraction of the area that was not replaced.
 
     Args:
       key: a random key.
@@ -73,16 +74,16 @@ def cutmix(
       alpha: above 0.
 
     Returns:
-      float [B,H,W,3] and l, float32 scalar.
+      Mixed images, float [B,H,W,3], and lam, float32 scalar.
     """
-    share_key, row_key, column_key = jax.random.split(key, 3)
-    side = jnp.sqrt(1.0 - jax.random.beta(share_key, alpha, alpha))
+    lam_key, row_key, column_key = jax.random.split(key, 3)
+    side = jnp.sqrt(1.0 - jax.random.beta(lam_key, alpha, alpha))
 
     def inside(key: jax.Array, length: int) -> jax.Array:
         center = jax.random.randint(key, (), 0, length)
         half = (length * side).astype(jnp.int32) // 2
-        place = jnp.arange(length)
-        return (place >= center - half) & (place < center + half)
+        index = jnp.arange(length)
+        return (index >= center - half) & (index < center + half)
 
     height, width = images.shape[1:3]
     box = inside(row_key, height)[:, None] & inside(column_key, width)
@@ -90,7 +91,7 @@ def cutmix(
 
 
 def exchange_moments(x: jax.Array, partners: jax.Array) -> jax.Array:
-    """Gives features the moments of their partners', at each position over the channels.
+    """Replaces the moments of features over the channels, at each position, by the partners'.
 
     `(x - mean) / std * std_partner + mean_partner`, std with C - 1 in its divisor and 1e-5 added to
     the variance, as in the published code.
@@ -113,18 +114,21 @@ def exchange_moments(x: jax.Array, partners: jax.Array) -> jax.Array:
 
 
 def create_mix(mix: ml_collections.ConfigDict, reverse: Reverse) -> Mix:
-    """Makes the function that mixes a batch.
+    """Creates the function that mixes a batch.
+
+    All settings are checked here, so that this can be called before any data are prepared.
 
     Args:
       mix: `config.mix`.
-      reverse: the rows of the global batch in reverse order; see `distributed.reverse_batch`.
+      reverse: returns the rows of the global batch in reverse order, such as
+        `distributed.reverse_batch`.
 
     Returns:
-      (key, images float [B,H,W,3], labels int [B], number of classes) -> `MixedBatch`. A batch is
-      mixed as a whole, with the config's probability.
+      (key, images float [B,H,W,3], labels int [B], number of classes) -> `MixedBatch`. With
+      probability `mix.probability` the whole batch is mixed, else none of it.
 
     Raises:
-      UserError: on an unknown name, or a value out of its range.
+      UserError: on an unknown name or a value out of range.
     """
     if mix.name not in MIXES:
         raise unknown_name("mix", mix.name, MIXES)
@@ -134,37 +138,35 @@ def create_mix(mix: ml_collections.ConfigDict, reverse: Reverse) -> Mix:
         if not 0 <= mix[name] <= 1:
             raise UserError(f"config.mix.{name} must be between 0 and 1, not {mix[name]}")
 
-    def soft(labels: jax.Array, share: jax.Array, num_classes: int) -> jax.Array:
-        own = jax.nn.one_hot(labels, num_classes)
-        return share * own + (1.0 - share) * reverse(own)
+    def mix_labels(labels: jax.Array, lam: jax.Array, num_classes: int) -> jax.Array:
+        one_hot = jax.nn.one_hot(labels, num_classes)
+        return lam * one_hot + (1.0 - lam) * reverse(one_hot)
 
-    def untouched(
-        key: jax.Array, images: jax.Array, labels: jax.Array, num_classes: int
-    ) -> MixedBatch:
+    def keep(key: jax.Array, images: jax.Array, labels: jax.Array, num_classes: int) -> MixedBatch:
         return MixedBatch(images, labels, None)
 
-    def of_images(
+    def mix_images(
         key: jax.Array, images: jax.Array, labels: jax.Array, num_classes: int
     ) -> MixedBatch:
-        whether, key = jax.random.split(key)
-        mixes = jax.random.bernoulli(whether, mix.probability)
-        mixed, share = {"mixup": mixup, "cutmix": cutmix}[mix.name](
+        apply_key, key = jax.random.split(key)
+        apply = jax.random.bernoulli(apply_key, mix.probability)
+        mixed, lam = {"mixup": mixup, "cutmix": cutmix}[mix.name](
             key, images, reverse(images), mix.alpha
         )
-        labels = soft(labels, jnp.where(mixes, share, 1.0), num_classes)
-        return MixedBatch(jnp.where(mixes, mixed, images), labels, None)
+        labels = mix_labels(labels, jnp.where(apply, lam, 1.0), num_classes)
+        return MixedBatch(jnp.where(apply, mixed, images), labels, None)
 
-    def of_moments(
+    def mix_moments(
         key: jax.Array, images: jax.Array, labels: jax.Array, num_classes: int
     ) -> MixedBatch:
-        mixes = jax.random.bernoulli(key, mix.probability)
+        apply = jax.random.bernoulli(key, mix.probability)
 
-        def feature_hook(place: str, x: jax.Array) -> jax.Array:
-            if place != mix.layer:
+        def feature_hook(layer: str, x: jax.Array) -> jax.Array:
+            if layer != mix.layer:
                 return x
-            return jnp.where(mixes, exchange_moments(x, reverse(x)), x)
+            return jnp.where(apply, exchange_moments(x, reverse(x)), x)
 
-        labels = soft(labels, jnp.where(mixes, mix.moex_lam, 1.0), num_classes)
+        labels = mix_labels(labels, jnp.where(apply, mix.moex_lam, 1.0), num_classes)
         return MixedBatch(images, labels, feature_hook)
 
-    return {"none": untouched, "moex": of_moments}.get(mix.name, of_images)
+    return {"none": keep, "mixup": mix_images, "cutmix": mix_images, "moex": mix_moments}[mix.name]

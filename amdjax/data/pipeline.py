@@ -1,13 +1,13 @@
-"""Batches as pure functions of the step: no iterator has a state that must be saved.
+"""Batches as pure functions of the step: there is no iterator state to save.
 
-The order of epoch e is the permutation that `(seed, e)` gives, cut into global batches, of
-which every process reads its own rows. So the global batches do not depend on the number of
-processes, and a run goes on at step k by asking for batch k.
+The order of epoch e is a permutation that depends only on `(seed, e)`. It is cut into global
+batches, of which each process reads a part of the rows. So the global batches do not depend on
+the number of processes, and a run resumes at step k by reading batch k.
 """
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, Protocol
 
 import grain
@@ -16,11 +16,11 @@ import numpy as np
 from amdjax.data.sources import ImageSource
 from amdjax.errors import UserError
 
-Batch = dict[str, Any]
+Batch = dict[str, Any]  # name ("image", "label", ...) -> array [B,...]
 
 
 class Batches(Protocol):
-    """Batches by number."""
+    """Batches by index."""
 
     def __getitem__(self, index: int) -> Batch:
         """Returns this process's rows of a global batch."""
@@ -28,45 +28,46 @@ class Batches(Protocol):
 
 
 class TrainBatches:
-    """Batch `step` of an endless stream, in a new order each epoch.
+    """Training batches of an endless stream, in a new order in each epoch.
 
     Attributes:
-      steps_per_epoch: full batches in the split; what is left over is dropped, and is different
-        in every epoch.
+      steps_per_epoch: number of full batches in the source. The rest of an epoch's examples is
+        dropped; these are different examples in each epoch.
     """
 
     def __init__(
         self,
-        split: ImageSource,
+        source: ImageSource,
         batch_size: int,
         seed: int,
         process_index: int = 0,
         process_count: int = 1,
     ):
-        """Cuts a split into batches.
+        """Divides the examples of a source into batches.
 
         Args:
-          split: what to read.
-          batch_size: of the global batch, over all processes.
-          seed: of the order, 0 or more.
-          process_index: whose rows to read.
-          process_count: among how many processes a batch is divided.
+          source: the training images.
+          batch_size: size of the global batch, over all processes.
+          seed: seed of the order, 0 or more.
+          process_index: the process whose rows are read.
+          process_count: number of processes among which each batch is divided.
 
         Raises:
-          UserError: if the split does not fill one batch, or a batch cannot be divided evenly.
+          UserError: if there are fewer examples than one batch needs, or a batch cannot be
+            divided evenly among the processes.
         """
-        if len(split) < batch_size:
+        if len(source) < batch_size:
             raise UserError(
-                f"{len(split)} training images do not fill one batch of {batch_size}; "
+                f"{len(source)} training images do not fill one batch of {batch_size}; "
                 "lower config.batch_size"
             )
-        self.steps_per_epoch = len(split) // batch_size
-        self._split = split
+        self.steps_per_epoch = len(source) // batch_size
+        self._source = source
         self._batch_size = batch_size
         self._rows = _process_rows(batch_size, process_index, process_count)
         self._seed = seed
-        # Reading ahead crosses the end of an epoch, so two orders are wanted at once.
-        self._order = functools.lru_cache(maxsize=2)(self._draw_order)
+        # Prefetching crosses the end of an epoch, so the orders of two epochs are kept.
+        self._order = functools.lru_cache(maxsize=2)(self._epoch_order)
 
     def __getitem__(self, step: int) -> Batch:
         """Reads this process's rows of batch `step`.
@@ -75,62 +76,63 @@ class TrainBatches:
           "image", uint8 [b,H,W,3], and "label", int32 [b]; b = batch_size / process_count.
 
         Raises:
-          UserError: naming an example that cannot be used.
+          UserError: naming the first example that cannot be used.
         """
         indices = self.indices(step)
         epoch = step // self.steps_per_epoch
-        images, labels = self._split.read(indices, (self._seed, epoch))
+        images, labels = self._source.read(indices, crop_seed=(self._seed, epoch))
         return {"image": images, "label": labels}
 
     def indices(self, step: int) -> np.ndarray:
-        """Returns which examples are this process's rows of batch `step`, int [b]."""
+        """Returns the indices of this process's examples of batch `step`, int [b]."""
         epoch, position = divmod(step, self.steps_per_epoch)
         first = position * self._batch_size
         return self._order(epoch)[first : first + self._batch_size][self._rows]
 
-    def _draw_order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self._seed, epoch]).permutation(len(self._split))
+    def _epoch_order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self._seed, epoch]).permutation(len(self._source))
 
 
 class EvalBatches:
-    """Every example of a split exactly once, in order; the last batch is filled up."""
+    """Evaluation batches: every example exactly once, in order; the last batch is padded."""
 
     def __init__(
-        self, split: ImageSource, batch_size: int, process_index: int = 0, process_count: int = 1
+        self, source: ImageSource, batch_size: int, process_index: int = 0, process_count: int = 1
     ):
-        """Cuts a split into batches; arguments as for `TrainBatches`.
+        """Divides the examples of a source into batches; for the arguments see `TrainBatches`.
 
         Raises:
           UserError: if a batch cannot be divided evenly among the processes.
         """
-        self._split = split
+        self._source = source
         self._batch_size = batch_size
         self._rows = _process_rows(batch_size, process_index, process_count)
 
     def __len__(self) -> int:
-        return -(-len(self._split) // self._batch_size)
+        return -(-len(self._source) // self._batch_size)
 
     def __getitem__(self, index: int) -> Batch:
         """Reads this process's rows of batch `index`.
 
         Returns:
-          "image", uint8 [b,H,W,3], "label", int32 [b], and "mask", bool [b], False where a row
-          only fills up the batch; b = batch_size / process_count.
+          "image", uint8 [b,H,W,3], "label", int32 [b], and "mask", bool [b], False for padding
+          rows; b = batch_size / process_count.
 
         Raises:
-          UserError: naming an example that cannot be used.
+          UserError: naming the first example that cannot be used.
         """
-        batch = np.arange(index * self._batch_size, (index + 1) * self._batch_size)[self._rows]
-        mask = batch < len(self._split)
-        images, labels = self._split.read(np.where(mask, batch, 0))
+        first = index * self._batch_size
+        indices = np.arange(first, first + self._batch_size)[self._rows]
+        mask = indices < len(self._source)
+        images, labels = self._source.read(np.where(mask, indices, 0))
         return {"image": images, "label": labels, "mask": mask}
 
 
-def prefetch(batches: Batches, start: int, stop: int) -> Iterator[Batch]:
-    """Yields batches[start], ..., batches[stop - 1], read ahead by threads.
+def prefetch(batches: Batches, start: int, stop: int) -> Generator[Batch, None, None]:
+    """Yields batches[start], ..., batches[stop - 1], read ahead of time by threads.
 
     Raises:
-      UserError: where reading a batch does, when its turn comes.
+      UserError: in place of a batch that cannot be read, after the batches before it.
     """
     threads = min(8, os.cpu_count() or 1)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
@@ -139,7 +141,7 @@ def prefetch(batches: Batches, start: int, stop: int) -> Iterator[Batch]:
     try:
         yield from iterator
     finally:
-        iterator.close()  # a consumer may stop early; its threads must not read on
+        iterator.close()  # a consumer may stop early; the threads must then stop reading
 
 
 def _process_rows(batch_size: int, process_index: int, process_count: int) -> slice:

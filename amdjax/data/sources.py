@@ -1,4 +1,4 @@
-"""Random access to the decoded images of one split: from its files, or from memory."""
+"""Random access to the decoded images of one split, from prepared files or from memory."""
 
 import os
 from collections.abc import Sequence
@@ -11,124 +11,127 @@ from tqdm import tqdm
 from amdjax.data.image_io import center_box, decode_image, one_line, random_resized_box
 from amdjax.errors import UserError
 
-_CHUNK = 256
+CHUNK = 256  # images that are decoded as one unit of work by a pool of threads
 
 
 class ImageSource(Protocol):
-    """Labelled images; may be read from several threads at once."""
+    """Labelled images of one split; several threads may read at the same time."""
 
     def __len__(self) -> int:
         """Returns the number of examples."""
         ...
 
     def read(
-        self, indices: np.ndarray, draw: tuple[int, int] = (0, 0)
+        self, indices: np.ndarray, crop_seed: tuple[int, int] = (0, 0)
     ) -> tuple[np.ndarray, np.ndarray]:
         """Reads examples.
 
         Args:
           indices: integers [n] in 0..len(self) - 1.
-          draw: seed and epoch, which with the example's index decide a random crop.
+          crop_seed: seed and epoch. With the index of an example they determine its random crop;
+            sources without random crops ignore them.
 
         Returns:
           Images, uint8 [n,H,W,3], and labels, int32 [n].
 
         Raises:
-          UserError: naming an example that cannot be used.
+          UserError: naming the first example that cannot be used.
         """
         ...
 
 
 class RecordSource(Protocol):
-    """What tfds gives to read prepared records from, at random and from several threads."""
+    """Random access to prepared records, as tfds returns it; several threads may read."""
 
     def __len__(self) -> int:
         """Returns the number of records."""
         ...
 
     def __getitems__(self, keys: Sequence[int]) -> Sequence[dict[str, Any]]:
-        """Returns records, each with "image" (encoded bytes), "label" and maybe "id"."""
+        """Returns records with "image" (encoded bytes), "label" and, in most data sets, "id"."""
         ...
 
 
 class StreamedSource:
-    """A split that is decoded as it is read."""
+    """A split whose images are decoded at each read."""
 
     def __init__(
         self,
         name: str,
-        source: RecordSource,
+        records: RecordSource,
         image_size: int,
         image_shape: tuple[int, int, int],
         num_classes: int,
         crop: str = "center",
     ):
-        """Keeps the source, reads nothing yet.
+        """Stores the arguments; reads nothing yet.
 
         Args:
-          name: what error messages call the split.
-          source: the encoded examples.
+          name: name of the split in error messages.
+          records: the encoded examples.
           image_size: see `decode_image`.
-          image_shape: [H,W,3] that every image must have then.
-          num_classes: labels must be below it.
-          crop: "center"; "random_resized", a new part of the image in each epoch; or
-            "center_224_256", the middle as ImageNet's evaluation takes it.
+          image_shape: (H, W, 3), required of every decoded image.
+          num_classes: exclusive upper bound of the labels.
+          crop: "center"; "random_resized", a new random crop in each epoch; or
+            "center_224_256", ImageNet's evaluation crop.
         """
         self.name = name
-        self._source = source
+        self._records = records
         self._image_size = image_size
         self.image_shape = image_shape
         self._num_classes = num_classes
         self._crop = crop
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self._records)
 
     def read(
-        self, indices: np.ndarray, draw: tuple[int, int] = (0, 0)
+        self, indices: np.ndarray, crop_seed: tuple[int, int] = (0, 0)
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `ImageSource.read`."""
         images = np.empty([len(indices), *self.image_shape], np.uint8)
         labels = np.empty([len(indices)], np.int32)
         try:
-            examples = self._source.__getitems__(indices.tolist())  # 3 times as fast as singly
-        except Exception as error:  # the record reader has no exception type of its own
+            # One call for all records is three times as fast as one call each.
+            examples = self._records.__getitems__(indices.tolist())
+        except Exception as error:  # the record reader does not define an exception type
             raise UserError(
                 f"the prepared files of {self.name} cannot be read: {one_line(error)}; "
-                "remove them, so that they are prepared anew"
+                "remove them, and they will be prepared again"
             ) from error
         for row, (index, example) in enumerate(zip(indices, examples, strict=True)):
-            images[row], labels[row] = self._decode(index, example, draw)
+            images[row], labels[row] = self._decode(index, example, crop_seed)
         return images, labels
 
     def _decode(
-        self, index: int, example: dict[str, Any], draw: tuple[int, int]
+        self, index: int, example: dict[str, Any], crop_seed: tuple[int, int]
     ) -> tuple[np.ndarray, int]:
-        where = f"{self.name} example {index}"
+        name = f"{self.name} example {index}"
         if "id" in example:
-            where += f" ({example['id'].decode()})"
+            name += f" ({example['id'].decode()})"
         label = int(example["label"])
         if not 0 <= label < self._num_classes:
             raise UserError(
-                f"{where}: label {label} is outside the classes 0..{self._num_classes - 1}"
+                f"{name}: label {label} is outside the classes 0..{self._num_classes - 1}"
             )
         box = center_box if self._crop == "center_224_256" else None
         if self._crop == "random_resized":
-            box = random_resized_box(np.random.default_rng([*draw, index]))
-        image = decode_image(example["image"], self._image_size, where, box)
+            box = random_resized_box(np.random.default_rng([*crop_seed, index]))
+        image = decode_image(example["image"], self._image_size, name, box)
         if image.shape != self.image_shape:
             raise UserError(
-                f"{where} is {image.shape[0]}x{image.shape[1]}, not {self.image_shape[0]}x"
-                f"{self.image_shape[1]} (height x width); set config.data.image_size to resize all"
+                f"{name} is {image.shape[0]}x{image.shape[1]}, not {self.image_shape[0]}x"
+                f"{self.image_shape[1]} (height x width); set config.data.image_size to resize all "
+                "images"
             )
         return image, label
 
 
 class InMemorySource:
-    """A split that lies decoded in memory."""
+    """A split whose decoded images are held in memory."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray):
-        """Keeps uint8 images [n,H,W,3] and int32 labels [n]."""
+        """Stores images, uint8 [n,H,W,3], and labels, int32 [n], without copying them."""
         self._images = images
         self._labels = labels
 
@@ -136,7 +139,7 @@ class InMemorySource:
         return len(self._labels)
 
     def read(
-        self, indices: np.ndarray, draw: tuple[int, int] = (0, 0)
+        self, indices: np.ndarray, crop_seed: tuple[int, int] = (0, 0)
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `ImageSource.read`."""
         return self._images[indices], self._labels[indices]
@@ -146,27 +149,27 @@ class InMemorySource:
         return self._images, self._labels
 
 
-def decode_to_memory(split: StreamedSource) -> InMemorySource:
-    """Decodes a whole split.
+def decode_to_memory(source: StreamedSource) -> InMemorySource:
+    """Decodes all images of a source, with several threads.
 
     Raises:
       UserError: naming the first example that cannot be used.
     """
-    images = np.empty([len(split), *split.image_shape], np.uint8)
-    labels = np.empty([len(split)], np.int32)
+    images = np.empty([len(source), *source.image_shape], np.uint8)
+    labels = np.empty([len(source)], np.int32)
 
     def decode(first: int) -> int:
-        rows = np.arange(first, min(first + _CHUNK, len(split)))
-        images[rows], labels[rows] = split.read(rows)
+        rows = np.arange(first, min(first + CHUNK, len(source)))
+        images[rows], labels[rows] = source.read(rows)
         return len(rows)
 
-    # disable=None: no bar where stderr is not a terminal
-    bar = tqdm(total=len(split), desc=f"decoding {split.name}", unit=" images", disable=None)
+    # disable=None: no progress bar if stderr is not a terminal.
+    bar = tqdm(total=len(source), desc=f"decoding {source.name}", unit=" images", disable=None)
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         with bar:
-            for done in pool.map(decode, range(0, len(split), _CHUNK)):
+            for done in pool.map(decode, range(0, len(source), CHUNK)):
                 bar.update(done)
     finally:
-        pool.shutdown(cancel_futures=True)  # after an error, decode no more
+        pool.shutdown(cancel_futures=True)  # after an error, do not decode the rest
     return InMemorySource(images, labels)

@@ -10,11 +10,11 @@ from amdjax.losses import functional
 
 
 class Summary(NamedTuple):
-    """What AFD needs of a feature, small enough to be gathered.
+    """The reductions of a feature that AFD compares, small enough to be gathered.
 
     Attributes:
-      channels: float32 [B,C], the mean over positions.
-      positions: float32 [B,H,W], the mean over channels of the squares.
+      channels: float32 [B,C], means over the positions.
+      positions: float32 [B,H,W], means of the squares over the channels.
     """
 
     channels: jax.Array
@@ -22,32 +22,32 @@ class Summary(NamedTuple):
 
 
 def summarize(feature: jax.Array) -> Summary:
-    """Reduces a feature [B,H,W,C]."""
+    """Reduces a feature [B,H,W,C] to its `Summary`."""
     feature = functional.promote_to_float32(feature)
     return Summary(jnp.mean(feature, axis=(1, 2)), jnp.mean(jnp.square(feature), axis=-1))
 
 
 class AttentionFeatureMatching(nn.Module):
-    """Every teacher layer against every student layer, weighted by a trained attention.
+    """The distance of all pairs of student and teacher layers, weighted by a trained attention.
 
-    `sum_t mean_b sum_s alpha_ts mean_hw (v_s - v_t)^2` (Eqs. 2 to 5). v is the positions' summary
-    of unit L2 norm, the student's resized to the teacher's before; alpha is the softmax over the
-    student's layers of `(q_t . W_t k_s + p_t . p_s) / sqrt(dimension)`, with queries q of the
-    teacher's and keys k of the student's channel means through a linear layer and batch norm (a
-    ReLU on k). The norms use the statistics of the batch, so the loss sees all samples.
+    `sum_t mean_b sum_s alpha_ts mean_hw (v_s - v_t)^2` (Eqs. 2 to 5). v is `Summary.positions` at
+    unit L2 norm, the student's first resized to the teacher's size. alpha is the softmax over the
+    student's layers of `(q_t . W_t k_s + p_t . p_s) / sqrt(dimension)`. The queries q and keys k
+    are the channel means of teacher and student after a linear layer and batch norm, and for k a
+    ReLU. Batch norm uses the statistics of the batch, so the loss needs the whole batch.
 
     Attributes:
-      dimension: of queries and keys.
+      dimension: length of queries and keys.
     """
 
     dimension: int = 128
 
     @nn.compact
     def __call__(self, student: list[Summary], teacher: list[Summary]) -> jax.Array:
-        """Maps both sides' layers to a float32 scalar; the teacher receives no gradient.
+        """Returns the loss of all layers, a float32 scalar; the teacher receives no gradient.
 
         Raises:
-          UserError: if of two maps none is a whole multiple of the other.
+          UserError: if the size of one map is not a whole multiple of the other's.
         """
         teacher = jax.lax.stop_gradient(teacher)
         queries = jnp.stack(
@@ -63,9 +63,9 @@ class AttentionFeatureMatching(nn.Module):
         bilinear = self._linear(keys, self.dimension * len(teacher), "bilinear")
         bilinear = bilinear.reshape(batch, layers, len(teacher), self.dimension)
         init = nn.initializers.xavier_normal()
-        places_t = self.param("p_t", init, (len(teacher), self.dimension))
-        places_s = self.param("p_s", init, (layers, self.dimension))
-        logits = jnp.einsum("bstd,btd->bts", bilinear, queries) + places_t @ places_s.T
+        position_t = self.param("p_t", init, (len(teacher), self.dimension))
+        position_s = self.param("p_s", init, (layers, self.dimension))
+        logits = jnp.einsum("bstd,btd->bts", bilinear, queries) + position_t @ position_s.T
         attention = nn.softmax(logits / jnp.sqrt(self.dimension), axis=-1)
         loss = jnp.zeros((), keys.dtype)
         for i, layer in enumerate(teacher):
@@ -78,7 +78,7 @@ class AttentionFeatureMatching(nn.Module):
         return loss
 
     def _linear(self, x: jax.Array, features: int, name: str) -> jax.Array:
-        """A linear layer and batch norm with the batch's own statistics."""
+        """Applies a linear layer and batch norm with the statistics of the batch."""
         x = nn.Dense(features, name=f"{name}_linear")(x)
         scale = self.param(f"{name}_scale", nn.initializers.ones, (features,))
         bias = self.param(f"{name}_bias", nn.initializers.zeros, (features,))

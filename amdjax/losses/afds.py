@@ -1,7 +1,7 @@
 """Attentive feature distillation: Wang et al., Pay attention to features, ICLR 2020.
 
-The distillation half, with the sigmoid attention of the common implementation; selecting (pruning)
-channels is not part of it.
+Only the distillation, with the sigmoid attention of the common implementation; the selection
+(pruning) of channels is not included.
 """
 
 import flax.linen as nn
@@ -18,21 +18,23 @@ class AttentiveFeature(nn.Module):
     """The distance of one layer's channel maps, weighted by a trained attention over channels.
 
     `sum_c rho_c mean_hw (f_S,c / |f_S,c| - f_T,c / |f_T,c|)^2`: `rho`, of sum 1, is the sigmoid of
-    two 1x1 convolutions of the teacher's average-pooled feature.
+    two linear layers (a ReLU between them) on the teacher's average-pooled feature.
 
     Attributes:
       adapter: train a 1x1 convolution from the student's to the teacher's channels; without it
-        they must be equal in number.
+        both must have the same number of channels.
     """
 
     adapter: bool = False
 
     @nn.compact
     def __call__(self, student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array:
-        """Maps features [B,H,W,C] and [B,H',W',C'] to float32 [B]; the teacher's has no gradient.
+        """Returns the loss of features [B,H,W,C] and [B,H',W',C'], float32 [B].
+
+        The teacher's feature receives no gradient.
 
         Raises:
-          UserError: if the channels differ and there is no adapter, or the sizes do not match.
+          UserError: if the channels differ without an adapter, or the sizes do not match.
         """
         student, teacher = functional.match_size(
             functional.promote_to_float32(student_feature),
@@ -43,9 +45,9 @@ class AttentiveFeature(nn.Module):
             student = nn.Conv(channels, (1, 1), name="adapter")(student)
         elif student.shape[-1] != channels:
             raise UserError(
-                f"AFDS compares channel by channel, but the student has {student.shape[-1]} and "
-                f"the teacher {channels}: set config.losses.afds.adapter=True, or take a pair of "
-                "equal width"
+                f"AFDS compares channel by channel, but the student has {student.shape[-1]} "
+                f"channels and the teacher {channels}: set config.losses.afds.adapter=True, or "
+                "choose a teacher and a student of equal width"
             )
         hidden = nn.relu(nn.Dense(channels, name="attention_0")(teacher.mean(axis=(1, 2))))
         rho = nn.sigmoid(nn.Dense(channels, name="attention_1")(hidden))

@@ -1,20 +1,20 @@
 """Angular-margin distillation: Jeon et al., Neurocomputing 518 (2023) 466-481."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from amdjax import cpu
 from amdjax.errors import UserError, unknown_name
 from amdjax.losses import functional
 
 TERMS = ("angular", "positive", "negative")
-_EPS = 1e-7  # the published clip of the cosine: arccos has an infinite slope at 1
 _NORM_EPS = 1e-6  # the published addend of the map's norm
 
 
 class AMTerms(NamedTuple):
-    """The three terms of the AM loss, each float32 [B]."""
+    """One array for each term of the AM loss: the terms [B], or the maps [B,H,W] they compare."""
 
     angular: jax.Array
     positive: jax.Array
@@ -27,14 +27,14 @@ def am_terms(
     margin: float = 1.35,
     scale: float = 64.0,
 ) -> AMTerms:
-    """Returns the angular, positive and negative term of one layer, for each sample.
+    """Returns the angular, positive and negative terms of one layer, for each sample.
 
     With the attention map `q = Q / (|Q| + 1e-6)`, `Q = sum_c f^2`, the logits at each position are
     `a = scale * cos(margin * arccos q)` (positive), `b = scale * (1 - q)` (negative) and
     `G = log_sigmoid(a - b)` (angular). Each is scaled to unit L2 norm over the positions of the
     map, and a term is the mean over the positions of the squared difference between teacher and
-    student. The mean (not the printed Frobenius norm) is what the published weight of 5000
-    belongs to; the margin is inside the positive term too, as in the published code.
+    student. The published weight of 5000 refers to this mean (not to the printed Frobenius norm),
+    and the positive term includes the margin, as in the published code.
 
     Args:
       student_feature: float [B,H,W,C].
@@ -46,7 +46,7 @@ def am_terms(
       `AMTerms`; bfloat16 features are cast to float32 first.
 
     Raises:
-      UserError: if the larger map is no whole multiple of the smaller.
+      UserError: if the larger map is not a whole multiple of the smaller.
     """
     student, teacher = _logits(student_feature, teacher_feature, margin, scale)
     return _distances(student, teacher)
@@ -66,14 +66,14 @@ def am_loss(
       teacher_feature: float [B,H',W',C']; receives no gradient.
       margin: m, multiplies the angle.
       scale: s, multiplies the logits.
-      terms: which of "angular", "positive", "negative" to add (Figure 5). The divisor stays 3, so
-        that the weight of a term does not depend on its company.
+      terms: which of "angular", "positive", "negative" to add (Figure 5). The divisor is always
+        3, so that the weight of a term does not depend on the other terms.
 
     Returns:
       float32 [B].
 
     Raises:
-      UserError: on an unknown or an empty list of terms, or sizes that do not match.
+      UserError: on unknown terms, an empty list of terms, or sizes that do not match.
     """
     return am_global_local_loss(student_feature, teacher_feature, margin, scale, 1.0, 1, terms)
 
@@ -99,12 +99,12 @@ def am_global_local_loss(
       teacher_feature: float [B,H',W',C']; receives no gradient.
       margin: m, multiplies the angle.
       scale: s, multiplies the logits.
-      global_weight: between 0 (patches alone) and 1 (the whole map alone).
+      global_weight: weight of the whole map, between 0 (patches only) and 1 (whole map only).
       grid: patches in each direction; 2 gives the paper's four quadrants.
       terms: which of "angular", "positive", "negative" to add.
-      mask_threshold: where the teacher's attention map, scaled to a largest value of 1, is not
-        above it, both maps are set to zero before they are normalised (masked features; the paper
-        takes 0.5); 0 masks nothing.
+      mask_threshold: both maps are set to zero, before they are normalised, where the teacher's
+        attention map divided by its maximum is not above this (masked features; 0.5 in the paper);
+        0: no mask.
 
     Returns:
       float32 [B].
@@ -134,7 +134,7 @@ def _logits(
     scale: float,
     mask_threshold: float = 0.0,
 ) -> tuple[AMTerms, AMTerms]:
-    """The maps G, a and b [B,H,W] of both sides."""
+    """Returns the maps G, a and b [B,H,W] of student and teacher."""
     student, teacher = (
         functional.attention_map(feature)
         for feature in functional.match_size(
@@ -148,16 +148,16 @@ def _logits(
 
     def logits(attention: jax.Array) -> AMTerms:
         cosine = attention / (functional.safe_norm(attention, axis=(1, 2)) + _NORM_EPS)
-        clipped = jnp.clip(cosine, -1.0 + _EPS, 1.0 - _EPS)
-        positive = scale * jnp.cos(margin * jnp.arccos(clipped))
+        positive = scale * jnp.cos(margin * jnp.arccos(functional.clip_cosine(cosine)))
         negative = scale * (1.0 - cosine)
         return AMTerms(jax.nn.log_sigmoid(positive - negative), positive, negative)
 
-    return functional.materialize((logits(student), logits(teacher)))
+    both = logits(student), logits(teacher)
+    return cpu.ops.materialize(both) if cpu.enabled() else both
 
 
 def _distances(student: AMTerms, teacher: AMTerms, grid: int = 1) -> AMTerms:
-    """The terms over maps that `grid` divides into equal patches: means over the patches."""
+    """Returns the terms [B], means over the equal patches into which `grid` divides the maps."""
 
     def distance(s: jax.Array, t: jax.Array) -> jax.Array:
         batch, height, width = s.shape
@@ -192,7 +192,7 @@ def _mean_over_patches(
         )
         for side in (student, teacher)
     )
-    local = [_mean_of_terms(*pair, terms) for pair in zip(*patches, strict=True)]
+    local: list[Any] = [_mean_of_terms(*pair, terms) for pair in zip(*patches, strict=True)]
     return sum(local) / len(local)
 
 
@@ -203,4 +203,4 @@ def _check_terms(terms: tuple[str, ...]) -> None:
         if name not in TERMS:
             raise unknown_name("AM term", name, TERMS)
     if len(set(terms)) < len(terms):
-        raise UserError(f"am: a term stands twice in terms={tuple(terms)}")
+        raise UserError(f"am: duplicate term in terms={tuple(terms)}")

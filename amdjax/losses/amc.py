@@ -1,7 +1,7 @@
 """Angular-margin contrastive loss: Choi, Som & Turaga, AMC-Loss, CVPR workshops 2020.
 
-Both losses compare sample i of the first half of the batch with sample i of the second half
-("doubly stochastic" pairs: the batch is a random one), which costs O(B) and not O(B^2).
+Both losses compare sample i of the first half of the batch with sample i of the second half, at a
+cost of O(B) instead of O(B^2): the pairs are random because the batch is ("doubly stochastic").
 """
 
 import jax
@@ -10,17 +10,15 @@ import jax.numpy as jnp
 from amdjax.errors import UserError
 from amdjax.losses import functional
 
-_EPS = 1e-7  # the published clip of the inner product: arccos has an infinite slope at 1
-
 
 def amc_loss(embedding: jax.Array, labels: jax.Array, margin: float = 0.5) -> jax.Array:
-    """Returns the geodesic contrastive loss of a batch. It sees all samples.
+    """Returns the geodesic contrastive loss of the whole batch.
 
-    With `d = arccos <z_i, z_j>` of the unit embeddings, a pair of one class costs `d^2` and a pair
-    of two classes `max(0, margin - d)^2`; the mean over the B/2 pairs is returned.
+    The mean over B/2 pairs of `d^2` for equal classes and `max(0, margin - d)^2` for different
+    classes, with `d = arccos <z_i, z_j>` of the unit embeddings.
 
     Args:
-      embedding: float [B,D], the whole batch; it is normalised here.
+      embedding: float [B,D], the whole batch, of any norm.
       labels: int [B], true or predicted classes.
       margin: in radians.
 
@@ -33,17 +31,16 @@ def amc_loss(embedding: jax.Array, labels: jax.Array, margin: float = 0.5) -> ja
     first, second = _halves(
         functional.l2_normalize(functional.promote_to_float32(embedding), axis=-1)
     )
-    cosine = jnp.clip(jnp.sum(first * second, axis=-1), -1.0 + _EPS, 1.0 - _EPS)
-    distance = jnp.arccos(cosine)
+    distance = jnp.arccos(functional.clip_cosine(jnp.sum(first * second, axis=-1)))
     return _contrast(jnp.square(distance), distance, labels, margin)
 
 
 def contrastive_loss(embedding: jax.Array, labels: jax.Array, margin: float = 1.0) -> jax.Array:
-    """Returns the Euclidean contrastive loss of a batch. It sees all samples.
+    """Returns the Euclidean contrastive loss of the whole batch.
 
-    With `d = |x_i - x_j|` of the embeddings as they are, a pair of one class costs `d^2` and a
-    pair of two classes `max(0, margin - d)^2`; the mean over the B/2 pairs is returned
-    (Hadsell, Chopra & LeCun, CVPR 2006, without its factor 1/2; the rival in the AMC paper).
+    The mean over B/2 pairs of `d^2` for equal classes and `max(0, margin - d)^2` for different
+    classes, with `d = |x_i - x_j|` of the embeddings without normalisation (Hadsell, Chopra &
+    LeCun, CVPR 2006, without its factor 1/2; the baseline in the AMC paper).
 
     Args:
       embedding: float [B,D], the whole batch.
@@ -72,6 +69,6 @@ def _contrast(
 
 def _halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     if x.shape[0] % 2:
-        raise UserError(f"pairs need an even batch size, not {x.shape[0]}")
+        raise UserError(f"contrastive pairs need an even batch size, not {x.shape[0]}")
     half = x.shape[0] // 2
     return x[:half], x[half:]

@@ -7,10 +7,10 @@ from amdjax.losses import functional
 
 
 def at_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array:
-    """Returns the squared distance of the unit attention maps of one layer, for each sample.
+    """Returns the squared distance of the normalised attention maps of a layer, for each sample.
 
-    `mean_hw (Q_S / |Q_S| - Q_T / |Q_T|)^2` with `Q = sum_c f^2` (p = 2; Eq. 2 with the mean over
-    positions of the authors' code).
+    `mean_hw (Q_S / |Q_S| - Q_T / |Q_T|)^2` with `Q = sum_c f^2` (p = 2; Eq. 2, with the mean over
+    positions as in the authors' code).
 
     Args:
       student_feature: float [B,H,W,C].
@@ -20,7 +20,7 @@ def at_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array
       float32 [B].
 
     Raises:
-      UserError: if the larger map is no whole multiple of the smaller.
+      UserError: if the larger map is not a whole multiple of the smaller.
     """
     student, teacher = (
         functional.l2_normalize(functional.attention_map(feature), axis=(1, 2))

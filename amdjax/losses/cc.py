@@ -8,10 +8,10 @@ from amdjax.losses import functional
 
 
 def cc_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    """Returns the correlation of neighbours' differences between student and teacher.
+    """Returns the product of student-teacher differences of neighbouring samples.
 
     `mean_i sum_d |s_i - t_i|_d |s_(i+1) - t_(i+1)|_d` over the B - 1 pairs of neighbours in the
-    batch. It sees all samples.
+    whole batch.
 
     Args:
       student: embedding, float [B,D], the whole batch.
@@ -27,17 +27,20 @@ def cc_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
 
 class CorrelationCongruence(nn.Module):
-    """`cc_loss` behind a trained linear layer for each side, as embeddings differ in length.
+    """`cc_loss` of embeddings that two trained linear layers map to a common length.
 
     Attributes:
-      dimension: of the common space.
+      dimension: the common length.
     """
 
     dimension: int = 128
 
     @nn.compact
     def __call__(self, student: jax.Array, teacher: jax.Array) -> jax.Array:
-        """Maps embeddings [B,D] and [B,D'] to the scalar; the teacher's layer is trained too."""
+        """Returns the loss of embeddings [B,D] and [B,D'], a float32 scalar.
+
+        The teacher's embedding receives no gradient, but its linear layer is trained.
+        """
         student = nn.Dense(self.dimension, name="student")(student)
         teacher = nn.Dense(self.dimension, name="teacher")(jax.lax.stop_gradient(teacher))
         return _congruence(student, teacher)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from amdjax.losses import functional
 from amdjax.losses.kd import standardize_logits
@@ -16,10 +17,10 @@ def dkd_loss(
     other_weight: float = 8.0,
     standardize: bool = False,
 ) -> jax.Array:
-    """Returns the divergence about the target and that among the others, for each sample.
+    """Returns the weighted KL divergences of target and non-target classes, for each sample.
 
-    `T^2 (alpha KL(b_T || b_S) + beta KL(o_T || o_S))` (Eq. 7): b is the pair of probabilities of
-    the label and of all other classes together, o the distribution among the others, both of the
+    `T^2 (alpha KL(b_T || b_S) + beta KL(o_T || o_S))` (Eq. 7): b is the binary distribution of the
+    target class against all others, o the distribution over the non-target classes, both from the
     softmax at temperature T.
 
     Args:
@@ -41,14 +42,14 @@ def dkd_loss(
         logits = (standardize_logits(logits) if standardize else logits) / temperature
         log_p = jax.nn.log_softmax(logits)
         target = jnp.sum(jnp.where(is_target, log_p, 0.0), axis=-1)
-        # Not log(1 - p): that is -inf for a sure network.
+        # Not log(1 - p), which is -inf where the softmax saturates.
         rest = jax.nn.logsumexp(jnp.where(is_target, -jnp.inf, log_p), axis=-1)
         others = jnp.where(is_target, 0.0, log_p - rest[:, None])
         return jnp.stack([target, rest], axis=-1), others
 
     student, student_others = parts(student_logits)
     teacher, teacher_others = parts(jax.lax.stop_gradient(teacher_logits))
-    target = jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
+    target = optax.losses.kl_divergence_with_log_targets(student, teacher)
     weight = jnp.where(is_target, 0.0, jnp.exp(teacher_others))
     others = jnp.sum(weight * (teacher_others - student_others), axis=-1)
     return temperature**2 * (target_weight * target + other_weight * others)

@@ -10,7 +10,7 @@ from amdjax.losses import functional
 def hint_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array:
     """Returns the mean squared difference of two features, for each sample.
 
-    `mean_hwc (f_S - f_T)^2` (Eq. 3, with the mean in place of the sum).
+    `mean_hwc (f_S - f_T)^2` (Eq. 3, with the mean instead of the sum).
 
     Args:
       student_feature: float [B,H,W,C].
@@ -20,7 +20,7 @@ def hint_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Arr
       float32 [B].
 
     Raises:
-      UserError: if the larger map is no whole multiple of the smaller.
+      UserError: if the larger map is not a whole multiple of the smaller.
     """
     student, teacher = functional.match_size(
         functional.promote_to_float32(student_feature),
@@ -30,11 +30,11 @@ def hint_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Arr
 
 
 class FitNet(nn.Module):
-    """`hint_loss` behind a trained 1x1 convolution from the student's to the teacher's channels."""
+    """`hint_loss` after a trained 1x1 convolution from the student's to the teacher's channels."""
 
     @nn.compact
     def __call__(self, student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array:
-        """Maps features [B,H,W,C] and [B,H',W',C'] to float32 [B]."""
+        """Returns the loss of features [B,H,W,C] and [B,H',W',C'], float32 [B]."""
         channels = teacher_feature.shape[-1]
         adapted = nn.Conv(channels, (1, 1), name="adapter")(
             functional.promote_to_float32(student_feature)

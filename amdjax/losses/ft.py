@@ -7,10 +7,10 @@ from amdjax.losses import functional
 
 
 def ft_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array:
-    """Returns the mean absolute difference of one layer's unit factors, for each sample.
+    """Returns the mean absolute difference of the unit factors of a layer, for each sample.
 
-    `mean_hw |F_S / |F_S| - F_T / |F_T||` with the factor `F = sum_c f^2`: attention transfer's
-    maps at an L1 distance, which is what the common benchmark code compares.
+    `mean_hw |F_S / |F_S| - F_T / |F_T||` with the factor `F = sum_c f^2`, the L1 distance
+    of attention maps, as in the common benchmark code.
 
     Args:
       student_feature: float [B,H,W,C].
@@ -20,7 +20,7 @@ def ft_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array
       float32 [B].
 
     Raises:
-      UserError: if the larger map is no whole multiple of the smaller.
+      UserError: if the larger map is not a whole multiple of the smaller.
     """
     student, teacher = (
         functional.l2_normalize(functional.attention_map(feature), axis=(1, 2))

@@ -1,22 +1,23 @@
-"""The safe operations on feature maps that the losses are made of.
+"""Operations on feature maps that the losses share.
 
 Every function is finite, in value and in gradient, on maps that are all zero.
 """
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from amdjax import cpu
 from amdjax.errors import UserError
 
-_TINY = 1e-30  # below the square of any float32 norm that matters, above float32's underflow
+COSINE_EPS = 1e-7  # the published distance of a clipped cosine from -1 and 1
+_TINY = 1e-30  # below the square of any float32 norm of interest, above float32's underflow
 
 
 def promote_to_float32(x: jax.Array) -> jax.Array:
-    """Casts to float32 what is narrower: bfloat16 cannot hold the differences that losses are."""
+    """Casts narrower floats to float32: losses are differences too small for bfloat16."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -38,19 +39,27 @@ def abs_zero_grad(x: jax.Array) -> jax.Array:
     return x * jnp.sign(x)
 
 
+def clip_cosine(cosine: jax.Array) -> jax.Array:
+    """Clips to [-1 + 1e-7, 1 - 1e-7], as the published losses do before arccos.
+
+    The slope of arccos is infinite at -1 and 1.
+    """
+    return jnp.clip(cosine, -1.0 + COSINE_EPS, 1.0 - COSINE_EPS)
+
+
 def l2_normalize(x: jax.Array, axis: int | tuple[int, ...], eps: float = 1e-12) -> jax.Array:
     """Scales x to unit L2 norm over `axis`: `x / max(|x|, eps)`.
 
     Args:
       x: float array.
-      axis: the axes that share one norm.
+      axis: the axes over which the norm is taken.
       eps: the smallest divisor; a zero vector stays zero.
 
     Returns:
       The scaled array, of x's shape and dtype.
     """
-    # Not rsqrt: its last bits are lost on some platforms, and the losses are small differences of
-    # unit vectors.
+    # Not rsqrt: it is less exact on some platforms, and the losses are small differences of unit
+    # vectors.
     square = jnp.maximum(jnp.sum(jnp.square(x), axis=axis, keepdims=True), eps * eps)
     return x / jnp.sqrt(square)
 
@@ -61,41 +70,15 @@ def attention_map(feature: jax.Array) -> jax.Array:
     `Q(h, w) = sum_c f(h, w, c)^2` (Zagoruyko & Komodakis 2017, p = 2).
 
     Args:
-      feature: float [B,H,W,C], signed or not.
+      feature: float [B,H,W,C], of any sign.
 
     Returns:
       float32 [B,H,W], not negative.
     """
-    return _sum_of_squares(promote_to_float32(feature))
-
-
-@jax.custom_vjp
-def _sum_of_squares(x: jax.Array) -> jax.Array:
-    def plain(x: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.square(x), axis=-1)
-
-    def by_halves(x: jax.Array) -> jax.Array:
-        # XLA adds one value to the next on CPU; halves it adds by vectors, all in one loop.
-        squares = jnp.square(x)
-        while squares.shape[-1] > 8 and squares.shape[-1] % 2 == 0:
-            half = squares.shape[-1] // 2
-            squares = squares[..., :half] + squares[..., half:]
-        return jnp.sum(squares, axis=-1)
-
-    return jax.lax.platform_dependent(x, cpu=by_halves, default=plain)
-
-
-_sum_of_squares.defvjp(
-    lambda x: (_sum_of_squares(x), x), lambda x, grad: (2 * x * jnp.expand_dims(grad, -1),)
-)
-
-
-def materialize(x: Any) -> Any:
-    """Returns arrays as they are; on CPU, what sums them up does not compute them anew.
-
-    XLA would compute them within the loop of each sum, value by value instead of by vectors.
-    """
-    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
+    x = promote_to_float32(feature)
+    if cpu.enabled():
+        return cpu.ops.sum_of_squares(x)
+    return jnp.sum(jnp.square(x), axis=-1)
 
 
 def match_size(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -109,8 +92,8 @@ def match_size(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.A
       The two features with equal height and width.
 
     Raises:
-      UserError: if the larger size is not a multiple of the smaller, so that the average over
-        whole windows does not exist, or if one is larger in height and the other in width.
+      UserError: if the larger size is not a whole multiple of the smaller, or if one feature is
+        larger in height and the other in width.
     """
     (sh, sw), (th, tw) = student.shape[1:3], teacher.shape[1:3]
     if sh >= th and sw >= tw:
@@ -129,29 +112,91 @@ def _size_message(h: int, w: int, height: int, width: int) -> str:
 
 
 def resize(x: jax.Array, height: int, width: int) -> jax.Array:
-    """Brings maps to a size: averages over whole windows where smaller, repeats where larger.
+    """Resizes maps: averages over whole windows to shrink, repeats positions to enlarge.
 
     Args:
       x: float [B,H,W,...].
-      height: wanted.
-      width: wanted.
+      height: of the result.
+      width: of the result.
 
     Returns:
       float [B,height,width,...].
 
     Raises:
-      UserError: if one size is no whole multiple of the other.
+      UserError: if one size is not a whole multiple of the other.
     """
     for axis, size in ((1, height), (2, width)):
-        have = x.shape[axis]
-        if max(have, size) % min(have, size):
+        length = x.shape[axis]
+        if max(length, size) % min(length, size):
             raise UserError(_size_message(*x.shape[1:3], height, width))
-        if have > size:
-            windows = (*x.shape[:axis], size, have // size, *x.shape[axis + 1 :])
+        if length > size:
+            windows = (*x.shape[:axis], size, length // size, *x.shape[axis + 1 :])
             x = x.reshape(windows).mean(axis + 1)
         else:
-            x = jnp.repeat(x, size // have, axis=axis)
+            x = jnp.repeat(x, size // length, axis=axis)
     return x
+
+
+def resize_nearest(x: jax.Array, height: int, width: int) -> jax.Array:
+    """Resizes maps to any size: position i of n has the value of position `i * length // n`.
+
+    Args:
+      x: float [B,H,W,...].
+      height: of the result.
+      width: of the result.
+
+    Returns:
+      float [B,height,width,...].
+    """
+    for axis, size in ((1, height), (2, width)):
+        if x.shape[axis] != size:
+            x = jnp.take(x, jnp.arange(size) * x.shape[axis] // size, axis=axis)
+    return x
+
+
+def adaptive_cells(x: jax.Array, rows: int, columns: int) -> Iterator[jax.Array]:
+    """Cuts maps into cells of equal extent, which overlap where the grid does not divide the map.
+
+    Cell i of n covers the positions from `floor(i * length / n)` up to, not including,
+    `ceil((i + 1) * length / n)`, as in PyTorch's adaptive pooling.
+
+    Args:
+      x: [B,H,W,C].
+      rows: number of cells in the direction of the height.
+      columns: number of cells in the direction of the width.
+
+    Yields:
+      rows * columns arrays [B,h,w,C], row by row.
+    """
+    for top, bottom in _cell_bounds(x.shape[1], rows):
+        for left, right in _cell_bounds(x.shape[2], columns):
+            yield x[:, top:bottom, left:right]
+
+
+def adaptive_average_pool(x: jax.Array, height: int, width: int) -> jax.Array:
+    """Averages maps over the cells of `adaptive_cells`.
+
+    Args:
+      x: float [B,H,W,C].
+      height: of the result.
+      width: of the result.
+
+    Returns:
+      float [B,height,width,C].
+    """
+    for axis, size in ((1, height), (2, width)):
+        length = x.shape[axis]
+        if length != size:
+            cells = [
+                x[(slice(None),) * axis + (slice(start, stop),)].mean(axis, keepdims=True)
+                for start, stop in _cell_bounds(length, size)
+            ]
+            x = jnp.concatenate(cells, axis=axis)
+    return x
+
+
+def _cell_bounds(length: int, cells: int) -> list[tuple[int, int]]:
+    return [(i * length // cells, -(-(i + 1) * length // cells)) for i in range(cells)]
 
 
 def check_grid(x: jax.Array, grid: int) -> None:
@@ -167,9 +212,9 @@ def check_grid(x: jax.Array, grid: int) -> None:
 def patches(x: jax.Array, grid: int) -> Iterator[jax.Array]:
     """Cuts maps into a grid of patches, row by row.
 
-    Patch row i covers the rows `i*H // grid` up to `(i+1)*H // grid`, and columns alike: every
-    position is in exactly one patch, and patches differ by at most one in height and width where
-    the grid does not divide the map (a 7x7 map in a 2x2 grid: 3 and 4).
+    Patch row i covers the rows from `i*H // grid` up to, not including, `(i+1)*H // grid`, and
+    likewise for columns: every position is in exactly one patch. Where the grid does not divide the
+    map, patches differ by at most one in height and width (a 7x7 map in a 2x2 grid: 3 and 4).
 
     Args:
       x: [..., H, W].

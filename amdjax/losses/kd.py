@@ -1,9 +1,12 @@
 """Knowledge distillation of logits: Hinton, Vinyals & Dean, arXiv 1503.02531, 2015."""
 
 import jax
-import jax.numpy as jnp
+import optax
 
+from amdjax.errors import unknown_name
 from amdjax.losses import functional
+
+REDUCTIONS = ("batchmean", "mean")
 
 
 def kd_loss(
@@ -11,22 +14,30 @@ def kd_loss(
     teacher_logits: jax.Array,
     temperature: float = 4.0,
     standardize: bool = False,
+    reduction: str = "batchmean",
 ) -> jax.Array:
-    """Returns the temperature-scaled divergence of student from teacher, for each sample.
+    """Returns the temperature-scaled KL divergence of student from teacher, for each sample.
 
-    `T^2 * sum_c p_c * (log p_c - log q_c)` with `p = softmax(teacher / T)`,
-    `q = softmax(student / T)`: the sum over classes (PyTorch's "batchmean"), not the mean, which
-    would be C times weaker.
+    `T^2 * sum_c p_c * (log p_c - log q_c)` with `p = softmax(teacher / T)` and
+    `q = softmax(student / T)`.
 
     Args:
       student_logits: float [B,C].
       teacher_logits: float [B,C]; receives no gradient.
       temperature: T > 0.
       standardize: compare logits of zero mean and unit deviation; see `standardize_logits`.
+      reduction: over the classes, with the names of PyTorch's `KLDivLoss`. "batchmean" is the sum,
+        which the weights in the papers refer to. "mean", PyTorch's default, divides by C as well
+        and is C times weaker; one published repository of the AMD authors' laboratory uses it.
 
     Returns:
       float32 [B], in nats times T^2.
+
+    Raises:
+      UserError: on an unknown reduction.
     """
+    if reduction not in REDUCTIONS:
+        raise unknown_name("reduction of the loss kd", reduction, REDUCTIONS)
 
     def log_probabilities(logits: jax.Array) -> jax.Array:
         logits = functional.promote_to_float32(logits)
@@ -36,14 +47,15 @@ def kd_loss(
 
     student = log_probabilities(student_logits)
     teacher = log_probabilities(jax.lax.stop_gradient(teacher_logits))
-    return temperature**2 * jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
+    loss = temperature**2 * optax.losses.kl_divergence_with_log_targets(student, teacher)
+    return loss / student.shape[-1] if reduction == "mean" else loss
 
 
 def standardize_logits(logits: jax.Array) -> jax.Array:
-    """Returns `(z - mean_c z) / (std_c z + 1e-7)`, the deviation with C - 1 in its divisor.
+    """Returns `(z - mean_c z) / (std_c z + 1e-7)`, with the unbiased deviation (C - 1).
 
     Sun et al., Logit standardization in knowledge distillation, CVPR 2024, Eq. 12: the student
-    need not have logits as large as the teacher's.
+    need not match the magnitude of the teacher's logits.
 
     Args:
       logits: float [B,C].

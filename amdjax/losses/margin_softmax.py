@@ -1,8 +1,8 @@
-"""Angular margins of classification: SphereFace, CosFace, ArcFace.
+"""Softmax losses with an angular margin: SphereFace, CosFace, ArcFace.
 
-All three compare the direction of an embedding with those of the classifier's columns, of unit
-norm here and without a bias; a margin makes the true class harder in training. What they predict
-by, without a margin, is `sphere_logits` or `cosine_logits`.
+The logits are cosines between the embedding and the columns of the classifier's kernel, scaled to
+unit norm and without a bias; in training, a margin lowers the logit of the true class. Predictions
+use the logits without a margin, `sphere_logits` or `cosine_logits`.
 """
 
 import jax
@@ -10,8 +10,6 @@ import jax.numpy as jnp
 
 from amdjax.losses import functional
 from amdjax.losses.ce import cross_entropy
-
-_EPS = 1e-7  # of the cosine: arccos has an infinite slope at 1
 
 
 def sphere_logits(embedding: jax.Array, class_weights: jax.Array) -> jax.Array:
@@ -39,29 +37,29 @@ def a_softmax_loss(
     decay: float = 0.12,
     least: float = 5.0,
 ) -> jax.Array:
-    """Returns the angular softmax loss, annealed from the plain one, for each sample.
+    """Returns the angular softmax loss, annealed from cross-entropy, for each sample.
 
-    Cross-entropy of `|x| cos theta_j`, the true class's being `|x| (l cos theta + psi) / (1 + l)`
-    with `psi = (-1)^k cos(m theta) - 2 k`, `k = floor(m theta / pi)`, and
-    `l = max(least, base / (1 + decay * step))` (Liu et al., SphereFace, CVPR 2017, Eq. 7; the
-    annealing of the authors' code).
+    Cross-entropy of the logits `|x| cos theta_j`, for the true class
+    `|x| (l cos theta + psi) / (1 + l)` with `psi = (-1)^k cos(m theta) - 2 k`,
+    `k = floor(m theta / pi)` and `l = max(least, base / (1 + decay * step))` (Liu et al.,
+    SphereFace, CVPR 2017, Eq. 7; the annealing of the authors' code).
 
     Args:
       embedding: float [B,D].
       class_weights: float [D,C].
       labels: int [B].
-      step: int scalar, steps done.
-      margin: m, whole, at least 1.
+      step: int scalar, the number of completed steps.
+      margin: m, an integer of at least 1.
       base: l at step 0.
-      decay: how fast l falls.
-      least: where l ends.
+      decay: rate at which l falls.
+      least: lower bound of l.
 
     Returns:
       float32 [B], in nats.
     """
     logits = sphere_logits(embedding, class_weights)
     norm = functional.safe_norm(functional.promote_to_float32(embedding), axis=1)
-    cosine = jnp.clip(_of_label(logits / norm, labels), -1.0 + _EPS, 1.0 - _EPS)
+    cosine = functional.clip_cosine(_of_label(logits / norm, labels))
     angle = margin * jnp.arccos(cosine)
     k = jnp.floor(jax.lax.stop_gradient(angle) / jnp.pi)
     psi = jnp.where(k % 2 == 0, 1.0, -1.0) * jnp.cos(angle) - 2.0 * k
@@ -79,15 +77,15 @@ def cosface_loss(
 ) -> jax.Array:
     """Returns the large-margin cosine loss, for each sample.
 
-    Cross-entropy of `s cos theta_j`, the true class's being `s (cos theta - m)` (Wang et al.,
-    CosFace, CVPR 2018, Eq. 4).
+    Cross-entropy of the logits `s cos theta_j`, for the true class `s (cos theta - m)` (Wang et
+    al., CosFace, CVPR 2018, Eq. 4).
 
     Args:
       embedding: float [B,D].
       class_weights: float [D,C].
       labels: int [B].
-      margin: m, of the cosine.
-      scale: s.
+      margin: m, subtracted from the cosine.
+      scale: s, multiplies the logits.
 
     Returns:
       float32 [B], in nats.
@@ -106,8 +104,8 @@ def arcface_loss(
 ) -> jax.Array:
     """Returns the additive angular margin loss, for each sample.
 
-    Cross-entropy of `s cos theta_j`, the true class's being `s cos(theta + m)` (Deng et al.,
-    ArcFace, CVPR 2019, Eq. 3), or `s (cos theta - m sin m)` where `theta + m` is beyond pi and
+    Cross-entropy of the logits `s cos theta_j`, for the true class `s cos(theta + m)` (Deng et
+    al., ArcFace, CVPR 2019, Eq. 3), or `s (cos theta - m sin m)` where `theta + m` exceeds pi and
     the cosine would rise again, as in the authors' code.
 
     Args:
@@ -115,13 +113,13 @@ def arcface_loss(
       class_weights: float [D,C].
       labels: int [B].
       margin: m, in radians.
-      scale: s.
+      scale: s, multiplies the logits.
 
     Returns:
       float32 [B], in nats.
     """
     logits = cosine_logits(embedding, class_weights, scale)
-    cosine = jnp.clip(_of_label(logits, labels) / scale, -1.0 + _EPS, 1.0 - _EPS)
+    cosine = functional.clip_cosine(_of_label(logits, labels) / scale)
     beyond = cosine < -jnp.cos(margin)
     target = jnp.where(
         beyond, cosine - margin * jnp.sin(margin), jnp.cos(jnp.arccos(cosine) + margin)

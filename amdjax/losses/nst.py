@@ -7,11 +7,11 @@ from amdjax.losses import functional
 
 
 def nst_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array:
-    """Returns the squared maximum mean discrepancy of the channels' maps of one layer.
+    """Returns the squared maximum mean discrepancy of the channels of a layer, for each sample.
 
-    Every channel's map, scaled to unit L2 norm over the positions, is one sample of its network's
-    distribution; with the kernel `k(x, y) = <x, y>^2` and means over all pairs of channels,
-    `mean k(t, t) + mean k(s, s) - 2 mean k(s, t)` (Eq. 6, polynomial kernel).
+    `mean k(t, t) + mean k(s, s) - 2 mean k(s, t)` over all pairs of channels, with the kernel
+    `k(x, y) = <x, y>^2` of channels scaled to unit L2 norm over the positions (Eq. 6, polynomial
+    kernel).
 
     Args:
       student_feature: float [B,H,W,C].
@@ -21,7 +21,7 @@ def nst_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Arra
       float32 [B].
 
     Raises:
-      UserError: if the larger map is no whole multiple of the smaller.
+      UserError: if the larger map is not a whole multiple of the smaller.
     """
     student, teacher = (
         functional.l2_normalize(feature.reshape(feature.shape[0], -1, feature.shape[-1]), axis=1)

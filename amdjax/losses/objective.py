@@ -1,178 +1,229 @@
-"""From a config to what a phase minimises: the weighted sum of named losses."""
+"""Objective of a training run: the weighted sum of the losses in a config."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
+from flax.core import FrozenDict
 
 from amdjax.errors import UserError, unknown_name
-from amdjax.losses.registry import LOSSES, LossInputs, LossSpec
+from amdjax.losses.registry import LOSSES, SCHEDULE, LossInputs, LossSpec
 from amdjax.models.layers import Outputs
-from amdjax.training.optimizer import epoch_of, ramp_up
+from amdjax.schedules import epoch_of, linear_ramp_up, ramp_up
 
-# The objective's own variables: "params" are trained by gradient, "state" moves by itself.
+# Variables of losses, collection -> loss -> call -> tree. "params" are trained by gradient descent,
+# "state" is updated without gradients (for instance the centres of the center loss).
 LossVariables = dict[str, dict[str, Any]]
 
 
-class Objective(NamedTuple):
-    """What a phase minimises.
+RAMPS = ("gaussian", "linear")
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One loss of an objective with its settings.
 
     Attributes:
-      init: (key, inputs) -> variables of the losses that have some, by collection ("params",
-        "state"), loss and call; of the inputs only the shapes matter.
-      apply: (variables, inputs) -> (total, {name: value}, the new "state" collection). Total and
-        values are float32 scalars, the values without their weights. Per-sample losses are
-        averaged over this shard's samples.
-      predict: outputs -> outputs whose logits' softmax are the predicted probabilities.
-      needs_teacher: whether any loss reads the teacher.
-      needs_hard_labels: names of the losses that cannot use class probabilities.
-      uncacheable_losses: names of the losses that read more of the teacher than its logits,
-        embedding and attention maps.
-      attention_features: the features whose attention maps are read.
+      name: key in `LOSSES`.
+      spec: value in `LOSSES`.
+      weight: factor of the loss.
+      ramp_up_epochs: epochs over which the weight rises; 0: no ramp.
+      ramp: shape of the rise, one of `RAMPS`.
+      end_fraction: fraction of the epochs after which the weight is zero.
+      selection: the hyper-parameters of `LossSpec.selection_defaults`.
+      hyper: hyper-parameters of the function.
     """
 
-    init: Callable[[jax.Array, LossInputs], LossVariables]
-    apply: Callable[[LossVariables, LossInputs], tuple[jax.Array, dict[str, jax.Array], Any]]
-    predict: Callable[[Outputs], Outputs]
-    needs_teacher: bool
-    needs_hard_labels: tuple[str, ...]
-    uncacheable_losses: tuple[str, ...]
-    attention_features: tuple[str, ...]
-
-
-class _Term(NamedTuple):
     name: str
-    loss: LossSpec
+    spec: LossSpec
     weight: float
     ramp_up_epochs: float
+    ramp: str
     end_fraction: float
-    reading: dict[str, Any]  # hyper-parameters of the reader
-    hyper: dict[str, Any]  # those of the loss
+    selection: FrozenDict[str, Any]
+    hyper: FrozenDict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The weighted sum of losses that a training run minimises.
+
+    `total = sum_i weight_i * ramp_i(epoch) * mean(loss_i)`. For `ramp_up_epochs` R above 0, the
+    ramp "gaussian" is `exp(-5 (1 - e / R)^2)` of the completed epochs e, zero in epoch 0, and the
+    ramp "linear" is `min((e + 1) / R, 1)`. From `end_fraction` of the epochs on, a weight is zero.
+
+    Attributes:
+      terms: the losses, in the order in which they are added.
+      steps_per_epoch: batches in an epoch.
+      epochs: length of the training, to which `end_fraction` refers.
+    """
+
+    terms: tuple[Term, ...]
+    steps_per_epoch: int = 1
+    epochs: int = 1
+
+    def init(self, key: jax.Array, inputs: LossInputs) -> LossVariables:
+        """Initialises the variables of the losses that have variables.
+
+        Args:
+          key: random key.
+          inputs: arrays of which only the shapes matter.
+
+        Returns:
+          The variables; {"params": {}, "state": {}} if no loss has variables.
+        """
+        variables: LossVariables = {"params": {}, "state": {}}
+        for term in self.terms:
+            if not term.spec.has_variables:
+                continue
+            module = term.spec.function(**term.hyper)
+            for call, arrays in self._calls(term, inputs).items():
+                key, init_key = jax.random.split(key)
+                for collection, tree in module.init(init_key, *arrays).items():
+                    variables[collection].setdefault(term.name, {})[call] = tree
+        return variables
+
+    def apply(
+        self, variables: LossVariables, inputs: LossInputs
+    ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any]]:
+        """Computes the losses of a batch.
+
+        Args:
+          variables: from `init`.
+          inputs: arrays of the step.
+
+        Returns:
+          (total, {name: value}, new "state" collection). Total and values are float32 scalars,
+          the values without their weights. Per-sample losses are averaged over this shard.
+        """
+        total, parts, state = jnp.zeros((), jnp.float32), {}, {}
+        for term in self.terms:
+            values: list[Any] = []
+            for call, arrays in self._calls(term, inputs).items():
+                function: Any = term.spec.function
+                if term.spec.has_variables:
+                    module = function(**term.hyper)
+                    value, updates = module.apply(
+                        _variables_of(variables, term.name, call), *arrays, mutable=["state"]
+                    )
+                    if updates:
+                        state.setdefault(term.name, {})[call] = updates["state"]
+                else:
+                    value = function(*arrays, **term.hyper)
+                values.append(jnp.mean(value))
+            parts[term.name] = sum(values) / len(values)
+            total += self._weight(term, inputs.step) * parts[term.name]
+        return total, parts, state
+
+    def predict(self, outputs: Outputs) -> Outputs:
+        """Returns the outputs with the logits whose softmax are the predicted probabilities."""
+        for term in self.terms:
+            if term.spec.logits_fn is not None:
+                outputs = outputs.replace(logits=term.spec.logits_fn(outputs, term.hyper))
+        return outputs
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any loss reads outputs of the teacher."""
+        return any(term.spec.needs_teacher for term in self.terms)
+
+    @property
+    def needs_hard_labels(self) -> tuple[str, ...]:
+        """Names of the losses that cannot use class probabilities as labels."""
+        return tuple(
+            term.name for term in self.terms if term.spec.needs_hard_labels(term.selection)
+        )
+
+    @property
+    def uncacheable_losses(self) -> tuple[str, ...]:
+        """Names of the losses that read outputs of the teacher that the cache does not hold."""
+        return tuple(term.name for term in self.terms if not term.spec.cacheable)
+
+    @property
+    def attention_features(self) -> tuple[str, ...]:
+        """Names of the layers whose attention maps are read, sorted."""
+        layers = (
+            layer
+            for term in self.terms
+            if term.spec.attention_only
+            for layer in term.selection["features"]
+        )
+        return tuple(sorted(set(layers)))
+
+    def _calls(self, term: Term, inputs: LossInputs) -> dict[str, tuple]:
+        # A loss without its own logits_fn compares the logits that the student predicts with.
+        if term.spec.logits_fn is None:
+            inputs = inputs._replace(student=self.predict(inputs.student))
+        return term.spec.calls(inputs, term.selection)
+
+    def _weight(self, term: Term, step: jax.Array) -> jax.Array | float:
+        weight, epoch = term.weight, epoch_of(step, self.steps_per_epoch)
+        if term.ramp_up_epochs > 0:
+            if term.ramp == "linear":
+                weight *= linear_ramp_up(epoch, term.ramp_up_epochs)
+            else:
+                weight *= jnp.where(epoch < 1, 0.0, ramp_up(epoch, term.ramp_up_epochs))
+        if term.end_fraction < 1:
+            weight *= jnp.where(epoch < term.end_fraction * self.epochs, 1.0, 0.0)
+        return weight
 
 
 def default_losses() -> ml_collections.ConfigDict:
-    """Returns `config.losses`: every loss with its weight and hyper-parameters."""
-    return ml_collections.ConfigDict({name: loss.defaults() for name, loss in LOSSES.items()})
+    """Returns `config.losses`: the default hyper-parameters of every registered loss."""
+    return ml_collections.ConfigDict({name: spec.defaults() for name, spec in LOSSES.items()})
 
 
 def build_objective(
     losses: Mapping[str, Mapping[str, Any]], steps_per_epoch: int = 1, epochs: int = 1
 ) -> Objective:
-    """Builds the weighted sum of losses.
-
-    `total = sum_i weight_i * ramp_i(epoch) * mean(loss_i)`. The ramp is `exp(-5 (1 - e / R)^2)` of
-    the whole epochs e done, zero in epoch 0, where `ramp_up_epochs` R is above 0; from the share
-    `until` of the epochs on it is zero. A loss of weight zero is not computed.
+    """Builds the objective of a config. Losses of weight zero are not computed.
 
     Args:
-      losses: name -> hyper-parameters, as in `config.losses`; what is left out has its default.
-      steps_per_epoch: needed for ramp and end alone.
-      epochs: length of the phase, needed for the end alone.
+      losses: name -> hyper-parameters, as in `config.losses`; missing ones have their default.
+      steps_per_epoch: batches in an epoch; matters only for `ramp_up_epochs` and `end_fraction`.
+      epochs: length of the training; matters only for `end_fraction`.
 
     Returns:
       An `Objective`.
 
     Raises:
-      UserError: on an unknown loss or hyper-parameter, two losses that predict in different ways,
-        or if nothing is left to minimise.
+      UserError: on an unknown loss or hyper-parameter, on two losses that define different
+        predictions, or if no loss has a weight other than zero.
     """
-    terms = [_term(name, given) for name, given in losses.items()]
+    terms = [_term(name, settings) for name, settings in losses.items()]
     terms = [term for term in terms if term.weight != 0]
     if not terms:
-        raise UserError(
-            "there is no loss with a weight other than zero; set config.losses.<name>.weight"
-        )
-    predicting = [term for term in terms if term.loss.logits_fn is not None]
+        raise UserError("no loss has a weight other than zero; set config.losses.<name>.weight")
+    predicting = [term.name for term in terms if term.spec.logits_fn is not None]
     if len(predicting) > 1:
-        names = " and ".join(term.name for term in predicting)
-        raise UserError(f"{names} predict in different ways and cannot be added up: take one")
-
-    def predict(outputs: Outputs) -> Outputs:
-        for term in predicting:
-            outputs = outputs.replace(logits=term.loss.logits_fn(outputs, term.hyper))
-        return outputs
-
-    def read(term: _Term, inputs: LossInputs) -> dict[str, tuple]:
-        if term.loss.logits_fn is None:
-            inputs = inputs._replace(student=predict(inputs.student))
-        return term.loss.reader(inputs, **term.reading)
-
-    def init(key: jax.Array, inputs: LossInputs) -> LossVariables:
-        variables: LossVariables = {"params": {}, "state": {}}
-        for term in terms:
-            if not term.loss.has_variables:
-                continue
-            module = term.loss.function(**term.hyper)
-            for layer, arrays in read(term, inputs).items():
-                key, own = jax.random.split(key)
-                for collection, tree in module.init(own, *arrays).items():
-                    variables[collection].setdefault(term.name, {})[layer] = tree
-        return variables
-
-    def apply(
-        variables: LossVariables, inputs: LossInputs
-    ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any]]:
-        total, parts, state = jnp.zeros((), jnp.float32), {}, {}
-        for term in terms:
-            values = []
-            for layer, arrays in read(term, inputs).items():
-                if term.loss.has_variables:
-                    own = {
-                        name: collection[term.name][layer]
-                        for name, collection in variables.items()
-                        if term.name in collection
-                    }
-                    module: nn.Module = term.loss.function(**term.hyper)
-                    value, moved = module.apply(own, *arrays, mutable=["state"])
-                    if moved:
-                        state.setdefault(term.name, {})[layer] = moved["state"]
-                else:
-                    value = term.loss.function(*arrays, **term.hyper)
-                values.append(jnp.mean(value))
-            parts[term.name] = sum(values) / len(values)
-            total += _weight(term, inputs.step) * parts[term.name]
-        return total, parts, state
-
-    def _weight(term: _Term, step: jax.Array) -> jax.Array | float:
-        weight, epoch = term.weight, epoch_of(step, steps_per_epoch)
-        if term.ramp_up_epochs > 0:
-            weight *= jnp.where(epoch < 1, 0.0, ramp_up(epoch, term.ramp_up_epochs))
-        if term.end_fraction < 1:
-            weight *= jnp.where(epoch < term.end_fraction * epochs, 1.0, 0.0)
-        return weight
-
-    return Objective(
-        init,
-        apply,
-        predict,
-        any(term.loss.needs_teacher for term in terms),
-        tuple(term.name for term in terms if term.loss.needs_hard_labels(term.reading)),
-        tuple(term.name for term in terms if term.loss.uncacheable_losses),
-        tuple(
-            sorted(
-                {
-                    layer
-                    for term in terms
-                    if term.loss.attention_only
-                    for layer in term.reading["features"]
-                }
-            )
-        ),
-    )
+        raise UserError(
+            f"{' and '.join(predicting)} define different predictions and cannot be combined; "
+            "choose one of them"
+        )
+    return Objective(tuple(terms), steps_per_epoch, epochs)
 
 
-def _term(name: str, given: Mapping[str, Any]) -> _Term:
+def _term(name: str, settings: Mapping[str, Any]) -> Term:
     if name not in LOSSES:
         raise unknown_name("loss", name, LOSSES)
-    loss = LOSSES[name]
-    hyper = loss.defaults()
-    for key in given:
+    spec = LOSSES[name]
+    hyper = spec.defaults()
+    for key in settings:
         if key not in hyper:
             raise unknown_name(f"hyper-parameter of the loss {name}", key, hyper)
-    hyper.update(given)
-    schedule = {key: hyper.pop(key) for key in ("weight", "ramp_up_epochs", "end_fraction")}
-    reading = {key: hyper.pop(key) for key in loss.reader_defaults()}
-    return _Term(name, loss, **schedule, reading=reading, hyper=hyper)
+    hyper.update(settings)
+    schedule = {key: hyper.pop(key) for key in ("weight", *SCHEDULE)}
+    if schedule["ramp"] not in RAMPS:
+        raise unknown_name(f"ramp of the loss {name}", schedule["ramp"], RAMPS)
+    selection = {key: hyper.pop(key) for key in spec.selection_defaults()}
+    return Term(name, spec, **schedule, selection=FrozenDict(selection), hyper=FrozenDict(hyper))
+
+
+def _variables_of(variables: LossVariables, loss: str, call: str) -> dict[str, Any]:
+    """Returns the variables of one call of a loss, collection -> tree."""
+    return {
+        name: collection[loss][call] for name, collection in variables.items() if loss in collection
+    }

@@ -9,7 +9,7 @@ _EPS = 1e-7  # the authors' addend of norms and probabilities
 
 
 def pkt_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    """Returns the divergence of two batches' neighbourhood probabilities. It sees all samples.
+    """Returns the divergence of the neighbourhood probabilities of the whole batch.
 
     `mean_ij p_ij log(p_ij / q_ij)`: p (teacher) and q (student) are the cosine similarities of
     all pairs of embeddings, mapped to [0, 1] by `(cos + 1) / 2`, each row scaled to sum 1.
@@ -30,6 +30,6 @@ def pkt_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
         return similarity / jnp.sum(similarity, axis=1, keepdims=True)
 
     q, p = probabilities(student), probabilities(jax.lax.stop_gradient(teacher))
-    # p - q sums to zero over a row; taken from each term, it leaves float32 less to cancel.
+    # p - q sums to zero over a row; subtracting it from each term reduces cancellation.
     difference = p - q
     return jnp.mean(p * jnp.log1p(difference / (q + _EPS)) - difference)

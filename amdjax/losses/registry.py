@@ -1,8 +1,8 @@
-"""Every loss by name, and how it reads what the networks put out."""
+"""Loss registry: the function, the declared inputs and the published weight of each loss."""
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from amdjax.errors import UserError, unknown_name
 from amdjax.losses import margin_softmax, softmax_variants
+from amdjax.losses.ab import ActivationBoundaries
 from amdjax.losses.afd import AttentionFeatureMatching, summarize
 from amdjax.losses.afds import AttentiveFeature
 from amdjax.losses.am import am_global_local_loss
@@ -22,264 +23,471 @@ from amdjax.losses.center import Center
 from amdjax.losses.dist import dist_loss
 from amdjax.losses.dkd import dkd_loss
 from amdjax.losses.fitnet import FitNet
+from amdjax.losses.fsp import FlowProcedure
 from amdjax.losses.ft import ft_loss
+from amdjax.losses.ft_factor import FactorTransfer
 from amdjax.losses.kd import kd_loss
+from amdjax.losses.nkd import nkd_loss
 from amdjax.losses.nst import nst_loss
 from amdjax.losses.pkt import pkt_loss
+from amdjax.losses.reviewkd import ReviewKD
 from amdjax.losses.rkd import rkd_loss
+from amdjax.losses.rld import rld_loss
 from amdjax.losses.sp import sp_loss
+from amdjax.losses.ttm import ttm_loss, wttm_loss
 from amdjax.losses.vid import VariationalInformation
+from amdjax.losses.wkd import WassersteinFeature, wkd_class_weight_loss
 from amdjax.models.layers import Outputs
 
-Gather = Callable[[jax.Array], jax.Array]
 _STAGES = ("stage1", "stage2", "stage3")
+_PAIR_LABELS = ("true", "predicted")
+
+SCHEDULE = ("ramp_up_epochs", "ramp", "end_fraction")  # the settings of a weight, see `Objective`
+
+_INPUT_NAMES = (
+    *(
+        f"{side}.{field.name}"
+        for side in ("student", "teacher")
+        for field in dataclasses.fields(Outputs)
+    ),
+    *("labels", "hard_labels", "pair_labels", "step"),
+)
+# The inputs without a batch axis: the same on every shard.
+_UNBATCHED = ("student.class_weights", "teacher.class_weights", "step")
+# The teacher's outputs that the teacher cache keeps whole; of the features it keeps attention maps.
+_CACHED = ("teacher.logits", "teacher.embedding")
 
 
 class LossInputs(NamedTuple):
-    """All that a loss may read in one step.
+    """The arrays of one training step that losses can read.
 
     Attributes:
-      student: the student's outputs.
-      teacher: the teacher's; None where no loss asks for it.
+      student: outputs of the student.
+      teacher: outputs of the teacher; None if no loss needs them.
       labels: int [B] or class probabilities [B,C].
-      step: int scalar, the steps done before.
-      gather: joins the shards of a batch, for losses that see all samples.
+      step: int scalar, the number of completed steps.
+      gather: concatenates the shards of an array along the batch axis.
     """
 
     student: Outputs
     teacher: Outputs | None
     labels: jax.Array
     step: jax.Array
-    gather: Gather
-
-
-# How each kind of loss reads its arrays: place -> the arguments of one call. The loss is the mean
-# over the calls. A reader's keyword arguments are hyper-parameters too.
-Calls = dict[str, tuple]
-
-
-def _logits_labels(inputs: LossInputs) -> Calls:
-    return {"logits": (inputs.student.logits, inputs.labels)}
-
-
-def _angles_labels(inputs: LossInputs) -> Calls:
-    student = inputs.student
-    return {"embedding": (student.embedding, student.class_weights, inputs.labels)}
-
-
-def _angles_labels_step(inputs: LossInputs) -> Calls:
-    return {"embedding": (*_angles_labels(inputs)["embedding"], inputs.step)}
-
-
-def _embedding_labels(inputs: LossInputs) -> Calls:
-    student = inputs.student
-    return {"embedding": (student.embedding, student.logits, inputs.labels)}
-
-
-def _both_logits(inputs: LossInputs) -> Calls:
-    return {"logits": (inputs.student.logits, inputs.teacher.logits)}
-
-
-def _both_logits_labels(inputs: LossInputs) -> Calls:
-    return {"logits": (inputs.student.logits, inputs.teacher.logits, inputs.labels)}
-
-
-def _all_logits(inputs: LossInputs) -> Calls:
-    return {"logits": tuple(map(inputs.gather, _both_logits(inputs)["logits"]))}
-
-
-def _all_embeddings(inputs: LossInputs) -> Calls:
-    both = (inputs.student.embedding, inputs.teacher.embedding)
-    return {"embedding": tuple(map(inputs.gather, both))}
-
-
-def _both_features(inputs: LossInputs, *, features: tuple[str, ...] = _STAGES) -> Calls:
-    if not features:
-        raise UserError("a loss has an empty list of features; name at least one")
-    for side, outputs in (("student", inputs.student), ("teacher", inputs.teacher)):
-        for name in features:
-            if name not in outputs.features:
-                raise unknown_name(f"feature of the {side}", name, outputs.features)
-    return {
-        name: (inputs.student.features[name], inputs.teacher.features[name]) for name in features
-    }
-
-
-def _both_maps(inputs: LossInputs, *, features: tuple[str, ...] = _STAGES) -> Calls:
-    return _both_features(inputs, features=features)  # of which the loss sees the attention maps
-
-
-def _both_middle(inputs: LossInputs, *, features: tuple[str, ...] = ("stage2",)) -> Calls:
-    return _both_features(inputs, features=features)
-
-
-def _all_features(inputs: LossInputs, *, features: tuple[str, ...] = _STAGES) -> Calls:
-    calls = _both_features(inputs, features=features)
-    return {name: tuple(map(inputs.gather, both)) for name, both in calls.items()}
-
-
-def _all_summaries(inputs: LossInputs, *, features: tuple[str, ...] = ("stem", *_STAGES)) -> Calls:
-    both = zip(*_both_features(inputs, features=features).values(), strict=True)
-    return {
-        "features": tuple(
-            [jax.tree.map(inputs.gather, summarize(feature)) for feature in side] for side in both
-        )
-    }
-
-
-def _pairs(inputs: LossInputs, *, pair_labels: str = "true") -> Calls:
-    if pair_labels not in ("true", "predicted"):
-        raise unknown_name("kind of pair_labels", pair_labels, ("true", "predicted"))
-    labels = inputs.labels
-    if pair_labels == "predicted":
-        labels = jnp.argmax(inputs.student.logits, axis=-1)
-    return {"embedding": (inputs.gather(inputs.student.embedding), inputs.gather(labels))}
-
-
-_NO_TEACHER = (_logits_labels, _angles_labels, _angles_labels_step, _embedding_labels, _pairs)
-_HARD_LABELS = (
-    _angles_labels,
-    _angles_labels_step,
-    _embedding_labels,
-    _both_logits_labels,
-    _pairs,
-)
-
-
-# What these read of a teacher fits into memory for every image of a data set.
-_SMALL = (*_NO_TEACHER, _both_logits, _both_logits_labels, _all_logits, _all_embeddings, _both_maps)
+    gather: Callable[[jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class LossSpec:
-    """An entry of the registry.
+    """A loss and the inputs that it reads.
+
+    The names in `inputs` are passed to the function as positional arguments, in this order:
+
+      "student.logits", "teacher.logits": float32 [B,C].
+      "student.embedding", "teacher.embedding": float32 [B,D], the input of the classifier.
+      "student.class_weights", "teacher.class_weights": float32 [D,C], the classifier's kernel.
+      "student.features", "teacher.features": [B,H,W,C] of one layer in the compute dtype. The
+        loss is the mean over the layers that the hyper-parameter `features` names.
+      "labels": int [B], or class probabilities [B,C] if the batch is mixed.
+      "hard_labels": int [B]; the loss is refused with mixed batches.
+      "pair_labels": int [B], the true classes, or the argmax of the student's logits with the
+        hyper-parameter `pair_labels="predicted"`.
+      "step": int scalar, the number of completed steps.
+
+    To add a loss, write a function of arrays and register it before the config is built:
+
+      LOSSES["logit_mse"] = LossSpec(
+          logit_mse, inputs=("student.logits", "teacher.logits"), summary="MSE of the logits"
+      )
 
     Attributes:
-      function: the loss: a pure function of arrays, or a linen module where it has variables of
-        its own. It returns [B], one value for each sample, or a scalar if it sees all samples.
-        Keyword arguments (a module's attributes) are hyper-parameters.
-      reader: takes the function's arrays from the inputs.
-      weight: the published one, where there is one.
-      summary: one line for people.
-      logits_fn: for a loss that does not predict by the softmax of the logits: (outputs, the loss's
-        hyper-parameters) -> the logits that it does predict by.
-      end_fraction: default of the share of the epochs after which the loss is switched off.
+      function: a pure function of arrays, or the class of a linen module for a loss with
+        variables: "params" are trained with the student, "state" is updated without gradients.
+        It returns [B], one value for each sample, or a scalar. Arguments with a default (the
+        attributes of a module) are hyper-parameters.
+      inputs: names of the arrays that the function reads.
+      weight: default weight, the published one if there is one.
+      summary: description in one line, for `--list`.
+      warm_up_epochs: epochs of the published linear warm-up, the default of the hyper-parameter
+        `ramp_up_epochs`.
+      features: default of the hyper-parameter `features`, the layers to compare.
+      whole_batch: gather the arrays of all shards, for losses that compare samples.
+      attention_only: the function depends on a feature only through its attention map
+        `sum_c f^2`, so that the cached map can replace the teacher's feature.
+      layers_together: call the function once, with a list of features for each side, instead of
+        once for each layer.
+      reduce: applied to each feature before it is gathered; may return a pytree.
+      logits_fn: for a loss whose predictions are not the softmax of the model's logits:
+        (outputs, hyper-parameters of the loss) -> the logits to predict with.
+
+    Raises:
+      UserError: if `inputs` is empty or contains an unknown name.
     """
 
     function: Callable[..., jax.Array] | type[nn.Module]
-    reader: Callable[..., Calls]
-    weight: float
-    summary: str
-    logits_fn: Callable[[Outputs, dict[str, Any]], jax.Array] | None = None
-    end_fraction: float = 1.0
+    _: dataclasses.KW_ONLY
+    inputs: tuple[str, ...]
+    weight: float = 1.0
+    summary: str = ""
+    warm_up_epochs: float = 0.0
+    features: tuple[str, ...] = _STAGES
+    whole_batch: bool = False
+    attention_only: bool = False
+    layers_together: bool = False
+    reduce: Callable[[jax.Array], Any] | None = None
+    logits_fn: Callable[[Outputs, Mapping[str, Any]], jax.Array] | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the names of the inputs."""
+        if not self.inputs:
+            raise UserError(f"a loss needs at least one input; known: {', '.join(_INPUT_NAMES)}")
+        for name in self.inputs:
+            if name not in _INPUT_NAMES:
+                raise unknown_name("loss input", name, _INPUT_NAMES)
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether the teacher's outputs are read."""
-        return self.reader not in _NO_TEACHER
+        """Whether the loss reads outputs of the teacher."""
+        return any(name.startswith("teacher.") for name in self.inputs)
 
     @property
-    def attention_only(self) -> bool:
-        """Whether of a feature nothing but its attention map is read."""
-        return self.reader is _both_maps
+    def reads_features(self) -> bool:
+        """Whether the loss reads features, and so has the hyper-parameter `features`."""
+        return any(name.endswith(".features") for name in self.inputs)
 
     @property
-    def uncacheable_losses(self) -> bool:
-        """Whether more of the teacher is read than logits, embedding and attention maps."""
-        return self.reader not in _SMALL
+    def cacheable(self) -> bool:
+        """Whether the teacher cache holds all that the loss reads of the teacher."""
+        cached = (*_CACHED, "teacher.features") if self.attention_only else _CACHED
+        return all(name in cached for name in self.inputs if name.startswith("teacher."))
 
     @property
     def has_variables(self) -> bool:
-        """Whether the loss is a module with variables of its own."""
+        """Whether the loss is a linen module."""
         return inspect.isclass(self.function)
 
-    def needs_hard_labels(self, reading: dict[str, Any]) -> bool:
-        """Returns whether class probabilities cannot take the place of labels."""
-        return self.reader in _HARD_LABELS and reading.get("pair_labels") != "predicted"
+    def needs_hard_labels(self, selection: Mapping[str, Any]) -> bool:
+        """Returns whether the loss cannot use class probabilities as labels.
 
-    def reader_defaults(self) -> dict[str, Any]:
-        """Returns the reader's hyper-parameters with their defaults."""
-        return _keywords(self.reader)
+        Args:
+          selection: as for `calls`.
+        """
+        true_pairs = "pair_labels" in self.inputs and selection.get("pair_labels") != "predicted"
+        return "hard_labels" in self.inputs or true_pairs
+
+    def selection_defaults(self) -> dict[str, Any]:
+        """Returns the hyper-parameters that select inputs, `features` and `pair_labels`."""
+        defaults: dict[str, Any] = {}
+        if self.reads_features:
+            defaults["features"] = self.features
+        if "pair_labels" in self.inputs:
+            defaults["pair_labels"] = "true"
+        return defaults
 
     def defaults(self) -> dict[str, Any]:
         """Returns the hyper-parameters of `config.losses.<name>` with their defaults."""
-        schedule = {"weight": self.weight, "ramp_up_epochs": 0.0, "end_fraction": self.end_fraction}
-        return {**schedule, **self.reader_defaults(), **_keywords(self.function)}
+        schedule = {
+            "weight": self.weight,
+            "ramp_up_epochs": self.warm_up_epochs,
+            "ramp": "linear" if self.warm_up_epochs else "gaussian",
+            "end_fraction": 1.0,
+        }
+        return {**schedule, **self.selection_defaults(), **_keyword_defaults(self.function)}
+
+    def calls(self, inputs: LossInputs, selection: Mapping[str, Any]) -> dict[str, tuple]:
+        """Returns the arguments of each call of the function; the loss is the mean over the calls.
+
+        Args:
+          inputs: the arrays of the step.
+          selection: hyper-parameters of `selection_defaults`; missing ones have their default.
+
+        Returns:
+          name of the call -> positional arguments. A call is named after its layer, or after its
+          first input ("logits", "embedding", "features") if the function is called once.
+
+        Raises:
+          UserError: if a layer does not exist, `features` is empty or `pair_labels` is unknown.
+        """
+        selection = {**self.selection_defaults(), **selection}
+        layers = tuple(selection.get("features", ()))
+        if self.reads_features:
+            self._check_layers(inputs, layers)
+        if self.reads_features and not self.layers_together:
+            groups = {layer: (layer,) for layer in layers}
+        else:
+            groups = {self.inputs[0].rpartition(".")[2]: layers}
+        pair_labels = selection.get("pair_labels", "true")
+        return {
+            call: tuple(self._argument(name, inputs, group, pair_labels) for name in self.inputs)
+            for call, group in groups.items()
+        }
+
+    def _argument(
+        self, name: str, inputs: LossInputs, layers: tuple[str, ...], pair_labels: str
+    ) -> Any:
+        def gather(x: Any) -> Any:
+            if self.whole_batch and name not in _UNBATCHED:
+                return jax.tree.map(inputs.gather, x)
+            return x
+
+        side, _, field = name.rpartition(".")
+        if field == "features":
+            features = [getattr(inputs, side).features[layer] for layer in layers]
+            features = [gather(x if self.reduce is None else self.reduce(x)) for x in features]
+            return features if self.layers_together else features[0]
+        if side:
+            return gather(getattr(getattr(inputs, side), field))
+        if name == "step":
+            return inputs.step
+        if name == "pair_labels":
+            return gather(_pair_labels(inputs, pair_labels))
+        return gather(inputs.labels)
+
+    def _check_layers(self, inputs: LossInputs, layers: tuple[str, ...]) -> None:
+        if not layers:
+            raise UserError("the list of features of a loss is empty; name at least one layer")
+        for side in ("student", "teacher"):
+            if f"{side}.features" not in self.inputs:
+                continue
+            known = getattr(inputs, side).features
+            for layer in layers:
+                if layer not in known:
+                    raise unknown_name(f"feature of the {side}", layer, known)
 
 
-def _keywords(function: Callable) -> dict[str, Any]:
+def _pair_labels(inputs: LossInputs, pair_labels: str) -> jax.Array:
+    if pair_labels not in _PAIR_LABELS:
+        raise unknown_name("value of pair_labels", pair_labels, _PAIR_LABELS)
+    if pair_labels == "predicted":
+        return jnp.argmax(inputs.student.logits, axis=-1)
+    return inputs.labels
+
+
+def _keyword_defaults(function: Callable) -> dict[str, Any]:
     parameters = inspect.signature(function).parameters
-    if inspect.isclass(function):  # linen adds these to every module
+    if inspect.isclass(function):  # linen adds these two to every module
         parameters = {k: v for k, v in parameters.items() if k not in ("parent", "name")}
     return {k: v.default for k, v in parameters.items() if v.default is not v.empty}
 
 
+def _sphere_logits(outputs: Outputs, _: Mapping[str, Any]) -> jax.Array:
+    return margin_softmax.sphere_logits(outputs.embedding, outputs.class_weights)
+
+
+def _cosine_logits(outputs: Outputs, hyper: Mapping[str, Any]) -> jax.Array:
+    return margin_softmax.cosine_logits(outputs.embedding, outputs.class_weights, hyper["scale"])
+
+
+def _spherical_scores(outputs: Outputs, hyper: Mapping[str, Any]) -> jax.Array:
+    return softmax_variants.spherical_scores(outputs.logits, **hyper)
+
+
+def _taylor_scores(outputs: Outputs, hyper: Mapping[str, Any]) -> jax.Array:
+    return softmax_variants.taylor_scores(outputs.logits, **hyper)
+
+
+_LOGITS = ("student.logits", "teacher.logits")
+_FEATURES = ("student.features", "teacher.features")
+_EMBEDDINGS = ("student.embedding", "teacher.embedding")
+_ANGLES = ("student.embedding", "student.class_weights", "hard_labels")
+
 LOSSES: dict[str, LossSpec] = {
-    # of the student and the labels
-    "ce": LossSpec(cross_entropy, _logits_labels, 1.0, "cross-entropy with the labels"),
-    "center": LossSpec(Center, _embedding_labels, 0.003, "center loss"),
+    # Losses of the student alone.
+    "ce": LossSpec(
+        cross_entropy, inputs=("student.logits", "labels"), summary="cross-entropy with the labels"
+    ),
+    "center": LossSpec(
+        Center,
+        inputs=("student.embedding", "student.logits", "hard_labels"),
+        weight=0.003,
+        summary="center loss",
+    ),
     "a_softmax": LossSpec(
         margin_softmax.a_softmax_loss,
-        _angles_labels_step,
-        1.0,
-        "SphereFace's angular softmax, in place of ce",
-        lambda outputs, _: margin_softmax.sphere_logits(outputs.embedding, outputs.class_weights),
+        inputs=(*_ANGLES, "step"),
+        summary="SphereFace: angular softmax, replaces ce",
+        logits_fn=_sphere_logits,
     ),
     "cosface": LossSpec(
         margin_softmax.cosface_loss,
-        _angles_labels,
-        1.0,
-        "CosFace's margin of the cosine, in place of ce",
-        lambda outputs, hyper: margin_softmax.cosine_logits(
-            outputs.embedding, outputs.class_weights, hyper["scale"]
-        ),
+        inputs=_ANGLES,
+        summary="CosFace: margin on the cosine, replaces ce",
+        logits_fn=_cosine_logits,
     ),
     "arcface": LossSpec(
         margin_softmax.arcface_loss,
-        _angles_labels,
-        1.0,
-        "ArcFace's margin of the angle, in place of ce",
-        lambda outputs, hyper: margin_softmax.cosine_logits(
-            outputs.embedding, outputs.class_weights, hyper["scale"]
-        ),
+        inputs=_ANGLES,
+        summary="ArcFace: margin on the angle, replaces ce",
+        logits_fn=_cosine_logits,
     ),
     "spherical_softmax": LossSpec(
         softmax_variants.spherical_softmax_loss,
-        _logits_labels,
-        1.0,
-        "squares in place of exp, in place of ce",
-        lambda outputs, hyper: softmax_variants.spherical_scores(outputs.logits, **hyper),
+        inputs=("student.logits", "labels"),
+        summary="softmax with squares instead of exp, replaces ce",
+        logits_fn=_spherical_scores,
     ),
     "taylor_softmax": LossSpec(
         softmax_variants.taylor_softmax_loss,
-        _logits_labels,
-        1.0,
-        "the Taylor series of exp, in place of ce",
-        lambda outputs, hyper: softmax_variants.taylor_scores(outputs.logits, **hyper),
+        inputs=("student.logits", "labels"),
+        summary="softmax with the Taylor series of exp, replaces ce",
+        logits_fn=_taylor_scores,
     ),
-    "amc": LossSpec(amc_loss, _pairs, 0.1, "angular-margin contrastive loss of pairs"),
-    "contrastive": LossSpec(contrastive_loss, _pairs, 0.1, "Euclidean contrastive loss of pairs"),
-    # of the logits of student and teacher
+    "amc": LossSpec(
+        amc_loss,
+        inputs=("student.embedding", "pair_labels"),
+        weight=0.1,
+        summary="angular-margin contrastive loss of pairs",
+        whole_batch=True,
+    ),
+    "contrastive": LossSpec(
+        contrastive_loss,
+        inputs=("student.embedding", "pair_labels"),
+        weight=0.1,
+        summary="Euclidean contrastive loss of pairs",
+        whole_batch=True,
+    ),
+    # Distillation of logits.
     "kd": LossSpec(
-        kd_loss, _both_logits, 0.9, "knowledge distillation, T^2 KL(teacher || student)"
+        kd_loss,
+        inputs=_LOGITS,
+        weight=0.9,
+        summary="knowledge distillation, T^2 KL(teacher || student)",
     ),
-    "eskd": LossSpec(
-        kd_loss, _both_logits, 0.9, "kd that ends early, see the method", end_fraction=0.25
+    "dkd": LossSpec(
+        dkd_loss,
+        inputs=(*_LOGITS, "hard_labels"),
+        summary="decoupled knowledge distillation",
+        warm_up_epochs=20.0,
     ),
-    "dkd": LossSpec(dkd_loss, _both_logits_labels, 1.0, "decoupled knowledge distillation"),
-    "dist": LossSpec(dist_loss, _all_logits, 1.0, "DIST, correlation of the probabilities"),
-    # of their features
-    "am": LossSpec(am_global_local_loss, _both_maps, 5000.0, "angular margin, global and local"),
-    "at": LossSpec(at_loss, _both_maps, 1000.0, "attention transfer"),
-    "ft": LossSpec(ft_loss, _both_features, 200.0, "factor transfer's distance"),
-    "fitnet": LossSpec(FitNet, _both_middle, 1.0, "FitNet's hint, with a trained adapter"),
-    "nst": LossSpec(nst_loss, _both_features, 50.0, "neuron selectivity transfer"),
-    "vid": LossSpec(VariationalInformation, _both_features, 3.0, "variational information"),
-    "afd": LossSpec(AttentionFeatureMatching, _all_summaries, 200.0, "attention-based matching"),
-    "afds": LossSpec(AttentiveFeature, _both_features, 500.0, "attentive feature distillation"),
-    "sp": LossSpec(sp_loss, _all_features, 3000.0, "similarity preserving"),
-    # of their embeddings
-    "rkd": LossSpec(rkd_loss, _all_embeddings, 1.0, "relational: distances and angles"),
-    "pkt": LossSpec(pkt_loss, _all_embeddings, 30000.0, "probabilistic knowledge transfer"),
-    "cc": LossSpec(CorrelationCongruence, _all_embeddings, 0.02, "correlation congruence"),
+    "dist": LossSpec(
+        dist_loss,
+        inputs=_LOGITS,
+        summary="DIST: correlation of the probabilities",
+        whole_batch=True,
+    ),
+    "ttm": LossSpec(
+        ttm_loss,
+        inputs=_LOGITS,
+        weight=45.0,
+        summary="transformed teacher matching, the student at temperature 1",
+    ),
+    "wttm": LossSpec(
+        wttm_loss,
+        inputs=_LOGITS,
+        weight=4.0,
+        summary="transformed teacher matching, weighted by sample",
+    ),
+    "nkd": LossSpec(
+        nkd_loss, inputs=(*_LOGITS, "hard_labels"), summary="normalized knowledge distillation"
+    ),
+    "rld": LossSpec(
+        rld_loss,
+        inputs=(*_LOGITS, "hard_labels"),
+        summary="refined logit distillation",
+        warm_up_epochs=20.0,
+    ),
+    "wkd_l": LossSpec(
+        wkd_class_weight_loss,
+        inputs=(*_LOGITS, "hard_labels", "teacher.class_weights"),
+        summary="Wasserstein distance of the probabilities",
+    ),
+    # Distillation of features.
+    "am": LossSpec(
+        am_global_local_loss,
+        inputs=_FEATURES,
+        weight=5000.0,
+        summary="angular margin of attention maps, global and local",
+        attention_only=True,
+    ),
+    "at": LossSpec(
+        at_loss, inputs=_FEATURES, weight=1000.0, summary="attention transfer", attention_only=True
+    ),
+    "ft": LossSpec(
+        ft_loss, inputs=_FEATURES, weight=200.0, summary="factor transfer, distance of the factors"
+    ),
+    "fitnet": LossSpec(
+        FitNet, inputs=_FEATURES, summary="FitNet hint with a trained adapter", features=("stage2",)
+    ),
+    "nst": LossSpec(nst_loss, inputs=_FEATURES, weight=50.0, summary="neuron selectivity transfer"),
+    "vid": LossSpec(
+        VariationalInformation,
+        inputs=_FEATURES,
+        weight=3.0,
+        summary="variational information distillation",
+    ),
+    "afd": LossSpec(
+        AttentionFeatureMatching,
+        inputs=_FEATURES,
+        weight=200.0,
+        summary="attention-based feature matching",
+        features=("stem", *_STAGES),
+        whole_batch=True,
+        layers_together=True,
+        reduce=summarize,
+    ),
+    "afds": LossSpec(
+        AttentiveFeature, inputs=_FEATURES, weight=500.0, summary="attentive feature distillation"
+    ),
+    "ab": LossSpec(
+        ActivationBoundaries,
+        inputs=_FEATURES,
+        summary="activation boundaries, with trained connectors",
+        whole_batch=True,
+        layers_together=True,
+    ),
+    "fsp": LossSpec(
+        FlowProcedure,
+        inputs=_FEATURES,
+        weight=50.0,
+        summary="flow of solution procedure between layers",
+        features=("stem", *_STAGES),
+        layers_together=True,
+    ),
+    "ft_factor": LossSpec(
+        FactorTransfer,
+        inputs=_FEATURES,
+        weight=200.0,
+        summary="factor transfer with paraphraser and translator",
+        features=("stage3",),
+        whole_batch=True,
+    ),
+    "reviewkd": LossSpec(
+        ReviewKD,
+        inputs=(*_FEATURES, *_EMBEDDINGS),
+        summary="knowledge review, with a trained fusion of the layers",
+        warm_up_epochs=20.0,
+        whole_batch=True,
+        layers_together=True,
+    ),
+    "wkd_f": LossSpec(
+        WassersteinFeature,
+        inputs=_FEATURES,
+        weight=0.02,
+        summary="Wasserstein distance of the channels' distributions, with a trained projector",
+        features=("stage3",),
+        whole_batch=True,
+    ),
+    "sp": LossSpec(
+        sp_loss, inputs=_FEATURES, weight=3000.0, summary="similarity preserving", whole_batch=True
+    ),
+    # Distillation of embeddings.
+    "rkd": LossSpec(
+        rkd_loss,
+        inputs=_EMBEDDINGS,
+        summary="relational knowledge distillation: distances and angles",
+        whole_batch=True,
+    ),
+    "pkt": LossSpec(
+        pkt_loss,
+        inputs=_EMBEDDINGS,
+        weight=30000.0,
+        summary="probabilistic knowledge transfer",
+        whole_batch=True,
+    ),
+    "cc": LossSpec(
+        CorrelationCongruence,
+        inputs=_EMBEDDINGS,
+        weight=0.02,
+        summary="correlation congruence",
+        whole_batch=True,
+    ),
 }

@@ -6,7 +6,7 @@ import optax
 
 from amdjax.losses import functional
 
-_SQUARE_EPS = 1e-12  # a square root has an infinite slope at zero
+_SQUARE_EPS = 1e-12  # the slope of the square root is infinite at zero
 
 
 def rkd_loss(
@@ -15,11 +15,11 @@ def rkd_loss(
     distance_weight: float = 25.0,
     angle_weight: float = 50.0,
 ) -> jax.Array:
-    """Returns the difference of distances and angles among a batch's embeddings. It sees all.
+    """Returns the difference of distances and angles among the embeddings of the whole batch.
 
-    `w_d * huber(d_S, d_T) + w_a * huber(a_S, a_T)` (Eqs. 4 to 8), each a mean over all entries:
+    `w_d * huber(d_S, d_T) + w_a * huber(a_S, a_T)` (Eqs. 4 to 8), each a mean over all entries.
     d are the B^2 distances of pairs, divided by the mean of the positive ones, and a the B^3
-    cosines of the angles at the middle of a triple; huber is quadratic below 1 and linear above.
+    cosines of the angles of triples; huber is quadratic below 1 and linear above.
 
     Args:
       student: embedding, float [B,D], the whole batch.

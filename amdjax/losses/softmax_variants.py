@@ -1,7 +1,7 @@
-"""Other ways than exp from logits to probabilities.
+"""Alternatives to softmax: the spherical and the Taylor softmax.
 
-Each function of logits returns log-scores, whose ordinary softmax are the probabilities: so the
-loss is the cross-entropy of the scores, and predictions are made from them as from any logits.
+Both are the softmax of log-scores, functions of the logits: the loss is the cross-entropy of the
+scores, and predictions use the scores as logits.
 """
 
 import math
@@ -40,10 +40,10 @@ def taylor_scores(logits: jax.Array, order: int = 2) -> jax.Array:
     """Returns `log sum_(k <= order) o^k / k!` [B,C] of logits [B,C].
 
     Raises:
-      UserError: if the order is not even, as the sum may be negative then.
+      UserError: if the order is not even, as the sum can then be negative.
     """
     if order < 2 or order % 2:
-        raise UserError(f"the Taylor softmax needs an even order of at least 2, not {order}")
+        raise UserError(f"taylor_softmax: order must be even and at least 2, not {order}")
     logits = functional.promote_to_float32(logits)
     return jnp.log(sum(logits**k / math.factorial(k) for k in range(order + 1)))
 
@@ -57,12 +57,12 @@ def taylor_softmax_loss(logits: jax.Array, labels: jax.Array, order: int = 2) ->
     Args:
       logits: float [B,C].
       labels: int [B], or class probabilities float [B,C].
-      order: of the series, even.
+      order: of the series; even, at least 2.
 
     Returns:
       float32 [B], in nats.
 
     Raises:
-      UserError: if the order is odd.
+      UserError: if the order is not even.
     """
     return cross_entropy(taylor_scores(logits, order), labels)

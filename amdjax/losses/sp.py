@@ -7,14 +7,14 @@ from amdjax.losses import functional
 
 
 def sp_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array:
-    """Returns the distance of the two batches' similarity matrices. It sees all samples.
+    """Returns the squared distance of the similarity matrices of the whole batch.
 
     `sum_ij (G_S - G_T)_ij^2 / B^2`, with `G = F F^T` of the flattened features `F` [B,HWC] and
     each row of G scaled to unit L2 norm (Eqs. 1 to 4).
 
     Args:
       student_feature: float [B,...], the whole batch.
-      teacher_feature: float [B,...], of any other shape behind B; receives no gradient.
+      teacher_feature: float [B,...], of any shape after B; receives no gradient.
 
     Returns:
       float32 scalar.

@@ -1,8 +1,8 @@
-"""Plain convolutional networks of the angular-margin contrastive loss.
+"""Plain convolutional networks of the angular-margin contrastive (AMC) loss.
 
 Choi, Som & Turaga, AMC-Loss: angular margin contrastive loss for improved explainability in image
 classification, CVPR workshops 2020 (the network in its repository), and the 13-layer network of
-semi-supervised learning from which that descends: Laine & Aila, Temporal ensembling, ICLR 2017.
+semi-supervised learning that it is derived from: Laine & Aila, Temporal ensembling, ICLR 2017.
 """
 
 from collections.abc import Sequence
@@ -10,51 +10,43 @@ from functools import partial
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from amdjax.cpu.ops import convolve
 from amdjax.models.layers import (
     BatchNorm,
     Dropout,
-    Dtype,
     FeatureHook,
     FeatureRecorder,
+    Model,
     Outputs,
     classify,
+    convolution,
     global_mean,
 )
 
 
-class ConvNet(nn.Module):
+class ConvNet(Model):
     """Two stages of three 3x3 convolutions, then one unpadded 3x3 and some 1x1 convolutions.
 
-    Each convolution is followed by a batch norm with a bias alone and a leaky ReLU of slope 0.1;
+    Each convolution is followed by a batch norm without scale and a leaky ReLU of slope 0.1;
     max-pooling by 2 and dropout of 0.5 follow each of the first two stages. Norm and initial
     weights are those of the repository's TensorFlow layers (no scale, 0.001 added to the variance,
-    Glorot's uniform distribution), except that the running statistics move as fast as in the other
-    networks. In training the "dropout" key is needed.
+    Glorot's uniform distribution), except that the running statistics have the momentum of the
+    other models. Training needs the "dropout" key.
 
-    The features are the stages' last activations, before the pooling: 32, 16 and 6 pixels for a
-    32x32 input; "stem" is the first activation.
+    The features are the last activations of the stages, before the pooling: 32, 16 and 6 pixels for
+    a 32x32 input; "stem" is the first activation.
 
     Attributes:
-      stages: width of the convolutions of each of the three stages.
-      num_classes: C.
-      dtype: of the computation; parameters, statistics and logits are float32.
-      axis_name: mapped axis over which batch norm averages in training, and along which the batch
-        is divided for dropout; None: none.
+      stages: the widths of the convolutions, for each of the three stages.
     """
 
     stages: Sequence[Sequence[int]]
-    num_classes: int
-    dtype: Dtype = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
         self, x: jax.Array, train: bool = False, feature_hook: FeatureHook | None = None
     ) -> Outputs:
-        """Maps images float [B,H,W,3] to `Outputs`; `feature_hook` may replace features."""
+        """Computes the outputs for images, see `Model`."""
         record = FeatureRecorder(feature_hook)
         norm = partial(BatchNorm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         for stage, widths in enumerate(self.stages, start=1):
@@ -68,7 +60,7 @@ class ConvNet(nn.Module):
                     use_bias=False,
                     dtype=self.dtype,
                     kernel_init=nn.initializers.glorot_uniform(),
-                    conv_general_dilated=convolve,
+                    conv_general_dilated=convolution(),
                     name=f"conv{stage}_{i}",
                 )(x)
                 x = norm(eps=1e-3, use_scale=False, name=f"bn{stage}_{i}")(x)

@@ -1,4 +1,4 @@
-"""What the model families share: their outputs, convolution, batch norm and classifier."""
+"""Layers shared by the model families, and the models' common interface and outputs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +8,14 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from amdjax.cpu.ops import affine, convolve, moments
+from amdjax import cpu
 
 Dtype = Any
+FeatureHook = Callable[[str, jax.Array], jax.Array]
 
 
-@flax.struct.dataclass
-class Outputs:
-    """What every model returns, and all that a loss sees of it.
+class Outputs(flax.struct.PyTreeNode):
+    """The outputs of a model, which are all that a loss reads of it.
 
     Attributes:
       logits: float32 [B,C].
@@ -31,23 +31,48 @@ class Outputs:
     class_weights: jax.Array
 
 
-FeatureHook = Callable[[str, jax.Array], jax.Array]
+class Model(nn.Module, kw_only=True):
+    """Interface of all models.
+
+    Attributes:
+      num_classes: C.
+      dtype: of the computation; parameters, statistics, embedding and logits are float32.
+      axis_name: mapped axis along which the batch is divided: batch norm averages its statistics
+        over it in training, and dropout numbers the examples along it. None: not divided.
+    """
+
+    num_classes: int
+    dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+
+    def __call__(
+        self, x: jax.Array, train: bool = False, feature_hook: FeatureHook | None = None
+    ) -> Outputs:
+        """Computes the outputs for images.
+
+        Args:
+          x: float [B,H,W,3].
+          train: normalise by the batch's statistics and update the running ones, and drop out.
+          feature_hook: (layer, feature) -> the feature that the following layers receive; None:
+            the feature itself. `Outputs.features` are those before the hook.
+        """
+        raise NotImplementedError
 
 
 class FeatureRecorder:
-    """Collects the features of a forward pass, and lets them be changed on their way.
+    """Records the features of a forward pass, and applies the feature hook to them.
 
     Attributes:
-      features: layer -> the feature as the network computed it.
+      features: layer -> the feature as the model computed it.
     """
 
     def __init__(self, feature_hook: FeatureHook | None = None):
-        """Takes the change: (layer, feature) -> what the network goes on with; None: nothing."""
+        """Takes the feature hook of `Model.__call__`."""
         self.features: dict[str, jax.Array] = {}
         self._feature_hook = feature_hook
 
     def __call__(self, layer: str, x: jax.Array) -> jax.Array:
-        """Notes the feature x of a layer, and returns what the network goes on with."""
+        """Records the feature x of a layer, and returns the input of the following layers."""
         self.features[layer] = x
         return x if self._feature_hook is None else self._feature_hook(layer, x)
 
@@ -56,16 +81,17 @@ class BatchNorm(nn.Module):
     """Batch normalisation with PyTorch's running statistics.
 
     `y = (x - mean) / sqrt(var + eps) * scale + bias` with the batch's biased variance; the running
-    variance averages the unbiased one (n / (n - 1)), as PyTorch's does and flax's own module does
-    not, so that an imported or exported network keeps its statistics. Statistics are float32.
+    variance averages the unbiased one (n / (n - 1)), as PyTorch's does and flax's does not, so that
+    imported and exported models keep their statistics. Statistics are float32.
 
     Attributes:
-      train: use the batch's statistics and move the running ones; else use the running ones.
+      train: normalise by the batch's statistics and update the running ones; otherwise normalise by
+        the running ones.
       axis_name: mapped axis over which the batch's statistics are averaged; None: this shard's.
       dtype: of the result.
-      momentum: weight of the old running value.
+      momentum: weight of the previous running value.
       eps: added to the variance.
-      use_scale: learn the scale; else it is 1.
+      use_scale: learn the scale; otherwise it is 1.
     """
 
     train: bool
@@ -77,7 +103,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises x [..., C] over all axes but the last."""
+        """Normalises x [...,C] over all axes but the last."""
         channels = (x.shape[-1],)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels)
@@ -93,11 +119,12 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value, running_var.value
         factor = scale * jax.lax.rsqrt(var + self.eps)
         offset = bias - mean * factor
-        return affine(x, factor, offset).astype(self.dtype)
+        y = cpu.ops.affine(x, factor, offset) if cpu.enabled() else x * factor + offset
+        return y.astype(self.dtype)
 
     def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         count = x.size // x.shape[-1]
-        mean, mean_of_squares = (total / count for total in moments(x))
+        mean, mean_of_squares = (total / count for total in _moments(x))
         if self.axis_name is not None and not self.is_initializing():
             mean, mean_of_squares = jax.lax.pmean((mean, mean_of_squares), self.axis_name)
             count *= jax.lax.psum(1, self.axis_name)
@@ -105,36 +132,59 @@ class BatchNorm(nn.Module):
         return mean, var, var * (count / max(count - 1, 1))
 
 
+def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the sums of x [...,C] and of its squares over all axes but the last."""
+    if cpu.enabled():
+        return cpu.ops.moments(x)
+    axes = tuple(range(x.ndim - 1))
+    return jnp.sum(x, axes), jnp.sum(jnp.square(x), axes)
+
+
+def convolution() -> Callable[..., jax.Array] | None:
+    """Returns the `conv_general_dilated` of an `nn.Conv` without groups; None is flax's default."""
+    return cpu.ops.convolve if cpu.enabled() else None
+
+
 def conv(
-    features: int, kernel: int, stride: int = 1, *, dtype: Dtype, name: str
+    features: int, kernel: int, stride: int = 1, *, groups: int = 1, dtype: Dtype, name: str
 ) -> Callable[[jax.Array], jax.Array]:
     """Returns a square convolution without bias, padded by kernel // 2 as in PyTorch.
 
-    The weights are drawn from N(0, 2 / (kernel^2 * features)) (He et al. 2015, fan-out).
+    The weights are drawn from N(0, 2 / (kernel^2 * features)) (He et al. 2015, fan-out); PyTorch
+    has the same fan-out for a grouped kernel.
+
+    Args:
+      features: number of output channels.
+      kernel: side of the kernel in pixels.
+      stride: in both directions.
+      groups: number of groups of channels; a depthwise convolution has as many as input channels.
+      dtype: of the computation.
+      name: of the module.
     """
     return nn.Conv(
         features,
         (kernel, kernel),
         strides=(stride, stride),
         padding=kernel // 2,
+        feature_group_count=groups,
         use_bias=False,
         dtype=dtype,
         kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-        conv_general_dilated=convolve,
+        conv_general_dilated=convolution() if groups == 1 else None,
         name=name,
     )
 
 
 class Dropout(nn.Module):
-    """Dropout whose masks do not depend on how many devices share the batch.
+    """Dropout whose masks do not depend on the number of devices.
 
-    Each example has its own random numbers, from the "dropout" key and its place in the global
-    batch. What is kept is divided by `1 - rate`.
+    Each example has its own random numbers, from the "dropout" key and its index in the global
+    batch. The entries that are kept are divided by `1 - rate`.
 
     Attributes:
-      rate: share of the entries that become zero in training.
-      train: whether to drop anything.
-      axis_name: mapped axis along which the batch is divided; None: this shard is the batch.
+      rate: fraction of the entries that become zero in training.
+      train: drop entries; otherwise the layer is the identity.
+      axis_name: mapped axis along which the batch is divided; None: not divided.
     """
 
     rate: float
@@ -153,26 +203,24 @@ class Dropout(nn.Module):
         return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
 
 
-def classify(
-    embedding: jax.Array, record: FeatureRecorder, num_classes: int, *, name: str = "fc"
-) -> Outputs:
-    """Ends a network, inside its compact method, with a float32 linear layer of zero bias.
+def classify(embedding: jax.Array, record: FeatureRecorder, num_classes: int) -> Outputs:
+    """Applies the classifier, a float32 linear layer; called inside a model's compact method.
 
-    The weights are drawn from U(-1/sqrt(D), 1/sqrt(D)), D the length of the embedding.
+    The weights are drawn from U(-1/sqrt(D), 1/sqrt(D)), D the length of the embedding; the bias
+    starts at zero.
 
     Args:
       embedding: float32 [B,D].
       record: with the features of this forward pass.
       num_classes: C.
-      name: of the layer.
 
     Returns:
-      The network's outputs.
+      The model's outputs.
     """
     layer = nn.Dense(
         num_classes,
         kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
-        name=name,
+        name="fc",
     )
     logits = layer(embedding)
     return Outputs(logits, record.features, embedding, layer.variables["params"]["kernel"])

@@ -1,22 +1,18 @@
-"""The networks by name."""
+"""Registry of the models."""
 
-import functools
 import re
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from amdjax import distributed
 from amdjax.errors import UserError, unknown_name
 from amdjax.models.convnet import ConvNet
-from amdjax.models.layers import Dtype
-from amdjax.models.mobilenet import MobileNetV2
+from amdjax.models.layers import Dtype, Model
+from amdjax.models.mobilenet import MobileNetV2, MobileNetV2Half
 from amdjax.models.resnet import CifarResNet, ImageNetResNet
-from amdjax.models.shufflenet import ShuffleNetV2
+from amdjax.models.shufflenet import ShuffleNetV1, ShuffleNetV2
 from amdjax.models.vgg import VGG
 from amdjax.models.wrn import WideResNet
 
@@ -26,46 +22,65 @@ _WIDE = ((10, 1), (10, 2), (16, 1), (16, 2), (16, 3), (16, 8), (28, 1), (28, 3),
 _VGG_CONVOLUTIONS = {8: (1, 1, 1, 1, 1), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3)}
 
 
-class Entry(NamedTuple):
-    """A known network.
+class ModelSpec(NamedTuple):
+    """An entry of the registry.
 
     Attributes:
-      builder: (num_classes, dtype, axis_name) -> linen module.
-      summary: one line for people.
+      builder: (num_classes, dtype, axis_name) -> model; keyword arguments.
+      summary: one line for `--list`.
     """
 
-    builder: Callable[..., nn.Module]
+    builder: Callable[..., Model]
     summary: str
 
 
-# The papers' networks; wide ResNets of any other depth and width are made from their name too.
-MODELS: dict[str, Entry] = {
+# The papers' networks; `create_model` also builds wide ResNets of any other depth and width.
+MODELS: dict[str, ModelSpec] = {
     **{
-        f"wrn_{depth}_{widen}": Entry(
+        f"wrn_{depth}_{widen}": ModelSpec(
             partial(WideResNet, depth, widen), f"WRN-{depth}-{widen}, for small images"
         )
         for depth, widen in _WIDE
     },
     **{
-        f"resnet{depth}": Entry(partial(CifarResNet, depth), f"ResNet-{depth}, for small images")
+        f"resnet{depth}": ModelSpec(
+            partial(CifarResNet, depth), f"ResNet-{depth}, for small images"
+        )
         for depth in _CIFAR_DEPTHS
     },
     **{
-        f"resnet{depth}": Entry(
+        f"resnet{depth}x4": ModelSpec(
+            partial(CifarResNet, depth, (32, 64, 128, 256)),
+            f"ResNet-{depth}, four times as wide, for small images",
+        )
+        for depth in (8, 32)
+    },
+    **{
+        f"resnet{depth}": ModelSpec(
             partial(ImageNetResNet, blocks, depth >= 50), f"ResNet-{depth}, for ImageNet"
         )
         for depth, blocks in _IMAGENET_BLOCKS.items()
     },
+    "cifar_resnet50": ModelSpec(
+        partial(ImageNetResNet, _IMAGENET_BLOCKS[50], True, True),
+        "ResNet-50 with a small stem, for small images",
+    ),
     **{
-        f"vgg{depth}": Entry(partial(VGG, counts), f"VGG-{depth} with batch norm, for small images")
+        f"vgg{depth}": ModelSpec(
+            partial(VGG, counts), f"VGG-{depth} with batch norm, for small images"
+        )
         for depth, counts in _VGG_CONVOLUTIONS.items()
     },
-    "mobilenet_v2": Entry(MobileNetV2, "MobileNetV2, the narrow variant of the AMD paper"),
-    "shufflenet_v2": Entry(ShuffleNetV2, "ShuffleNetV2 1x, for small images"),
-    "amc_net": Entry(
+    "mobilenet_v2": ModelSpec(MobileNetV2, "MobileNetV2, the narrow variant of the AMD paper"),
+    "mobilenet_v2_half": ModelSpec(
+        MobileNetV2Half, "MobileNetV2 at half width, RepDistiller's variant for small images"
+    ),
+    "shufflenet_v1": ModelSpec(ShuffleNetV1, "ShuffleNet 1x with 3 groups, for small images"),
+    "shufflenet_v2": ModelSpec(ShuffleNetV2, "ShuffleNetV2 1x, for small images"),
+    "amc_net": ModelSpec(
         partial(ConvNet, ((64,) * 3, (128,) * 3, (256, 128))), "the AMC paper's 8 convolutions"
     ),
-    "conv13": Entry(
+    "conv13": ModelSpec(
         partial(ConvNet, ((128,) * 3, (256,) * 3, (512, 256, 128))),
         "the larger network of the AMC code's ancestors (Pi model)",
     ),
@@ -74,25 +89,25 @@ MODELS: dict[str, Entry] = {
 
 def create_model(
     name: str, num_classes: int, dtype: Dtype = jnp.float32, axis_name: str | None = None
-) -> nn.Module:
-    """Makes a network from its name.
+) -> Model:
+    """Creates a model by its name.
 
     Args:
       name: a key of `MODELS`, or `wrn_D_K` with depth D = 6n + 4 and widening factor K. Letter
-        case and separators do not matter: `WRN-16-2` is `wrn_16_2`, `ResNet-20` is `resnet20`.
+        case and separators are ignored: `WRN-16-2` is `wrn_16_2`, `ResNet-20` is `resnet20`.
       num_classes: C.
       dtype: of the computation; parameters, statistics, embedding and logits stay float32.
-      axis_name: mapped axis over which batch norm averages in training; None: this shard alone.
+      axis_name: mapped axis along which the batch is divided, see `Model`; None: not divided.
 
     Returns:
-      A linen module; `module.apply(variables, images, train=...)` returns `Outputs`.
+      A linen module; `model.apply(variables, images, train=...)` returns `Outputs`.
 
     Raises:
-      UserError: if the name is unknown or the depth is none that the family has.
+      UserError: if the name is unknown or the family has no network of that depth and width.
     """
     key = name.strip().lower()
-    same = {re.sub(r"[-_]", "", known): entry.builder for known, entry in MODELS.items()}
-    builder = same.get(re.sub(r"[-_]", "", key))
+    builders = {re.sub(r"[-_]", "", known): spec.builder for known, spec in MODELS.items()}
+    builder = builders.get(re.sub(r"[-_]", "", key))
     if wide := re.fullmatch(r"wrn[-_]?(\d+)[-_](\d+)", key):
         depth, widen = int(wide[1]), int(wide[2])
         if depth < 10 or (depth - 4) % 6 or widen < 1:
@@ -104,22 +119,3 @@ def create_model(
     if builder is None:
         raise unknown_name("model", name, MODELS)
     return builder(num_classes=num_classes, dtype=dtype, axis_name=axis_name)
-
-
-def init_variables(model: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -> dict:
-    """Draws a network's first variables.
-
-    Args:
-      model: from `create_model`.
-      key: a JAX random key.
-      image_shape: (H, W, 3).
-
-    Returns:
-      {"params": ..., "batch_stats": ...}, all float32.
-    """
-    return _initializer(model, tuple(image_shape))(key)
-
-
-@functools.cache  # networks of equal definition are equal, so that all seeds share one program
-def _initializer(model: nn.Module, image_shape: tuple[int, ...]) -> Callable[[jax.Array], dict]:
-    return distributed.jit(lambda key: model.init(key, jnp.zeros((1, *image_shape), jnp.float32)))

@@ -1,91 +1,93 @@
-"""A student and its teacher, ready to be asked about anybody's images."""
+"""Calibrated models of a workdir, a student and its teacher, and a table of their predictions."""
 
 import dataclasses
 import functools
 import hashlib
 import json
-import re
 import sys
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import scipy.special
+from tabulate import tabulate
 from tqdm import tqdm
 
 from amdjax import distributed
 from amdjax.analysis.calibration import fit_temperature, split_half
 from amdjax.analysis.gradcam import grad_cam
-from amdjax.config import TEACHER, plan_runs, read_config
 from amdjax.data import Dataset, EvalBatches, load_dataset, prefetch
+from amdjax.data.fingerprint import check_classes
 from amdjax.errors import UserError, unknown_name
-from amdjax.report.summary import HALVES_SEED
-from amdjax.training.metric_writer import write_atomically
+from amdjax.experiment import TEACHER, plan_runs
+from amdjax.files import write_atomically
+from amdjax.predictor import Predictor
 from amdjax.workdir import (
-    Predictor,
     TrainedModel,
-    forward,
     has_checkpoint,
-    phase_names,
+    identify_run,
+    read_config,
     restore,
     restore_imported_teacher,
+    run_names,
 )
 
-BATCH_SIZE = 32  # of every forward pass here, so that one program does for all
+BATCH_SIZE = 32  # of every forward pass, so that one executable is compiled
 CACHE_FILE = "temperatures.json"
-_DATA_KEYS = ("name", "folder", "image_size", "random_resized_crop")
+_TOP = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class CalibratedModel:
-    """A network with the temperature that calibrates it."""
+    """A network with its calibration temperature."""
 
     network: TrainedModel
     temperature: float
 
     @property
     def name(self) -> str:
-        """The phase's folder in the workdir."""
+        """The run's folder in the workdir."""
         return self.network.name
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Returns `softmax(logits / temperature)`, float32 [B,C], of images uint8 [B,H,W,3]."""
-        logits = forward(self.network.kind, self.network.variables, images)
-        return scipy.special.softmax(np.asarray(logits) / np.float32(self.temperature), axis=1)
+        logits = np.asarray(self.network.logits(images))
+        return scipy.special.softmax(logits / np.float32(self.temperature), axis=1)
 
     def grad_cam(self, images: np.ndarray, layer: str | None = None) -> np.ndarray:
-        """Returns where the evidence for the predicted class is.
+        """Returns Grad-CAM of the predicted class.
 
         Args:
           images: uint8 [B,H,W,3].
-          layer: of the feature map, "stem", "stage1", ...; None: the last stage, the usual one.
+          layer: of the feature map, "stem", "stage1", ...; None: the last stage.
 
         Returns:
-          Grad-CAM, float32 [B,h,w], not negative.
+          float32 [B,h,w], not negative.
 
         Raises:
           UserError: if the network has no such layer.
         """
-        return np.asarray(_cam(self.network.kind, self.network.variables, images, layer))
+        return np.asarray(_grad_cam(self.network.predictor, self.network.variables, images, layer))
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModels:
-    """What a workdir has to say about an image.
+    """The models of a workdir that classify an image, and their preprocessing.
 
     Attributes:
-      networks: the student, and its teacher where there is one.
+      models: the student, then its teacher if there is one.
       class_names: in the order of the labels.
-      side: of the images that the networks take, in pixels.
-      tight_crop: whether of an image they see 224/256 of its centre square alone.
+      image_size: side of the input images in pixels.
+      tight_crop: whether the input is 224/256 of an image's centre square.
     """
 
-    networks: tuple[CalibratedModel, ...]
+    models: tuple[CalibratedModel, ...]
     class_names: tuple[str, ...]
-    side: int
+    image_size: int
     tight_crop: bool
 
 
@@ -94,18 +96,18 @@ def load_models(
 ) -> LoadedModels:
     """Reads a student and its teacher from a workdir, and calibrates them.
 
-    The temperatures are fitted on that half of the test split on which the report fits them. They
-    are kept in the workdir, with a digest of the network's variables, so that the data are needed
-    once alone.
+    The temperatures are fitted on the same half of the test split as in the report. They are stored
+    in the workdir with a digest of the network's variables, so that later calls do not need the
+    data. Where the data cannot be read, the probabilities are not calibrated, and stderr says so.
 
     Args:
-      workdir: of a run.
-      method: of the student, or its folder in the workdir; None: the last one of the config that
-        has a checkpoint.
-      data_dir: where the prepared data lie, if not where the run had them.
+      workdir: of an experiment.
+      method: of the student, or its folder in the workdir; None: the last student of the config
+        that has a checkpoint.
+      data_dir: folder of the prepared data; None: that of the config.
 
     Raises:
-      UserError: if the student cannot be read, or the data are needed and cannot be read.
+      UserError: if the student cannot be read.
     """
     config = read_config(workdir)
     if data_dir is not None:
@@ -113,58 +115,75 @@ def load_models(
     config.data.memory_gib = 0.0  # no image is read twice
     student = _find_student(workdir, config, method)
     open_data = functools.cache(lambda: load_dataset(config.data))
-    known = _read_cache(workdir / CACHE_FILE, config)
-    before = json.dumps(known)
-    if not known["class_names"]:
-        known["class_names"] = open_data().class_names
-        known["side"] = open_data().image_shape[0]
-    num_classes = len(known["class_names"])
-
-    networks = [restore(workdir / student, num_classes)]
+    cache = _read_cache(workdir / CACHE_FILE)
+    before = json.dumps(cache)
+    networks = [restore(workdir / student)]
+    data = networks[0].data
+    if data is None:
+        raise UserError(f"{workdir / student} does not say what data it was trained on")
     if not networks[0].is_teacher:
         try:
-            networks.append(_teacher_of(networks[0], workdir, config, num_classes))
+            networks.append(_teacher_of(networks[0], workdir, config, len(data.class_names)))
         except UserError as error:
             print(f"without a teacher: {error}", file=sys.stderr)
-    classifiers = []
+    models = []
     for network in networks:
-        digest, entry = _digest(network.variables), known["temperatures"].get(network.name, {})
-        if entry.get("digest") != digest:
-            entry = {"digest": digest, "temperature": _fit(network, open_data())}
-            known["temperatures"][network.name] = entry
-        classifiers.append(CalibratedModel(network, entry["temperature"]))
-    if json.dumps(known) != before:
+        digest = _digest(network.variables)
+        if digest not in cache:
+            try:
+                check_classes(data, open_data().fingerprint, network.name)
+                cache[digest] = _fit(network, open_data())
+            except UserError as error:
+                print(f"{network.name}: not calibrated: {error}", file=sys.stderr)
+        models.append(CalibratedModel(network, cache.get(digest, 1.0)))
+    if json.dumps(cache) != before:
         try:
-            write_atomically(workdir / CACHE_FILE, json.dumps(known, indent=2) + "\n")
+            write_atomically(workdir / CACHE_FILE, json.dumps(cache, indent=2) + "\n")
         except OSError as error:
-            print(f"the temperatures are not kept: {error}", file=sys.stderr)
+            print(f"cannot store the temperatures: {error}", file=sys.stderr)
     return LoadedModels(
-        tuple(classifiers),
-        tuple(known["class_names"]),
-        known["side"],
-        config.data.random_resized_crop,
+        models=tuple(models),
+        class_names=data.class_names,
+        image_size=data.image_shape[0],
+        tight_crop=config.data.random_resized_crop,
     )
 
 
+def format_table(probabilities: dict[str, np.ndarray], class_names: Sequence[str]) -> str:
+    """Returns a table of the five most probable classes of an image, for each network.
+
+    Args:
+      probabilities: name of the network -> float [C].
+      class_names: in the order of the labels.
+    """
+    rows = [[str(rank)] for rank in range(1, min(_TOP, len(class_names)) + 1)]
+    for values in probabilities.values():
+        best = np.argsort(-values, kind="stable")[:_TOP]
+        for row, label in zip(rows, best, strict=True):
+            row += [class_names[label], f"{100 * values[label]:.2f} %"]
+    headers = ["", *(cell for name in probabilities for cell in (name, ""))]
+    align = ["left", *["left", "right"] * len(probabilities)]
+    table = tabulate(rows, headers, tablefmt="plain", colalign=align, disable_numparse=True)
+    return textwrap.indent("\n".join(line.rstrip() for line in table.splitlines()), "  ")
+
+
 def _find_student(workdir: Path, config: ml_collections.ConfigDict, method: str | None) -> str:
-    """Returns the phase of a method, the first of its seeds that has a checkpoint."""
-    names = phase_names(workdir, config)
+    """Returns the folder of a method: its first seed that has a checkpoint."""
+    names = run_names(workdir, config)
+    runs = {name: identify_run(workdir / name) for name in names}
+    labels = {name: name if run is None else run.label for name, run in runs.items()}
     if method is None:
-        wanted = [phase.method for phase in reversed(plan_runs(config)) if not phase.is_teacher]
-    elif method in names or method in map(_without_seed, names):
+        wanted = [spec.label for spec in reversed(plan_runs(config)) if not spec.is_teacher]
+    elif method in names or method in labels.values():
         wanted = [method]
     else:
-        raise unknown_name("method of this workdir", method, names)
+        raise unknown_name("method of this workdir", method, {*names, *labels.values()})
     trained = [name for name in names if has_checkpoint(workdir / name)]
-    for one in wanted:
+    for label in wanted:
         for name in trained:
-            if one in (name, _without_seed(name)):
+            if label in (name, labels[name]):
                 return name
-    return wanted[0]  # is not there yet, as `restore` will say
-
-
-def _without_seed(name: str) -> str:
-    return re.sub(r"-seed\d+$", "", name)
+    return wanted[0]  # has no checkpoint yet; `restore` raises the error
 
 
 def _teacher_of(
@@ -175,35 +194,23 @@ def _teacher_of(
     return restore(workdir / student.teacher, num_classes)
 
 
-def _read_cache(path: Path, config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Returns what is kept of the same data, or else an empty record."""
-    data = {key: config.data[key] for key in _DATA_KEYS}
+def _read_cache(path: Path) -> dict[str, float]:
+    """Returns the stored temperatures by digest of the network's variables, else none."""
     try:
-        known = json.loads(path.read_text())
-        if known["data"] == data:
-            return {
-                "data": data,
-                "class_names": [str(name) for name in known["class_names"]],
-                "side": int(known["side"]),
-                "temperatures": {
-                    name: {"digest": entry["digest"], "temperature": float(entry["temperature"])}
-                    for name, entry in known["temperatures"].items()
-                },
-            }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass  # it is not there yet, or of no use
-    return {"data": data, "class_names": [], "side": 0, "temperatures": {}}
+        return {str(digest): float(value) for digest, value in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}  # missing or damaged
 
 
 def _digest(variables: dict) -> str:
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(variables):
-        digest.update(np.ascontiguousarray(leaf))
+        digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
 
 
 def _fit(network: TrainedModel, dataset: Dataset) -> float:
-    fit, _ = split_half(len(dataset.test), HALVES_SEED)
+    fit, _ = split_half(len(dataset.test))
     print(
         f"{network.name}: fitting the temperature on {len(fit)} test images (once)",
         file=sys.stderr,
@@ -212,15 +219,16 @@ def _fit(network: TrainedModel, dataset: Dataset) -> float:
     logits, labels = [], []
     bar = tqdm(prefetch(batches, 0, len(batches)), total=len(batches), disable=None, leave=False)
     for batch in bar:
-        answer = np.asarray(forward(network.kind, network.variables, batch["image"]))
-        logits.append(answer[batch["mask"]])
+        logits.append(np.asarray(network.logits(batch["image"]))[batch["mask"]])
         labels.append(batch["label"][batch["mask"]])
     return fit_temperature(np.concatenate(logits)[fit], np.concatenate(labels)[fit])
 
 
 @functools.partial(distributed.jit, static_argnums=(0, 3))
-def _cam(kind: Predictor, variables: dict, images: jax.Array, layer: str | None) -> jax.Array:
-    outputs, inputs = kind(variables, images), kind.normalize(images)
+def _grad_cam(
+    predictor: Predictor, variables: dict, images: jax.Array, layer: str | None
+) -> jax.Array:
+    outputs, inputs = predictor(variables, images), predictor.normalize(images)
     layer = layer or max(name for name in outputs.features if name.startswith("stage"))
     predicted = jnp.argmax(outputs.logits, axis=-1)
-    return grad_cam(kind.module, variables, inputs, predicted, layer, kind.predict)
+    return grad_cam(predictor.module, variables, inputs, predicted, layer, predictor.predict)

@@ -1,4 +1,4 @@
-"""Anybody's image files: found, read as the networks take them, and painted over."""
+"""Images of the user: finding and reading files, and drawing Grad-CAM over them."""
 
 import sys
 from collections.abc import Sequence
@@ -8,34 +8,32 @@ import numpy as np
 from PIL import Image
 
 from amdjax.analysis.gradcam import overlay, to_unit, upsample
-from amdjax.data.datasets.folder import SUFFIXES
-from amdjax.data.image_io import center_box, decode_image
+from amdjax.data.image_io import IMAGE_SUFFIXES, center_box, decode_image
 from amdjax.errors import UserError
 
-CAM_MARK = ".cam-"  # in the name of an overlay
-_SHORT_SIDE, _LONG_SIDE = 384, 4096  # of an overlay, in pixels, at most
-_SQUARES = 3  # pixels that are enlarged so many times stay squares
+CAM_MARK = ".cam-"  # in the file name of an overlay
+_SHORT_SIDE, _LONG_SIDE = 384, 4096  # largest sides of an overlay, in pixels
+_NEAREST = 3  # images that are enlarged at least as many times are not interpolated
 
 
 def find_images(words: Sequence[str]) -> list[Path]:
-    """Returns the files that are meant by paths, folders and globs, in their order.
+    """Returns the files of paths, folders and glob patterns, in their order.
 
-    Of a folder all files with an image's extension count, at any depth, but for hidden ones and
-    overlays.
+    A folder stands for all its image files at any depth, except hidden files and overlays.
 
     Args:
-      words: what the user wrote. Where it stands for no file it is returned itself, to be named
-        when it cannot be read.
+      words: paths, folders and patterns. One that matches no file is returned as a path, so that
+        `read_images` reports it.
 
     Raises:
-      UserError: if nothing was written.
+      UserError: if there are no words, or an empty one.
     """
     if not words or not all(words):
-        raise UserError("no image is given: name files, folders or globs behind the flags")
-    return [file for word in words for file in _meant_by(word)]
+        raise UserError("no images given: list files, folders or glob patterns after the flags")
+    return [file for word in words for file in _expand(word)]
 
 
-def _meant_by(word: str) -> list[Path]:
+def _expand(word: str) -> list[Path]:
     found: list[Path] = []
     try:
         path = Path(word).expanduser()
@@ -43,36 +41,36 @@ def _meant_by(word: str) -> list[Path]:
             found = [
                 file
                 for file in sorted(path.rglob("*"))
-                if file.suffix.lower() in SUFFIXES
+                if file.suffix.lower() in IMAGE_SUFFIXES
                 and not file.name.startswith(".")
                 and CAM_MARK not in file.name
             ]
         elif not path.exists():
             found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
         return found or [path]
-    except (OSError, RuntimeError, ValueError):  # too long, of a user who is not there, no pattern
+    except (OSError, RuntimeError, ValueError):  # too long, unknown user, bad pattern
         return [Path(word)]
 
 
 def read_images(
-    files: Sequence[Path], side: int, tight_crop: bool
+    files: Sequence[Path], image_size: int, tight_crop: bool
 ) -> tuple[list[Path], np.ndarray]:
-    """Decodes images as for the evaluation, and names those that cannot be on stderr.
+    """Decodes images as for the evaluation, and reports unreadable files on stderr.
 
     Args:
       files: any number.
-      side: to which the centre square of each is resized, in pixels.
-      tight_crop: whether 224/256 of that square is taken, as in ImageNet's evaluation.
+      image_size: side in pixels to which the centre square of each image is resized.
+      tight_crop: whether to take 224/256 of that square, as in ImageNet's evaluation.
 
     Returns:
-      (the R files that could be read, uint8 [R,side,side,3]).
+      (the R readable files, uint8 [R,image_size,image_size,3]).
     """
     box = center_box if tight_crop else None
-    images = np.empty((len(files), side, side, 3), np.uint8)
+    images = np.empty((len(files), image_size, image_size, 3), np.uint8)
     read: list[Path] = []
     for file in files:
         try:
-            images[len(read)] = decode_image(_bytes(file), side, str(file), box)
+            images[len(read)] = decode_image(_read_bytes(file), image_size, str(file), box)
         except UserError as error:
             print(f"skipped: {error}", file=sys.stderr)
         else:
@@ -81,29 +79,29 @@ def read_images(
 
 
 def overlay_cam(file: Path, cam: np.ndarray, tight_crop: bool) -> Image.Image:
-    """Paints Grad-CAM over an image at its own proportions, where the network saw it.
+    """Draws Grad-CAM over the part of an image that the network sees.
 
     Args:
-      file: the image.
+      file: the image, whose aspect ratio is kept.
       cam: float [h,w], not negative.
       tight_crop: see `read_images`.
 
     Raises:
       UserError: if the image cannot be read.
     """
-    image = Image.fromarray(decode_image(_bytes(file), 0, str(file)))
+    image = Image.fromarray(decode_image(_read_bytes(file), 0, str(file)))
     scale = min(_SHORT_SIDE / min(image.size), _LONG_SIDE / max(image.size))
     width, height = (max(1, round(scale * length)) for length in image.size)
-    kind = Image.Resampling.NEAREST if scale >= _SQUARES else Image.Resampling.BICUBIC
-    pixels = np.asarray(image.resize((width, height), kind), np.float32) / 255.0
-    left, top, right, bottom = map(round, _seen(width, height, tight_crop))
+    resample = Image.Resampling.NEAREST if scale >= _NEAREST else Image.Resampling.BICUBIC
+    pixels = np.asarray(image.resize((width, height), resample), np.float32) / 255.0
+    left, top, right, bottom = map(round, _crop_box(width, height, tight_crop))
     heat = np.zeros((height, width), np.float32)
     heat[top:bottom, left:right] = to_unit(upsample(cam[None], (bottom - top, right - left)))[0]
     return Image.fromarray(np.round(255 * overlay(pixels, heat)).astype(np.uint8))
 
 
-def _seen(width: int, height: int, tight_crop: bool) -> tuple[float, float, float, float]:
-    """Returns the (left, top, right, bottom) of what a network sees of an image."""
+def _crop_box(width: int, height: int, tight_crop: bool) -> tuple[float, float, float, float]:
+    """Returns (left, top, right, bottom) of the part of an image that the network sees."""
     if tight_crop:
         return center_box(width, height)
     side = min(width, height)
@@ -111,10 +109,10 @@ def _seen(width: int, height: int, tight_crop: bool) -> tuple[float, float, floa
     return left, top, left + side, top + side
 
 
-def _bytes(file: Path) -> bytes:
+def _read_bytes(file: Path) -> bytes:
     try:
         if file.is_dir():
-            raise UserError(f"{file} holds no image ({', '.join(SUFFIXES)})")
+            raise UserError(f"{file} is a folder without images")
         return file.read_bytes()
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from error

@@ -1,45 +1,54 @@
-"""Shows what was distilled: `python -m amdjax.report --workdir=DIR` writes DIR/report/."""
-
-from pathlib import Path
+"""Report of a workdir: `python -m amdjax.report --workdir=DIR` writes DIR/report/."""
 
 from absl import flags
 
 from amdjax.cli import run_command
 from amdjax.errors import UserError
-from amdjax.report.evaluate import collect
+from amdjax.files import check_writable, local_path
+from amdjax.report.evaluate import evaluate_workdir
 from amdjax.report.page import write_report
-from amdjax.report.summary import score
-from amdjax.training.preflight import check_writable
+from amdjax.report.summary import summarize
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of amdjax.main.")
 _IMAGES = flags.DEFINE_list(
-    "images", None, "Numbers of the test images to show; default: the most disputed ones."
+    "images",
+    None,
+    "Indices of the test images to show; default: those that the networks disagree on most.",
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data, if not where the run had them.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data; default: that of the run.")
 
 
 def main(arguments: list[str]) -> None:
-    """Reads the workdir's networks, and writes the page, its figures and its numbers."""
+    """Evaluates the networks of the workdir and writes page, figures and numbers."""
     if _WORKDIR.value is None:
         raise UserError("--workdir=DIR is missing, the folder of a run of amdjax.main")
     if len(arguments) > 1:
-        raise UserError(f"{arguments[1]} is no flag of this command; the images are --images=3,17")
-    workdir, indices = Path(_WORKDIR.value), _indices(_IMAGES.value)
+        raise UserError(
+            f"unexpected argument {arguments[1]}; choose test images with --images=3,17"
+        )
+    workdir, indices = local_path(_WORKDIR.value, "--workdir"), _indices(_IMAGES.value)
     folder = workdir / "report"
-    if workdir.is_dir():  # else `collect` says what is wrong
+    if workdir.is_dir():  # otherwise `evaluate_workdir` raises the error
         check_writable(folder if folder.exists() else workdir)
-    study = collect(workdir, _DATA_DIR.value, indices=indices)
-    for sentence in study.missing:
-        print(f"missing: {sentence}")
-    print(write_report(study, score(study), folder))
+    report = evaluate_workdir(workdir, _DATA_DIR.value, indices=indices)
+    for note in report.notes:
+        print(f"note: {note}")
+    print(write_report(report, summarize(report), folder))
 
 
 def _indices(words: list[str] | None) -> list[int] | None:
+    if words is None:
+        return None
     try:
-        return None if words is None else [int(word) for word in words]
+        return [int(word) for word in words]
     except ValueError as error:
         raise UserError(f"--images must be whole numbers, not {','.join(words)}") from error
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Runs the `amdjax-report` command."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

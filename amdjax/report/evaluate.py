@@ -1,4 +1,4 @@
-"""From a workdir to a `ReportData`: every network is asked about every image of the test split."""
+"""Evaluation of every network of a workdir on the test split."""
 
 import functools
 import json
@@ -18,227 +18,209 @@ from amdjax import distributed
 from amdjax.analysis.angles import map_angles, map_cosine
 from amdjax.analysis.gradcam import grad_cam
 from amdjax.checkpoint import FOLDER
-from amdjax.config import read_config
 from amdjax.data import Dataset, EvalBatches, load_dataset, prefetch
 from amdjax.errors import UserError
 from amdjax.losses import am_loss
 from amdjax.losses.functional import attention_map, l2_normalize
-from amdjax.report.report_data import LEVELS, Network, ReportData
+from amdjax.models import count_parameters
+from amdjax.predictor import Predictor, forward
+from amdjax.report.report_data import LEVELS, ModelResult, ReportData
 from amdjax.training.metric_writer import METRICS_FILE
-from amdjax.training.run import count
-from amdjax.workdir import Predictor, TrainedModel, forward, restore_all
+from amdjax.workdir import TrainedModel, read_config, restore_all
 
-LAYERS = tuple(LEVELS)  # of 32, 16, 8 pixels for images of 32
-_REPEATS = 5  # batches that are timed
+LAYERS = tuple(LEVELS)  # of 32, 16 and 8 pixels for images of 32
+_TIMED_BATCHES = 5
 
-# What a network says of some images: arrays whose first axis is theirs.
-Answers = dict[str, Any]
+# Outputs of one network: a tree of arrays whose first axis is that of the images.
+Outputs = dict[str, Any]
 
 
-def collect(
+def evaluate_workdir(
     workdir: Path,
     data_dir: str | None = None,
-    num_shown: int = 6,
+    num_samples: int = 6,
     indices: Sequence[int] | None = None,
 ) -> ReportData:
-    """Asks all networks of a workdir about the test split.
+    """Evaluates all networks of a workdir on the test split.
 
     Args:
-      workdir: of a run, finished or not.
-      data_dir: where the prepared data lie, if not where the run had them.
-      num_shown: how many images are shown, at least 1: those with the largest `disagreement` of
-        each method's first seed.
-      indices: shows these test images instead.
+      workdir: of an experiment, finished or not.
+      data_dir: folder of the prepared data; None: that of the config.
+      num_samples: number of sample images, at least 1: those with the largest `disagreement`
+        between the first seeds of the methods.
+      indices: of the test images to take as samples instead.
 
     Returns:
-      A `ReportData`. Networks that cannot be read, or whose outputs are not finite, are left
-      out, and named in `missing`. Without any network arrays and class names are empty.
+      The `ReportData`. Networks that cannot be read or have outputs that are not finite are
+      skipped, with a sentence in `notes`. Without any network all arrays and the class names are
+      empty.
 
     Raises:
-      UserError: if the workdir holds no run, the data cannot be read, or there is no such image.
+      UserError: if the workdir has no config, the data cannot be read, or a sample does not exist.
     """
     config = read_config(workdir)
     if data_dir is not None:
         config.data.data_dir = data_dir
-    config.data.memory_gib = 0.0  # test images are read once, training images not at all
+    config.data.memory_gib = 0.0  # test images are read once, training images never
     if not (config.teacher.checkpoint or any(workdir.glob(f"*/{FOLDER}/[0-9]*"))):
-        return _empty(workdir, config, ("no network has a checkpoint yet",))
+        return _empty_report(workdir, config, ["no network has a checkpoint yet"])
     dataset = load_dataset(config.data)
-    _check_shown(num_shown, indices, len(dataset.test))
-    networks, missing = restore_all(workdir, config, dataset.num_classes, len(dataset.train))
+    _check_samples(num_samples, indices, len(dataset.test))
+    networks, notes = restore_all(workdir, config, dataset.fingerprint)
     if not networks:
-        return _empty(workdir, config, tuple(missing))
+        return _empty_report(workdir, config, notes)
     margin, scale = config.losses.am.margin, config.losses.am.scale
-    answers, labels = _ask(networks, dataset, config.batch_size, margin, scale)
-    asked, left_out = _finite(networks, answers)
-    missing += left_out
-    if not asked:
-        return _empty(workdir, config, tuple(missing))
-    if any(network.is_teacher for network, _ in asked):
-        missing += _not_compared(asked)
-    else:
-        missing.append("there is no teacher, so no student's maps are compared with a teacher's")
+    outputs, labels = _evaluate(networks, dataset, config.batch_size, margin, scale)
+    networks, skipped = _finite(networks, outputs)
+    notes += skipped
+    if not networks:
+        return _empty_report(workdir, config, notes)
+    notes += _comparison_notes(networks, outputs)
     if indices is not None:
-        shown = np.asarray(indices, np.int64)
+        samples = np.asarray(indices, np.int64)
     else:
-        first_seeds = {network.method: answer["logits"] for network, answer in reversed(asked)}
-        disputed = np.argsort(-disagreement(list(first_seeds.values())), kind="stable")
-        shown = disputed[:num_shown]
-    images, _ = dataset.test.read(shown)
+        logits = {one.label: outputs[one.name]["logits"] for one in reversed(networks)}
+        order = np.argsort(-disagreement(list(logits.values())), kind="stable")
+        samples = order[:num_samples]
+    images, _ = dataset.test.read(samples)
     batch = EvalBatches(dataset.test, config.batch_size)[0]["image"]
-    costs: dict[Predictor, tuple[float, float]] = {}
-    bar = tqdm(asked, desc="Grad-CAM", unit=" networks", disable=None, leave=False)
-    finished = []
-    for network, answer in bar:
-        if network.kind not in costs:
-            costs[network.kind] = _flops(network, images.shape[1:]), _images_per_s(network, batch)
-        flops, images_per_s = costs[network.kind]
-        maps, cams = jax.device_get(_look(network.kind, network.variables, images))
-        finished.append(
-            Network(
-                name=network.name,
-                method=network.method,
-                seed=network.seed,
-                model=network.model,
-                swept=network.swept,
-                step=network.step,
-                parameters=count(network.variables),
-                flops=flops,
-                images_per_s=images_per_s,
-                logits=answer["logits"],
-                embedding=answer["embedding"],
-                angles=answer["angles"],
-                similarity=answer["similarity"],
-                am_distance={layer: float(values.mean()) for layer, values in answer["am"].items()},
-                maps=maps,
-                cams=cams,
-                curve=_curve(workdir / network.name / METRICS_FILE) if network.length else [],
-            )
-        )
+    costs: dict[Predictor, dict[str, float]] = {}
+    results = []
+    for network in tqdm(networks, desc="Grad-CAM", unit=" networks", disable=None, leave=False):
+        if network.predictor not in costs:
+            costs[network.predictor] = {
+                "flops": _flops(network, images.shape[1:]),
+                "images_per_s": _images_per_s(network, batch),
+            }
+        cost = costs[network.predictor]
+        results.append(_model_result(network, outputs[network.name], images, cost, workdir))
     return ReportData(
         workdir=workdir,
         data=dataset.name,
         class_names=dataset.class_names,
         labels=labels,
-        shown=shown,
-        disputed=indices is None,
+        samples=samples,
+        by_disagreement=indices is None,
         images=images,
-        networks=tuple(finished),
-        missing=tuple(missing),
+        networks=tuple(results),
+        notes=tuple(notes),
         config=config.to_dict(),
     )
 
 
 def disagreement(logits: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns for each example how far networks' predictions lie apart.
+    """Returns the disagreement between the predictions of several networks, for each example.
 
     The mean over the networks of the total variation distance `1/2 sum_c |p_kc - mean_k p_kc|`
-    between a network's probabilities and those of all networks on average: 0 where all say the
-    same, and the larger, the surer they are of different classes.
+    between a network's probabilities and the mean probabilities of all networks: 0 for equal
+    predictions, and largest for confident predictions of different classes.
 
     Args:
       logits: of each network, float [N,C].
 
     Returns:
-      float64 [N], from 0 to below 1.
+      float64 [N], in [0, 1).
     """
 
     def probabilities() -> Iterator[np.ndarray]:  # one at a time: they may be large
         return (scipy.special.softmax(np.asarray(x, np.float64), axis=1) for x in logits)
 
     mean = sum(probabilities()) / len(logits)
-    return sum(np.abs(p - mean).sum(axis=1) for p in probabilities()) / (2 * len(logits))
+    total = np.zeros(len(logits[0]))
+    for p in probabilities():
+        total += np.abs(p - mean).sum(axis=1)
+    return total / (2 * len(logits))
 
 
-def _check_shown(num_shown: int, indices: Sequence[int] | None, count: int) -> None:
-    if num_shown < 1:
-        raise UserError(f"the number of shown images must be at least 1, not {num_shown}")
+def _check_samples(num_samples: int, indices: Sequence[int] | None, count: int) -> None:
+    if num_samples < 1:
+        raise UserError(f"the number of sample images must be at least 1, not {num_samples}")
     if indices is None:
         return
     if not indices or not all(0 <= index < count for index in indices):
         raise UserError(
-            f"test images are numbered 0 to {count - 1}; {list(indices)} cannot be shown"
+            f"the indices of the test images are 0 to {count - 1}; {list(indices)} was requested"
         )
     if len(set(indices)) < len(indices):
-        raise UserError(f"{list(indices)} names a test image twice")
+        raise UserError(f"the indices of the test images have duplicates: {list(indices)}")
 
 
-def _ask(
+def _evaluate(
     networks: Sequence[TrainedModel], dataset: Dataset, batch_size: int, margin: float, scale: float
-) -> tuple[list[Answers], np.ndarray]:
-    """Passes once over the test split, the teachers being the first of the networks.
+) -> tuple[dict[str, Outputs], np.ndarray]:
+    """Makes one pass over the test split, with the teachers before the students.
 
     Returns:
-      The answers of each network, and the labels [N].
+      The outputs by the network's name, and the labels [N].
     """
     batches, count = EvalBatches(dataset.test, batch_size), len(dataset.test)
-    answers: dict[str, Answers] = {}
+    outputs: dict[str, Outputs] = {}
     labels = np.empty(count, np.int32)
     first = 0
-    bar = tqdm(total=count, desc="test split", unit=" images", disable=None)
-    with bar:
+    with tqdm(total=count, desc="test split", unit=" images", disable=None) as bar:
         for batch in prefetch(batches, 0, len(batches)):
             mask = batch["mask"]
             rows = slice(first, first + mask.sum())
             teachers: dict[str, dict[str, jax.Array]] = {}
             for network in networks:
-                answer, features = _describe(network.kind, network.variables, batch["image"])
+                part, features = _forward(network.predictor, network.variables, batch["image"])
                 if network.is_teacher:
                     teachers[network.name] = features
                 teacher = {} if network.is_teacher else teachers.get(network.teacher, {})
-                answer |= compare_maps(features, teacher, margin, scale)
-                answer = jax.device_get(answer)
-                if network.name not in answers:
-                    answers[network.name] = _room_for(answer, count)
-                leaves = map(jax.tree.leaves, (answers[network.name], answer))
-                for whole, part in zip(*leaves, strict=True):
-                    whole[rows] = part[mask]
+                part = jax.device_get(part | compare_maps(features, teacher, margin, scale))
+                if network.name not in outputs:
+                    outputs[network.name] = _allocate(part, count)
+                leaves = map(jax.tree.leaves, (outputs[network.name], part))
+                for whole, values in zip(*leaves, strict=True):
+                    whole[rows] = values[mask]
             labels[rows] = batch["label"][mask]
             bar.update(rows.stop - first)
             first = rows.stop
-    return [answers[network.name] for network in networks], labels
+    return outputs, labels
 
 
-def _room_for(answer: Answers, count: int) -> Answers:
-    """Returns arrays, not filled, for as many examples as asked."""
-    return jax.tree.map(lambda x: np.empty((count, *x.shape[1:]), x.dtype), answer)
+def _allocate(outputs: Outputs, count: int) -> Outputs:
+    """Returns uninitialised arrays like the outputs, but for `count` examples."""
+    return jax.tree.map(lambda x: np.empty((count, *x.shape[1:]), x.dtype), outputs)
 
 
 def _finite(
-    networks: Sequence[TrainedModel], answers: Sequence[Answers]
-) -> tuple[list[tuple[TrainedModel, Answers]], list[str]]:
-    """Returns the networks with their answers, and a sentence for each that is left out."""
-    asked, left_out = [], []
-    for network, answer in zip(networks, answers, strict=True):
-        own = answer["logits"], answer["embedding"], answer["angles"]
-        if all(np.isfinite(x).all() for x in jax.tree.leaves(own)):
-            asked.append((network, answer))
+    networks: Sequence[TrainedModel], outputs: dict[str, Outputs]
+) -> tuple[list[TrainedModel], list[str]]:
+    """Returns the networks with finite outputs, and a sentence for each of the others.
+
+    The comparisons with a teacher whose outputs are not finite are removed.
+    """
+    finite, skipped = [], []
+    for network in networks:
+        predicted = [outputs[network.name][key] for key in ("logits", "embedding", "angles")]
+        if all(np.isfinite(x).all() for x in jax.tree.leaves(predicted)):
+            finite.append(network)
         else:
-            left_out.append(f"{network.name}: left out, for what it puts out is not finite")
-    teachers = {network.name for network, _ in asked if network.is_teacher}
-    for network, answer in asked:
-        if network.teacher not in teachers:
-            answer |= {"similarity": {}, "am": {}}
-    return asked, left_out
+            skipped.append(f"{network.name}: skipped: its outputs contain NaN or Inf")
+    names = {network.name for network in finite}
+    for network in finite:
+        if network.is_teacher or network.teacher not in names:
+            outputs[network.name] |= {"similarity": {}, "am": {}}
+    return finite, skipped
 
 
-@functools.partial(distributed.jit, static_argnames="kind")
-def _describe(
-    kind: Predictor, variables: dict, images: jax.Array
-) -> tuple[Answers, dict[str, jax.Array]]:
-    """Returns what a network says of images [B,H,W,3], and its features [B,h,w,c]."""
-    outputs = kind(variables, images)
+@functools.partial(distributed.jit, static_argnames="predictor")
+def _forward(
+    predictor: Predictor, variables: dict, images: jax.Array
+) -> tuple[Outputs, dict[str, jax.Array]]:
+    """Returns the outputs for images uint8 [B,H,W,3], and the features [B,h,w,c]."""
+    outputs = predictor(variables, images)
     features = {layer: outputs.features[layer] for layer in LAYERS}
     angles = {layer: map_angles(feature) for layer, feature in features.items()}
-    answer = {"logits": outputs.logits, "embedding": outputs.embedding, "angles": angles}
-    return answer, features
+    return {"logits": outputs.logits, "embedding": outputs.embedding, "angles": angles}, features
 
 
 @distributed.jit
 def compare_maps(
     student: dict[str, jax.Array], teacher: dict[str, jax.Array], margin: float, scale: float
-) -> Answers:
-    """Measures how far a student's attention maps are from a teacher's.
+) -> Outputs:
+    """Measures the distance of a student's attention maps to a teacher's.
 
     Args:
       student: layer -> float [B,h,w,c].
@@ -248,54 +230,86 @@ def compare_maps(
 
     Returns:
       {"similarity": layer -> `map_cosine`, "am": layer -> AM loss of the whole map}, float32 [B];
-      a layer where one size is no whole multiple of the other is left out.
+      layers where the size of one map is not a multiple of the other are left out.
     """
-    answer: Answers = {"similarity": {}, "am": {}}
+    comparison: Outputs = {"similarity": {}, "am": {}}
     for layer in teacher:
         pair = student[layer], teacher[layer]
         try:
-            answer["similarity"][layer] = map_cosine(*pair)
-            answer["am"][layer] = am_loss(*pair, margin, scale)
+            comparison["similarity"][layer] = map_cosine(*pair)
+            comparison["am"][layer] = am_loss(*pair, margin, scale)
         except UserError:
             continue
-    return answer
+    return comparison
 
 
-def _not_compared(asked: Sequence[tuple[TrainedModel, Answers]]) -> list[str]:
-    """Returns a sentence for each student whose maps could not all be compared."""
-    sentences = []
-    for network, answer in asked:
-        left = [layer for layer in LAYERS if layer not in answer["similarity"]]
-        if left and not network.is_teacher:
-            sentences.append(
-                f"{network.name}: its maps at {', '.join(left)} are not compared with those of "
-                f"{network.teacher}, which is not there or has maps of another size"
+def _comparison_notes(networks: Sequence[TrainedModel], outputs: dict[str, Outputs]) -> list[str]:
+    """Returns a sentence for each student that is not compared with its teacher at all layers."""
+    if not any(network.is_teacher for network in networks):
+        return ["there is no teacher, so the attention maps of the students are not compared"]
+    notes = []
+    for network in networks:
+        layers = [layer for layer in LAYERS if layer not in outputs[network.name]["similarity"]]
+        if layers and not network.is_teacher:
+            notes.append(
+                f"{network.name}: the attention maps of {', '.join(layers)} are not compared with "
+                f"those of {network.teacher}, which is missing or has maps of another size"
             )
-    return sentences
+    return notes
 
 
-@functools.partial(distributed.jit, static_argnames="kind")
-def _look(
-    kind: Predictor, variables: dict, images: jax.Array
+def _model_result(
+    network: TrainedModel,
+    outputs: Outputs,
+    images: np.ndarray,
+    cost: dict[str, float],
+    workdir: Path,
+) -> ModelResult:
+    """Returns the result of a network, with maps and Grad-CAM of the sample images."""
+    maps, cams = jax.device_get(_maps_and_cams(network.predictor, network.variables, images))
+    return ModelResult(
+        name=network.name,
+        method=network.method,
+        seed=network.seed,
+        model=network.model,
+        sweep_key=network.sweep_key,
+        sweep_value=network.sweep_value,
+        step=network.step,
+        parameters=count_parameters(network.variables),
+        **cost,
+        logits=outputs["logits"],
+        embedding=outputs["embedding"],
+        angles=outputs["angles"],
+        similarity=outputs["similarity"],
+        am_distance={layer: float(values.mean()) for layer, values in outputs["am"].items()},
+        maps=maps,
+        cams=cams,
+        curve=_read_curve(workdir / network.name / METRICS_FILE) if network.length else [],
+    )
+
+
+@functools.partial(distributed.jit, static_argnames="predictor")
+def _maps_and_cams(
+    predictor: Predictor, variables: dict, images: jax.Array
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """Returns attention maps of unit norm and Grad-CAM [K,h,w] of images [K,H,W,3], by layer."""
-    outputs, inputs = kind(variables, images), kind.normalize(images)
+    outputs, inputs = predictor(variables, images), predictor.normalize(images)
     predicted = jnp.argmax(outputs.logits, axis=-1)
     maps = {
         layer: l2_normalize(attention_map(outputs.features[layer]), axis=(1, 2)) for layer in LAYERS
     }
     cams = {
-        layer: grad_cam(kind.module, variables, inputs, predicted, layer, kind.predict)
+        layer: grad_cam(predictor.module, variables, inputs, predicted, layer, predictor.predict)
         for layer in LAYERS
     }
     return maps, cams
 
 
 def _flops(network: TrainedModel, image_shape: tuple[int, ...]) -> float:
-    """Returns the operations of one image's forward pass; 0 if there is no CPU to count them for.
+    """Returns the operations of one image's forward pass; 0 if no CPU backend is available.
 
-    They are counted before any optimisation and always for the CPU: what XLA says of a compiled
-    program differs between platforms, and on GPUs leaves out what a library computes.
+    They are counted before any optimisation and always for the CPU: the counts of compiled programs
+    differ between platforms, and on GPUs leave out the operations of libraries.
     """
     try:
         cpu = jax.devices("cpu")[0]
@@ -304,24 +318,24 @@ def _flops(network: TrainedModel, image_shape: tuple[int, ...]) -> float:
     variables = jax.eval_shape(lambda: network.variables)
     image = jax.ShapeDtypeStruct((1, *image_shape), np.uint8)
     with jax.default_device(cpu):
-        lowered = jax.jit(lambda *x: network.kind(*x).logits).lower(variables, image)
+        lowered = jax.jit(lambda *x: network.predictor(*x).logits).lower(variables, image)
         analysis = lowered.cost_analysis()
     return max(0.0, (analysis or {}).get("flops", 0.0))
 
 
 def _images_per_s(network: TrainedModel, images: np.ndarray) -> float:
-    """Returns the median speed of the forward pass of a batch, the first one being left out."""
+    """Returns the median speed of a batch's forward pass, after one warm-up batch."""
     variables, images = jax.device_put((network.variables, images))
     seconds = []
-    for _ in range(1 + _REPEATS):
+    for _ in range(1 + _TIMED_BATCHES):
         start = time.perf_counter()
-        jax.block_until_ready(forward(network.kind, variables, images))
+        jax.block_until_ready(forward(network.predictor, variables, images))
         seconds.append(time.perf_counter() - start)
     return len(images) / float(np.median(seconds[1:]))
 
 
-def _curve(path: Path) -> list[dict[str, Any]]:
-    """Returns the lines of a log, but for what a killed run left unfinished."""
+def _read_curve(path: Path) -> list[dict[str, Any]]:
+    """Returns the complete lines of a metrics file; a killed run may leave an incomplete one."""
     lines = []
     for text in path.read_text(errors="replace").splitlines() if path.exists() else ():
         try:
@@ -333,18 +347,18 @@ def _curve(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _empty(
-    workdir: Path, config: ml_collections.ConfigDict, missing: tuple[str, ...]
+def _empty_report(
+    workdir: Path, config: ml_collections.ConfigDict, notes: Sequence[str]
 ) -> ReportData:
     return ReportData(
         workdir=workdir,
         data=config.data.name,
         class_names=(),
         labels=np.zeros([0], np.int32),
-        shown=np.zeros([0], np.int64),
-        disputed=False,
+        samples=np.zeros([0], np.int64),
+        by_disagreement=False,
         images=np.zeros([0, 0, 0, 3], np.uint8),
         networks=(),
-        missing=missing,
+        notes=tuple(notes),
         config=config.to_dict(),
     )

@@ -1,4 +1,4 @@
-"""The report as files: one page that needs no other, its figures as PNG, its numbers as JSON."""
+"""The files of a report: a self-contained HTML page, its figures as PNG, its numbers as JSON."""
 
 import base64
 import io
@@ -8,62 +8,55 @@ from typing import NamedTuple
 
 import jinja2
 import markupsafe
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from PIL import Image
 from tqdm import tqdm
 
 from amdjax.errors import UserError
-from amdjax.report.figures import THEMES, WIDTHS, FigureSpec, sections, theme
+from amdjax.files import write_atomically
+from amdjax.report.figures import FigureSpec, create_sections, figure_style
 from amdjax.report.report_data import ReportData
-from amdjax.report.summary import Row
-from amdjax.report.table import methods_in_words, table
-from amdjax.training.metric_writer import write_atomically
+from amdjax.report.summary import MethodSummary
+from amdjax.report.table import create_table, describe_methods
 
-_CSS_PIXELS = 96  # of an inch, in a browser
-_LOSSLESS = 300_000  # bytes of a figure in the page; beyond, it is full of photographs
-_QUALITY = 85  # of 100
+_CSS_PIXELS = 96  # per inch, in a browser
 
 
 class _Image(NamedTuple):
-    """A figure for one kind of page: data URIs, and its size in the browser's pixels."""
+    """A figure for the page: data URI and size in CSS pixels."""
 
-    light: str
-    dark: str
+    uri: str
     width: int
     height: int
 
 
-def write_report(study: ReportData, rows: list[Row], folder: Path) -> Path:
-    """Writes `index.html`, `report.json` and a PNG file of each figure on light ground.
+def write_report(report: ReportData, summaries: list[MethodSummary], folder: Path) -> Path:
+    """Writes `index.html`, `report.json` and a PNG file of each figure.
 
     Args:
-      study: what is shown.
-      rows: its numbers, from `score`.
-      folder: is made, and PNG files that an earlier report left there are removed.
+      report: its contents.
+      summaries: of its methods, from `summarize`.
+      folder: is created if necessary; PNG files of an earlier report are removed.
 
     Returns:
       Path of the page.
 
     Raises:
-      UserError: if something there cannot be written.
+      UserError: if a file cannot be written.
     """
     try:
-        return _write(study, rows, folder)
+        return _write(report, summaries, folder)
     except OSError as error:
-        raise UserError(f"the report cannot be written: {error}") from error
+        raise UserError(f"cannot write the report: {error}") from error
 
 
-def _write(study: ReportData, rows: list[Row], folder: Path) -> Path:
+def _write(report: ReportData, summaries: list[MethodSummary], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()
-    by_method = {row.method: row for row in rows}
-    parts = sections(study, by_method)
-    pictures = [picture for part in parts for picture in part.pictures]
-    bar = tqdm(pictures, "figures", unit=" figures", leave=False, disable=None)
-    images = {picture.name: _images(picture, folder) for picture in bar}
+    by_method = {summary.method: summary for summary in summaries}
+    sections = create_sections(report, by_method)
+    figures = [figure for section in sections for figure in section.figures]
+    bar = tqdm(figures, "figures", unit=" figures", leave=False, disable=None)
+    images = {figure.name: _write_figure(figure, folder) for figure in bar}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -73,21 +66,22 @@ def _write(study: ReportData, rows: list[Row], folder: Path) -> Path:
     )
     environment.filters["code"] = _code
     page = environment.get_template("page.html").render(
-        study=study,
-        rows=by_method,
-        table=table(by_method, len(study.labels)) if rows else None,
-        methods=methods_in_words(study),
-        config=json.dumps(study.config, indent=2),
-        sections=parts,
+        report=report,
+        summaries=by_method,
+        table=create_table(by_method, len(report.labels)) if summaries else None,
+        methods=describe_methods(report),
+        config=json.dumps(report.config, indent=2),
+        sections=sections,
         images=images,
     )
-    write_atomically(folder / "report.json", json.dumps(numbers(study, rows), indent=2) + "\n")
+    numbers = json.dumps(to_json(report, summaries), indent=2)
+    write_atomically(folder / "report.json", numbers + "\n")
     write_atomically(folder / "index.html", page)
     return folder / "index.html"
 
 
 def _code(sentence: str) -> markupsafe.Markup:
-    """Sets what stands between backquotes as code."""
+    """Formats the text between backquotes as code."""
     parts = map(markupsafe.escape, sentence.split("`"))
     return markupsafe.Markup().join(
         markupsafe.Markup("<code>%s</code>") % part if i % 2 else part
@@ -95,49 +89,27 @@ def _code(sentence: str) -> markupsafe.Markup:
     )
 
 
-def numbers(study: ReportData, rows: list[Row]) -> dict:
-    """Returns what `report.json` holds."""
+def to_json(report: ReportData, summaries: list[MethodSummary]) -> dict:
+    """Returns the contents of `report.json`."""
     return {
-        "workdir": str(study.workdir),
-        "data": study.data,
-        "test_images": len(study.labels),
-        "shown": study.shown.tolist(),
-        "config": study.config,
-        "sweeps": study.sweeps,
-        "missing": list(study.missing),
-        "methods": [row.to_json() for row in rows],
+        "workdir": str(report.workdir),
+        "data": report.data,
+        "test_images": len(report.labels),
+        "samples": report.samples.tolist(),
+        "config": report.config,
+        "sweeps": report.sweeps,
+        "notes": list(report.notes),
+        "methods": [summary.to_json() for summary in summaries],
     }
 
 
-def _images(picture: FigureSpec, folder: Path) -> dict[str, _Image]:
-    """Draws a figure for each width and theme, and writes the wide light one."""
-    images = {}
-    for width in WIDTHS:
-        uris = {}
-        for name in THEMES:
-            with theme(name, width):
-                figure = picture.draw()
-                image = to_image(figure)
-            if (width, name) == ("wide", "light"):
-                image.save(folder / f"{picture.name}.png", optimize=True)
-            uris[name] = f"data:image/webp;base64,{base64.b64encode(to_webp(image)).decode()}"
-        size = (round(_CSS_PIXELS * inches) for inches in figure.get_size_inches())
-        images[width] = _Image(uris["light"], uris["dark"], *size)
-    return images
-
-
-def to_image(figure: Figure) -> Image.Image:
-    """Returns a figure as pixels."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-
-
-def to_webp(image: Image.Image) -> bytes:
-    """Returns an image file: without any loss, or, where that takes much room, with little."""
-    file = io.BytesIO()
-    image.save(file, "WEBP", lossless=True)
-    if file.tell() > _LOSSLESS:
-        file = io.BytesIO()
-        image.save(file, "WEBP", quality=_QUALITY)
-    return file.getvalue()
+def _write_figure(spec: FigureSpec, folder: Path) -> _Image:
+    """Draws a figure and writes it as a PNG file, whose bytes the page embeds."""
+    buffer = io.BytesIO()
+    with figure_style():
+        figure = spec.draw()
+        figure.savefig(buffer, format="png", pil_kwargs={"optimize": True})
+    png = buffer.getvalue()
+    (folder / f"{spec.name}.png").write_bytes(png)
+    width, height = (round(_CSS_PIXELS * inches) for inches in figure.get_size_inches())
+    return _Image(f"data:image/png;base64,{base64.b64encode(png).decode()}", width, height)

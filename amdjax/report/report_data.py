@@ -1,4 +1,4 @@
-"""What was found out about the networks of a workdir: plain arrays, ready to be shown."""
+"""Evaluation results of the networks of a workdir, as plain arrays: the input of the report."""
 
 import dataclasses
 from pathlib import Path
@@ -6,38 +6,39 @@ from typing import Any
 
 import numpy as np
 
-from amdjax.config import TEACHERS
+from amdjax.experiment import TEACHERS, label_of
 
-LEVELS = {"stage1": "low", "stage2": "middle", "stage3": "high"}  # layers whose maps are looked at
+LEVELS = {"stage1": "low", "stage2": "middle", "stage3": "high"}  # layers whose maps are drawn
 
 
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """One trained network: a phase of a workdir, and what it says of the test split.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelResult:
+    """The results of one trained network on the test split.
 
-    N is the number of test examples, K that of the images that are shown, C of the classes.
+    N is the number of test examples, K the number of sample images, C the number of classes.
 
     Attributes:
-      name: the phase's folder, for instance "teacher", "amd_gl", "kd-seed1".
-      method: "teacher", "teacher_early" or the students' method, with the swept value behind it
-        ("amd_gl-margin=1.5"); networks that differ in the seed alone share it.
+      name: the run's folder, for instance "teacher", "amd_gl", "kd-seed1".
+      method: a student's method, or "teacher" or "teacher_early".
       seed: of its training.
       model: name of the architecture.
-      swept: the setting of a loss, "losses.am.margin", of which `method` has a value; else "".
-      step: the training step that the weights are of.
-      parameters: their number.
-      flops: floating-point operations of one image's forward pass, as XLA counts them for a CPU: a
-        multiplication and an addition are two, and none falls on padding; 0 where it cannot.
-      images_per_s: of the forward pass in whole batches, on the machine and the device that made
-        the study. Like `flops` it is that of the architecture, which networks share.
-      logits: float32 [N,C], of the predicted probabilities.
+      sweep_key: the swept setting, "losses.am.margin"; "" without a sweep.
+      sweep_value: the value of that setting.
+      step: the training step of the weights.
+      parameters: number of parameters.
+      flops: floating-point operations of one image's forward pass, as XLA counts them for a CPU:
+        a multiplication and an addition count as two, and operations on padding do not count;
+        0 if unknown.
+      images_per_s: speed of the forward pass in whole batches, on the device that evaluated the
+        network; measured, like `flops`, once for each architecture.
+      logits: float32 [N,C], whose softmax are the predicted probabilities.
       embedding: float32 [N,D].
       angles: layer -> float32 [N], see `map_angles`, in degrees.
       similarity: layer -> float32 [N], `map_cosine` with the map of its teacher, or of "teacher" if
-        it was trained without one; {} for a teacher, or where there is none. A layer is left out
-        where the sizes of the two maps are no multiples.
+        it was trained without one; {} for a teacher, or if there is no teacher. Layers where the
+        size of one map is not a multiple of the other are left out.
       am_distance: layer -> float, the mean AM loss to that teacher, with the config's margin and
-        scale for all students alike; the layers are those of `similarity`.
+        scale for all students; the layers are those of `similarity`.
       maps: layer -> float32 [K,h,w], attention maps of unit norm.
       cams: layer -> float32 [K,h,w], Grad-CAM of the predicted class, not negative.
       curve: the lines of `metrics.jsonl`; [] for a teacher that was trained elsewhere.
@@ -47,7 +48,8 @@ class Network:
     method: str
     seed: int
     model: str
-    swept: str
+    sweep_key: str = ""
+    sweep_value: Any = None
     step: int
     parameters: int
     flops: float
@@ -63,52 +65,64 @@ class Network:
 
     @property
     def is_teacher(self) -> bool:
-        """Whether it taught the others."""
+        """Whether the network is a teacher."""
         return self.method in TEACHERS
 
     @property
-    def base(self) -> str:
-        """Its method without the value that was swept."""
-        behind = f"-{self.swept.rpartition('.')[2]}="  # see `RunSpec`
-        return self.method.rpartition(behind)[0] if self.swept else self.method
+    def label(self) -> str:
+        """The method with its swept value, which all seeds of it have in common."""
+        return label_of(self.method, self.sweep_key, self.sweep_value)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ReportData:
-    """All that a report shows.
+    """The contents of a report.
 
     Attributes:
       workdir: where the networks were trained.
       data: name of the data set.
-      class_names: in the order of the labels; () where there are no networks, and all arrays
+      class_names: in the order of the labels; () if there are no networks, and then all arrays
         are empty.
       labels: int32 [N], of the test split.
-      shown: int [K], which test examples are shown as images.
-      disputed: whether these are the ones that the networks disagree on most; else they were
-        asked for.
-      images: uint8 [K,H,W,3], these.
+      samples: int [K], indices of the test images whose maps are drawn.
+      by_disagreement: whether the samples are those that the networks disagree on most; else the
+        user chose them.
+      images: uint8 [K,H,W,3], the samples.
       networks: the teachers first, then the students in the order of the config's methods, then
-        what other runs left in the workdir.
-      missing: sentences about what was looked for and not found.
-      config: that of the workdir's last run.
+        those of earlier commands.
+      notes: sentences about missing or incomplete results.
+      config: of the workdir's last command.
     """
 
     workdir: Path
     data: str
     class_names: tuple[str, ...]
     labels: np.ndarray
-    shown: np.ndarray
-    disputed: bool
+    samples: np.ndarray
+    by_disagreement: bool
     images: np.ndarray
-    networks: tuple[Network, ...]
-    missing: tuple[str, ...]
+    networks: tuple[ModelResult, ...]
+    notes: tuple[str, ...]
     config: dict[str, Any]
 
     @property
+    def by_label(self) -> dict[str, tuple[ModelResult, ...]]:
+        """The networks of each method and swept value, one for each seed."""
+        groups: dict[str, list[ModelResult]] = {}
+        for network in self.networks:
+            groups.setdefault(network.label, []).append(network)
+        return {label: tuple(networks) for label, networks in groups.items()}
+
+    @property
+    def first_seeds(self) -> tuple[ModelResult, ...]:
+        """The network of the first seed of each method and swept value."""
+        return tuple(networks[0] for networks in self.by_label.values())
+
+    @property
     def sweeps(self) -> dict[str, tuple[str, ...]]:
-        """The settings that were swept, and the methods that have a value of each."""
+        """The swept settings, and the labels of the networks of each."""
         sweeps: dict[str, dict[str, None]] = {}
         for network in self.networks:
-            if network.swept:
-                sweeps.setdefault(network.swept, {})[network.method] = None
-        return {key: tuple(methods) for key, methods in sweeps.items()}
+            if network.sweep_key:
+                sweeps.setdefault(network.sweep_key, {})[network.label] = None
+        return {key: tuple(labels) for key, labels in sweeps.items()}

@@ -1,4 +1,4 @@
-"""The numbers of a report: what a `ReportData` says of each method, over its seeds."""
+"""Statistics of a report: quality, calibration and geometry of each method, over its seeds."""
 
 import dataclasses
 import statistics
@@ -13,23 +13,22 @@ from scipy.stats import binomtest
 from amdjax import metrics
 from amdjax.analysis.angles import geodesic_distances
 from amdjax.analysis.calibration import fit_temperature, split_half
-from amdjax.report.report_data import Network, ReportData
+from amdjax.report.report_data import ModelResult, ReportData
 from amdjax.training.results import Comparison, baseline_of, compare_accuracies
 
-HALVES_SEED = 0  # of the division into examples to fit a temperature on and those to judge it by
 _SAMPLE_SEED = 0
-_SAMPLE = 1000  # examples whose pairs are measured: half a million
+_SAMPLE_SIZE = 1000  # examples whose pairwise distances are measured: half a million pairs
 
 
-class Scaling(NamedTuple):
-    """What temperature scaling does to a network; errors are of the held-out half.
+class TemperatureScaling(NamedTuple):
+    """Temperature scaling of a network, evaluated on the held-out half of the examples.
 
     Attributes:
       temperature: fitted on the other half.
-      ece_before: expected calibration error, 15 bins, from 0 to 1.
+      ece_before: expected calibration error, 15 bins, in [0, 1].
       ece_after: the same of `softmax(logits / temperature)`.
       nll_before: mean negative log-likelihood, in nats.
-      nll_after: likewise.
+      nll_after: the same of `softmax(logits / temperature)`.
     """
 
     temperature: float
@@ -43,11 +42,11 @@ class McNemar(NamedTuple):
     """McNemar's exact test of two networks on the same examples, see `mcnemar`.
 
     Attributes:
-      baseline: the method that the other one is compared with.
+      baseline: label of the method that the other one is compared with.
       seed: of both networks.
-      gained: examples that the method has right and the baseline wrong.
-      lost: examples that the baseline has right and the method wrong.
-      p_value: two-sided, of as uneven a division if each were equally likely.
+      gained: number of examples that only the method classifies correctly.
+      lost: number of examples that only the baseline classifies correctly.
+      p_value: two-sided.
     """
 
     baseline: str
@@ -58,13 +57,13 @@ class McNemar(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Score:
-    """A quantity of a method.
+class Stat:
+    """Statistics of one quantity of a method.
 
     Attributes:
       mean: over the seeds.
-      std: standard deviation over the seeds (n - 1); None of a single one.
-      values: of each seed, in the order of `Row.seeds`.
+      std: standard deviation over the seeds (n - 1); None for a single seed.
+      values: for each seed, in the order of `MethodSummary.seeds`.
     """
 
     mean: float
@@ -72,29 +71,30 @@ class Score:
     values: tuple[float, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """The numbers of a method.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MethodSummary:
+    """The statistics of a method.
 
     Attributes:
-      method: its name, with the swept value behind it; or a teacher's.
-      is_teacher: whether it taught the others.
+      method: the method with its swept value, see `ModelResult.label`.
+      is_teacher: whether it is a teacher.
       model: name of the architecture.
       seeds: of its networks.
-      parameters: their number.
-      flops: of one image's forward pass; 0 where it is not known.
+      parameters: number of parameters.
+      flops: of one image's forward pass; 0 if unknown.
       images_per_s: of the forward pass.
-      scores: "top1", "top5", "nll", "ece", "v_measure", "homogeneity", "completeness" (of the true
-        labels against the predicted), "temperature", "ece_before", "ece_after", "nll_before",
-        "nll_after" (see `Scaling`), "geodesic_intra", "geodesic_inter" (mean distance of two
-        embeddings of one class and of two, in degrees; left out where there are no such pairs).
+      scores: "top1", "top5", "nll", "ece", "v_measure", "homogeneity", "completeness" (of the
+        predicted against the true classes), "temperature", "ece_before", "ece_after",
+        "nll_before", "nll_after" (see `TemperatureScaling`), "geodesic_intra", "geodesic_inter"
+        (mean distance of two embeddings of one class and of two classes, in degrees; left out if
+        there are no such pairs).
       similarity: layer -> mean `map_cosine` with the teacher's map.
       am_distance: layer -> mean AM loss to the teacher.
       angles: layer -> mean `map_angles`, in degrees.
-      t_test: the accuracies paired by seed with the baseline's; None without two common seeds.
-        Its p-value says whether training again would give the same order.
-      mcnemar: the test on examples, where the seeds are too few for the other; else None. Its
-        p-value says whether other test images would give the same order of these two networks.
+      t_test: of the accuracies, paired by seed with those of the baseline; None with fewer than
+        two common seeds. It takes the training (the seeds) as the source of randomness.
+      mcnemar: test on the examples if there is no `t_test`; else None. It takes the choice of the
+        test images as the source of randomness.
     """
 
     method: str
@@ -104,132 +104,137 @@ class Row:
     parameters: int
     flops: float
     images_per_s: float
-    scores: dict[str, Score]
-    similarity: dict[str, Score]
-    am_distance: dict[str, Score]
-    angles: dict[str, Score]
+    scores: dict[str, Stat]
+    similarity: dict[str, Stat]
+    am_distance: dict[str, Stat]
+    angles: dict[str, Stat]
     t_test: Comparison | None
     mcnemar: McNemar | None
 
     def to_json(self) -> dict:
-        """Returns what `json.dumps` takes; values that are not defined are None."""
-        row = dataclasses.asdict(self)
+        """Returns the summary for `json.dumps`; undefined values are None."""
+        summary = dataclasses.asdict(self)
         for test in ("t_test", "mcnemar"):
-            if row[test] is not None:
-                entry = row[test]._asdict()
-                row[test] = {k: None if v != v else v for k, v in entry.items()}
-        return row
+            if summary[test] is not None:
+                entry = summary[test]._asdict()
+                summary[test] = {k: None if v != v else v for k, v in entry.items()}
+        return summary
 
 
-def score(study: ReportData) -> list[Row]:
-    """Returns a row for each method of a study, in the order of its networks.
+def summarize(report: ReportData) -> list[MethodSummary]:
+    """Returns the summary of each method and swept value, in the order of the report's networks.
 
-    The baseline of both tests is `kd`, or the first student where there is none.
+    The baseline of both tests is `kd`, or the first student if there is no `kd`.
 
     Args:
-      study: of at least two test examples, or of no network.
+      report: with at least two test examples, or without networks.
 
     Raises:
       UserError: if there is a single test example.
     """
-    groups: dict[str, list[Network]] = {}
-    for network in study.networks:
-        groups.setdefault(network.method, []).append(network)
-    sample = class_sample(study.labels, len(study.class_names))
+    groups = report.by_label
+    sample = class_sample(report.labels, len(report.class_names))
     scores = {
-        method: _over_seeds(_of_network(network, study.labels, sample) for network in networks)
-        for method, networks in groups.items()
+        label: _over_seeds(_scores(network, report.labels, sample) for network in networks)
+        for label, networks in groups.items()
     }
     students = {
-        method: {network.seed: network for network in networks}
-        for method, networks in groups.items()
+        label: {network.seed: network for network in networks}
+        for label, networks in groups.items()
         if not networks[0].is_teacher
     }
     accuracies = {
-        method: dict(zip(by_seed, scores[method]["top1"].values, strict=True))
-        for method, by_seed in students.items()
+        label: dict(zip(by_seed, scores[label]["top1"].values, strict=True))
+        for label, by_seed in students.items()
     }
     t_tests = {entry.method: entry for entry in compare_accuracies(accuracies)}
     return [
-        Row(
-            method=method,
+        MethodSummary(
+            method=label,
             is_teacher=networks[0].is_teacher,
             model=networks[0].model,
             seeds=tuple(network.seed for network in networks),
             parameters=networks[0].parameters,
             flops=networks[0].flops,
             images_per_s=networks[0].images_per_s,
-            scores=scores[method],
+            scores=scores[label],
             similarity=_over_seeds(_means(network.similarity) for network in networks),
             am_distance=_over_seeds(network.am_distance for network in networks),
             angles=_over_seeds(_means(network.angles) for network in networks),
-            t_test=t_tests.get(method),
-            mcnemar=None if method in t_tests else _mcnemar(students, method, study.labels),
+            t_test=t_tests.get(label),
+            mcnemar=None if label in t_tests else _mcnemar(students, label, report.labels),
         )
-        for method, networks in groups.items()
+        for label, networks in groups.items()
     ]
 
 
-def temperature_scaling(logits: np.ndarray, labels: np.ndarray) -> Scaling:
-    """Fits a temperature on one half of the examples and judges it on the other.
+def temperature_scaling(logits: np.ndarray, labels: np.ndarray) -> TemperatureScaling:
+    """Fits a temperature on one half of the examples and evaluates it on the other.
 
     Args:
       logits: float [N,C], finite.
       labels: int [N].
 
     Returns:
-      `Scaling`; the halves are always the same for the same N.
+      `TemperatureScaling`; the halves depend on N only.
 
     Raises:
       UserError: on fewer than two examples, or logits that are not finite.
     """
-    fit, held_out = split_half(len(labels), HALVES_SEED)
+    fit, held_out = split_half(len(labels))
     temperature = fit_temperature(logits[fit], labels[fit])
     logits, labels = logits[held_out], labels[held_out]
     before, after = _evaluate(logits, labels), _evaluate(logits / np.float32(temperature), labels)
-    return Scaling(temperature, before["ece"], after["ece"], before["nll"], after["nll"])
+    return TemperatureScaling(
+        temperature=temperature,
+        ece_before=before["ece"],
+        ece_after=after["ece"],
+        nll_before=before["nll"],
+        nll_after=after["nll"],
+    )
 
 
-def mcnemar(right: np.ndarray, baseline_right: np.ndarray) -> tuple[int, int, float]:
-    """Tests whether two networks are equally often right on the same examples.
+def mcnemar(correct: np.ndarray, baseline_correct: np.ndarray) -> tuple[int, int, float]:
+    """Tests whether two networks have the same accuracy, on the same examples.
 
-    McNemar's test (Psychometrika 1947) in its exact form: of the examples that one alone has right
-    as many should be the one's as the other's, so their division is binomial with 1/2.
+    McNemar's test (Psychometrika 1947) in its exact form: under the null hypothesis, the number of
+    examples that only the first network classifies correctly, among those that exactly one network
+    does, is binomial with probability 1/2.
 
     Args:
-      right: bool [N], whether the one is right.
-      baseline_right: bool [N], whether the other is.
+      correct: bool [N], whether the first network is correct.
+      baseline_correct: bool [N], whether the second network is correct.
 
     Returns:
-      (examples that the one alone has right, that the other alone has right, two-sided p-value);
-      p is 1 where there are no such examples.
+      (number of examples that only the first network classifies correctly, number of those that
+      only the second does, two-sided p-value); p is 1 if both numbers are 0.
     """
-    gained = int(np.sum(right & ~baseline_right))
-    lost = int(np.sum(baseline_right & ~right))
+    gained = int(np.sum(correct & ~baseline_correct))
+    lost = int(np.sum(baseline_correct & ~correct))
     p_value = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
     return gained, lost, p_value
 
 
 def class_sample(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Draws examples whose pairs are to be measured: of each class as many, about 1000 in all.
+    """Draws a class-balanced sample of about 1000 examples, for pairwise distances.
 
     Args:
       labels: int [N].
       num_classes: C.
 
     Returns:
-      int64, ascending: 1000 / C examples of each class but at least 2, or all that it has; the
-      same for the same labels.
+      int64, ascending: 1000 / C examples of each class but at least 2, or all examples of a smaller
+      class; the same for the same labels.
     """
-    each = max(2, _SAMPLE // max(num_classes, 1))
+    per_class = max(2, _SAMPLE_SIZE // max(num_classes, 1))
     rng = np.random.default_rng(_SAMPLE_SEED)
     drawn = [
-        rng.permutation(np.flatnonzero(labels == label))[:each] for label in range(num_classes)
+        rng.permutation(np.flatnonzero(labels == label))[:per_class] for label in range(num_classes)
     ]
     return np.sort(np.concatenate([np.zeros([0], np.int64), *drawn]))
 
 
-def _of_network(network: Network, labels: np.ndarray, sample: np.ndarray) -> dict[str, float]:
+def _scores(network: ModelResult, labels: np.ndarray, sample: np.ndarray) -> dict[str, float]:
     logits = network.logits
     evaluation = _evaluate(logits, labels)
     homogeneity, completeness, v_measure = metrics.v_measure(labels, logits.argmax(axis=1))
@@ -251,46 +256,44 @@ def _of_network(network: Network, labels: np.ndarray, sample: np.ndarray) -> dic
 
 
 def _evaluate(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Returns what an evaluation of the run reports, of whole arrays."""
+    """Returns the `EvalMetrics` of whole arrays."""
     values = _eval_metrics(logits, labels).compute()
     return {name: float(value) for name, value in values.items()}
 
 
 @jax.jit
 def _eval_metrics(logits: jax.Array, labels: jax.Array) -> metrics.EvalMetrics:
-    everything = jnp.ones(labels.shape, bool)
-    return metrics.EvalMetrics.single_from_model_output(
-        logits=logits, labels=labels, mask=everything
-    )
+    mask = jnp.ones(labels.shape, bool)
+    return metrics.EvalMetrics.single_from_model_output(logits=logits, labels=labels, mask=mask)
 
 
 def _means(by_layer: dict[str, np.ndarray]) -> dict[str, float]:
     return {layer: float(values.mean()) for layer, values in by_layer.items()}
 
 
-def _over_seeds(values: Iterable[dict[str, float]]) -> dict[str, Score]:
-    """Summarises what each seed's network has; a quantity that one of them lacks is left out."""
+def _over_seeds(values: Iterable[dict[str, float]]) -> dict[str, Stat]:
+    """Returns the statistics of each quantity that all seeds have."""
     values = list(values)
-    shared = [name for name in values[0] if all(name in other for other in values)]
-    return {name: _score([entry[name] for entry in values]) for name in shared}
+    names = [name for name in values[0] if all(name in other for other in values)]
+    return {name: _stat([entry[name] for entry in values]) for name in names}
 
 
-def _score(values: list[float]) -> Score:
+def _stat(values: list[float]) -> Stat:
     std = statistics.stdev(values) if len(values) > 1 else None
-    return Score(statistics.fmean(values), std, tuple(values))
+    return Stat(statistics.fmean(values), std, tuple(values))
 
 
 def _mcnemar(
-    students: dict[str, dict[int, Network]], method: str, labels: np.ndarray
+    students: dict[str, dict[int, ModelResult]], label: str, labels: np.ndarray
 ) -> McNemar | None:
-    """Compares a student with the baseline's of the same seed, the first of several."""
-    baseline = baseline_of(students) if students else method
-    if method not in students or method == baseline:
+    """Compares a student with the baseline at the first seed that both have."""
+    baseline = baseline_of(students) if students else label
+    if label not in students or label == baseline:
         return None
-    for seed, network in students[method].items():
+    for seed, network in students[label].items():
         if seed in students[baseline]:
-            right, other = (
+            correct, baseline_correct = (
                 one.logits.argmax(axis=1) == labels for one in (network, students[baseline][seed])
             )
-            return McNemar(baseline, seed, *mcnemar(right, other))
+            return McNemar(baseline, seed, *mcnemar(correct, baseline_correct))
     return None

@@ -1,32 +1,32 @@
-"""The table of a report: what stands in its cells."""
+"""The table of a report: its cells and notes."""
 
 import math
 from typing import NamedTuple
 
-from amdjax.config import EARLY_TEACHER, TEACHER
+from amdjax.experiment import EARLY_TEACHER, TEACHER
 from amdjax.methods import METHODS
-from amdjax.report.figures.style import as_text
+from amdjax.report.figures.style import stat_text
 from amdjax.report.report_data import ReportData
-from amdjax.report.summary import Row
+from amdjax.report.summary import MethodSummary
 
 
 class Cell(NamedTuple):
-    """A cell; the best of its column is set in bold."""
+    """A cell; the best value of a column is set in bold."""
 
     text: str
     best: bool = False
 
 
 class Table(NamedTuple):
-    """A table: headings, lines of as many cells, and notes to stand below."""
+    """A table: headings, rows of as many cells, and notes to print below."""
 
     headings: tuple[str, ...]
-    lines: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...]
 
 
 class _Column(NamedTuple):
-    """A column of `Row.scores`: `sign` times the mean is the larger, the better."""
+    """A column of `MethodSummary.scores`; `sign` is 1 if larger values are better, else -1."""
 
     heading: str
     digits: int
@@ -43,55 +43,55 @@ _COLUMNS = {
     "homogeneity": _Column("homo-\ngeneity", 3, 1.0, 1),
     "completeness": _Column("complete-\nness", 3, 1.0, 1),
 }
-_NONE = Cell("–")
+_EMPTY = Cell("–")
 _TEACHERS = {
-    TEACHER: "taught the others",
-    EARLY_TEACHER: "teacher that was stopped early, for eskd",
+    TEACHER: "teacher of the students",
+    EARLY_TEACHER: "early-stopped teacher of eskd",
 }
 
 
-def table(rows: dict[str, Row], examples: int) -> Table:
-    """Sets the numbers of the methods out in a table.
+def create_table(summaries: dict[str, MethodSummary], examples: int) -> Table:
+    """Returns the table of the methods.
 
     Args:
-      rows: by method, at least one.
-      examples: in the test split.
+      summaries: by method, at least one.
+      examples: number of test examples.
 
     Returns:
-      A line for each method. The best of two or more students has its cell marked in each column
-      where more or less is better; equal ones are all marked.
+      A row for each method. If there are several students, the best value of each column is
+      marked, and so are all values equal to it.
     """
-    tests = (row.t_test or row.mcnemar for row in rows.values())
+    tests = (summary.t_test or summary.mcnemar for summary in summaries.values())
     baseline = next((test.baseline for test in tests if test), None)
     compared = () if baseline is None else (f"top-1 − {baseline}\n(points)", "p")
     headings = ("method", "model", "seeds", _COLUMNS["top1"].heading, *compared)
     headings += tuple(column.heading for name, column in _COLUMNS.items() if name != "top1")
     headings += ("para-\nmeters", "FLOPs", "images/s")
-    best = _best(rows)
-    lines = []
-    for method, row in rows.items():
+    best = _best(summaries)
+    rows = []
+    for method, summary in summaries.items():
         first, *others = (
             Cell(
-                as_text(row.scores[name], column.digits, column.factor),
-                not row.is_teacher and row.scores[name].mean == best.get(name),
+                stat_text(summary.scores[name], column.digits, column.factor),
+                not summary.is_teacher and summary.scores[name].mean == best.get(name),
             )
             for name, column in _COLUMNS.items()
         )
         cost = (
-            Cell(f"{row.parameters:,}"),
-            Cell(_with_prefix(row.flops)) if row.flops else _NONE,
-            Cell(_two_digits(row.images_per_s)),
+            Cell(f"{summary.parameters:,}"),
+            Cell(_with_prefix(summary.flops)) if summary.flops else _EMPTY,
+            Cell(_two_digits(summary.images_per_s)),
         )
-        comparison = () if baseline is None else _compared(row, examples)
-        seeds = Cell(str(len(row.seeds)))
-        lines.append((Cell(method), Cell(row.model), seeds, first, *comparison, *others, *cost))
-    return Table(headings, tuple(lines), _notes(rows, examples))
+        comparison = () if baseline is None else _comparison(summary, examples)
+        seeds = Cell(str(len(summary.seeds)))
+        rows.append((Cell(method), Cell(summary.model), seeds, first, *comparison, *others, *cost))
+    return Table(headings, tuple(rows), _notes(summaries, examples))
 
 
-def _best(rows: dict[str, Row]) -> dict[str, float]:
-    """The best mean of each column in which the students differ."""
-    students = [row for row in rows.values() if not row.is_teacher]
-    means = {name: {row.scores[name].mean for row in students} for name in _COLUMNS}
+def _best(summaries: dict[str, MethodSummary]) -> dict[str, float]:
+    """Returns the best mean of each column in which the students differ."""
+    students = [summary for summary in summaries.values() if not summary.is_teacher]
+    means = {name: {summary.scores[name].mean for summary in students} for name in _COLUMNS}
     return {
         name: max(values, key=lambda x: _COLUMNS[name].sign * x)
         for name, values in means.items()
@@ -99,15 +99,15 @@ def _best(rows: dict[str, Row]) -> dict[str, float]:
     }
 
 
-def _compared(row: Row, examples: int) -> tuple[Cell, Cell]:
-    """Difference of the accuracies, and p-value with a letter for the test."""
-    if row.t_test is not None:
-        difference, p, letter = row.t_test.difference, row.t_test.p_value, "t"
-    elif row.mcnemar is not None:
-        difference = (row.mcnemar.gained - row.mcnemar.lost) / examples
-        p, letter = row.mcnemar.p_value, "M"
+def _comparison(summary: MethodSummary, examples: int) -> tuple[Cell, Cell]:
+    """Returns the difference of the accuracies, and the p-value with a letter for the test."""
+    if summary.t_test is not None:
+        difference, p, letter = summary.t_test.difference, summary.t_test.p_value, "t"
+    elif summary.mcnemar is not None:
+        difference = (summary.mcnemar.gained - summary.mcnemar.lost) / examples
+        p, letter = summary.mcnemar.p_value, "M"
     else:
-        return _NONE, _NONE
+        return _EMPTY, _EMPTY
     return (
         Cell(f"{100 * difference:+.2f}".replace("-", "−")),
         Cell(f"{_p_value(p)} ({letter})"),
@@ -120,50 +120,50 @@ def _p_value(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else "<0.001"
 
 
-def methods_in_words(study: ReportData) -> dict[str, str]:
-    """Returns a line for each method of a study, but for swept values; teachers have theirs too."""
-    lines = {}
-    for network in study.networks:
-        parts = network.base.split("+")
+def describe_methods(report: ReportData) -> dict[str, str]:
+    """Returns a description of each method and teacher."""
+    descriptions = {}
+    for network in report.networks:
+        parts = network.method.split("+")
         if network.is_teacher:
-            lines[network.base] = _TEACHERS[network.base]
+            descriptions[network.method] = _TEACHERS[network.method]
         elif all(part in METHODS for part in parts):
-            lines[network.base] = "; and ".join(METHODS[part].summary for part in parts)
-    return lines
+            descriptions[network.method] = "; and ".join(METHODS[part].summary for part in parts)
+    return descriptions
 
 
-def _notes(rows: dict[str, Row], examples: int) -> tuple[str, ...]:
+def _notes(summaries: dict[str, MethodSummary], examples: int) -> tuple[str, ...]:
     notes = [
-        "Test split, last checkpoint. ECE: 15 bins. V-measure, homogeneity and completeness: of "
-        "the predicted against the true classes. FLOPs: of one image's forward pass, as XLA counts "
-        "them before it optimises; images/s: of whole batches on the machine that made this "
-        "report, measured once for each architecture."
+        "Test split, last checkpoint. ECE: 15 bins. V-measure, homogeneity and completeness "
+        "compare the predicted with the true classes. FLOPs: of one image's forward pass, as "
+        "counted by XLA before optimisation. images/s: of whole batches on the machine that made "
+        "this report, measured once for each architecture."
     ]
-    best = max(row.scores["top1"].mean for row in rows.values())
+    best = max(summary.scores["top1"].mean for summary in summaries.values())
     error = 100 * math.sqrt(best * (1 - best) / examples)
     notes.append(
-        f"One test image is {100 / examples:.2g} points of top-1; that these images were drawn and "
-        f"no others makes a standard error of about {error:.2g} points."
+        f"One test image is {100 / examples:.2g} points of top-1; the standard error of top-1 due "
+        f"to the choice of the test images is about {error:.2g} points."
     )
-    if any(len(row.seeds) > 1 for row in rows.values()):
+    if any(len(summary.seeds) > 1 for summary in summaries.values()):
         notes.append("With several seeds: mean ± standard deviation (n − 1).")
-    if _best(rows):
-        notes.append("Bold: the best student.")
-    if any(row.t_test for row in rows.values()):
+    if _best(summaries):
+        notes.append("Bold: best student.")
+    if any(summary.t_test for summary in summaries.values()):
         notes.append(
-            "p (t): Student's paired t-test over the seeds (would training again give the same "
-            "order?); none where all seeds have the same difference."
+            "p (t): paired t-test over the seeds, for the difference due to training; undefined "
+            "if the difference is the same for all seeds."
         )
-    if any(row.mcnemar for row in rows.values()):
+    if any(summary.mcnemar for summary in summaries.values()):
         notes.append(
-            "p (M): McNemar's exact test over the test images (would other images give the same "
-            "order of these two networks?)."
+            "p (M): McNemar's exact test over the test images, for the difference of these two "
+            "networks; it does not cover the variation between seeds."
         )
     return tuple(notes)
 
 
 def _two_digits(value: float) -> str:
-    """The speed of a machine is not known more exactly."""
+    """Rounds a speed to its precision: two significant digits."""
     return f"{float(f'{value:.2g}'):,.0f}"
 
 

@@ -1,129 +1,180 @@
-"""The loop over the steps of one network, or of several that are trained at once."""
+"""The train loop: steps, logs, evaluations and checkpoints of one run, or of several together."""
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
 
 import jax
+import ml_collections
 
 from amdjax import distributed
 from amdjax.checkpoint import Checkpoints
-from amdjax.config import RunSpec
+from amdjax.experiment import RunSpec
 from amdjax.training.metric_writer import Profiler, RunLogger
-from amdjax.training.multi_step import StepRunner, chunk_ends
-from amdjax.training.optimizer import learning_rate_schedule
+from amdjax.training.multi_step import StepRunner
 from amdjax.training.train_state import TrainState
 from amdjax.training.trainer import Trainer
 
 
 @dataclasses.dataclass
 class RunState:
-    """One of the networks that are trained at once.
+    """A run in progress.
 
     Attributes:
-      phase: what it is.
-      checkpoints: of its folder.
-      state: of the newest of them, or before the first step.
+      spec: of the run.
+      folder: of the run.
+      checkpoints: in that folder.
+      state: of the newest checkpoint, or before the first step.
       start: the steps that are done.
     """
 
-    phase: RunSpec
+    spec: RunSpec
+    folder: Path
     checkpoints: Checkpoints
     state: TrainState
     start: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The steps after which the host logs, evaluates and saves.
+
+    Attributes:
+      start: steps done before.
+      total: the step after which the run is finished.
+      eval_every: steps between evaluations; the last step is evaluated too.
+      log_every: steps between log lines.
+      save_every: steps between checkpoints; one is saved at each evaluation too.
+      profile: whether a trace is recorded, which starts and ends between two steps.
+    """
+
+    start: int
+    total: int
+    eval_every: int
+    log_every: int
+    save_every: int
+    profile: bool = False
+
+    @classmethod
+    def create(
+        cls, config: ml_collections.ConfigDict, start: int, total: int, steps_per_epoch: int
+    ) -> "Schedule":
+        """Returns the schedule of a config."""
+        return cls(
+            start,
+            total,
+            eval_every=config.eval_every_epochs * steps_per_epoch,
+            log_every=config.log_every_steps,
+            save_every=config.checkpoint_every_steps,
+            profile=config.profile,
+        )
+
+    def evaluates(self, step: int) -> bool:
+        """Returns whether the network is evaluated after a step."""
+        return step % self.eval_every == 0 or step == self.total
+
+    def saves(self, step: int) -> bool:
+        """Returns whether a checkpoint is saved after a step."""
+        return step % self.save_every == 0 or self.evaluates(step)
+
+    def logs(self, step: int) -> bool:
+        """Returns whether a log line is written after a step."""
+        return step % self.log_every == 0 or self.saves(step)
+
+    def needs_host(self, step: int) -> bool:
+        """Returns whether the host has something to do after a step."""
+        return self.logs(step) or (self.profile and step - self.start in Profiler.STOPS)
+
+    def chunk_ends(self, max_chunk: int) -> Iterator[int]:
+        """Yields the last step of each chunk of steps that can run as one program.
+
+        Args:
+          max_chunk: largest number of steps in a chunk.
+        """
+        last = self.start
+        for step in range(self.start + 1, self.total + 1):
+            if step - last == max_chunk or step == self.total or self.needs_host(step):
+                yield step
+                last = step
+
+
 def train_loop(
-    job: Trainer,
-    members: list[RunState],
-    feed: StepRunner,
-    total: int,
-    evaluate: Callable[[dict], dict[str, float]],
-    stop: distributed.Preemption,
+    trainer: Trainer,
+    runs: list[RunState],
+    runner: StepRunner,
+    preemption: distributed.Preemption,
 ) -> bool:
-    """Trains networks that stand at the same step, and logs, evaluates and saves them.
+    """Trains runs that stand at the same step, and logs, evaluates and saves them.
 
     Args:
-      job: the run.
-      members: the networks; their states become those behind the last step.
-      feed: what they are trained with.
-      total: the step at which they are finished.
-      evaluate: a network's variables -> its values.
-      stop: asked behind every step.
+      trainer: of the runs.
+      runs: their states become those after the last step.
+      runner: of their steps.
+      preemption: polled after every step.
 
     Returns:
-      Whether they came to the end; False if they were told to stop.
+      Whether the runs are finished; False if a signal stopped them.
 
     Raises:
       UserError: if a value is not finite, or the disk is full.
     """
-    config, start = job.config, members[0].start
-    per_epoch = feed.batches[0].steps_per_epoch
-    learning_rate = learning_rate_schedule(config.optim, per_epoch, config.epochs)
-    logs = [
+    config, start, total = trainer.config, runs[0].start, trainer.total_steps
+    schedule = Schedule.create(config, start, total, trainer.steps_per_epoch)
+    primary = distributed.is_primary()
+    loggers = [
         RunLogger(
-            job.workdir / member.phase.name,
-            member.phase.name,
-            start,
-            total,
-            per_epoch,
-            config.batch_size,
-            enabled=distributed.is_primary(),
+            run.folder,
+            name=run.spec.name,
+            start=start,
+            total=total,
+            steps_per_epoch=trainer.steps_per_epoch,
+            batch_size=config.batch_size,
+            enabled=primary,
         )
-        for member in members
+        for run in runs
     ]
-    profile = Profiler(
-        job.workdir / members[0].phase.name / "profile", config.profile and distributed.is_primary()
-    )
-    examples = feed.examples(job.dataset.train, config.data.device_gib)
-    longest = 1 if examples is None else config.log_every_steps
-    feeding = feed.streaming(start, total) if examples is None else feed.resident(examples, longest)
+    profiler = Profiler(runs[0].folder / "profile", enabled=config.profile and primary)
+
+    def log_metrics(first: int, last: int, metrics: tuple[dict[str, jax.Array], ...]) -> None:
+        for logger, values in zip(loggers, jax.device_get(metrics), strict=True):
+            logger.add(first, last, values)
+
     stopped = False
-
-    def halts(step: int) -> bool:
-        periods = (per_epoch * config.eval_every_epochs, config.log_every_steps)
-        return any(step % period == 0 for period in (*periods, config.checkpoint_every_steps)) or (
-            config.profile and step - start in Profiler.STOPS
-        )
-
-    def note(first: int, last: int, metrics: tuple[dict[str, jax.Array], ...]) -> None:
-        for log, values in zip(logs, jax.device_get(metrics), strict=True):
-            log.train_steps(first, last, values)
-
     with contextlib.ExitStack() as stack:
-        for log in logs:
-            stack.enter_context(log)
-        stack.enter_context(profile)
-        advance = stack.enter_context(feeding)
-        states, pending, first = tuple(member.state for member in members), None, start
-        for step in chunk_ends(start, total, longest, halts):
-            states, metrics = advance(states, first, step)
+        for logger in loggers:
+            stack.enter_context(logger)
+        stack.enter_context(profiler)
+        run_steps = stack.enter_context(runner.open(start, total))
+        states, pending, first = tuple(run.state for run in runs), None, start
+        for step in schedule.chunk_ends(runner.max_chunk):
+            states, metrics = run_steps(states, first, step)
             distributed.block_on_cpu(metrics)
-            profile.reached(step - start)
-            # The steps before are looked at while these compute.
+            profiler.on_step(step - start)
+            # The metrics of the chunk before are fetched while this one computes.
             if pending is not None:
-                note(*pending)
+                log_metrics(*pending)
             pending, first = (first, step, metrics), step
-            stopped = stop.reached()
-            evaluates = step % (per_epoch * config.eval_every_epochs) == 0 or step == total
-            saves = evaluates or stopped or step % config.checkpoint_every_steps == 0
-            if saves or step % config.log_every_steps == 0:
-                note(*pending)
+            stopped = preemption.requested() and step < total
+            saves = schedule.saves(step) or stopped
+            if saves or schedule.logs(step):
+                log_metrics(*pending)
                 pending = None
-                for log in logs:
-                    log.write_train(step, float(learning_rate(step - 1)))
+                for logger in loggers:
+                    logger.write_train(step, float(trainer.learning_rate(step - 1)))
             if saves:
-                for member, log, state in zip(members, logs, states, strict=True):
-                    evaluation = evaluate(state.eval_variables) if evaluates else None
-                    # Logged first: a run that is killed before the checkpoint drops the line and
-                    # writes it again, one that is killed behind it would never write it.
-                    if evaluation:
-                        log.write_evaluation(step, evaluation)
-                    member.checkpoints.save(step, state, evaluation)
-                for log in logs:
-                    log.reset_timer()
-            if stopped and step < total:
+                for run, logger, state in zip(runs, loggers, states, strict=True):
+                    evaluation = None
+                    if schedule.evaluates(step):
+                        evaluation = trainer.evaluate(state.eval_variables)
+                        # Logged before the checkpoint: a run that is killed between the two drops
+                        # the line and writes it again; the other way round it would be lost.
+                        logger.write_evaluation(step, evaluation)
+                    run.checkpoints.save(step, state, evaluation)
+                for logger in loggers:
+                    logger.reset_timer()
+            if stopped:
                 break
-    for member, state in zip(members, states, strict=True):
-        member.state = state
-    return not (stopped and step < total)
+    for run, state in zip(runs, states, strict=True):
+        run.state = state
+    return not stopped

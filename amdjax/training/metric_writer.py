@@ -1,22 +1,23 @@
-"""What a run tells: a progress bar or lines, `metrics.jsonl`, TensorBoard events, a trace."""
+"""Metric logging: progress bar or lines, `metrics.jsonl`, TensorBoard events, profiler trace."""
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
+from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from amdjax.errors import UserError
+from amdjax.files import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 
 
 class RunLogger:
-    """The log of one phase; a context manager. Only one process of a run may write (`enabled`).
+    """The log of one run; a context manager. Only one process may write it (`enabled`).
 
     Each line of `metrics.jsonl` is an object with "split" ("train" or "test"), "step", "epoch" and
     the values by name. Training values are means over the steps since the line before.
@@ -25,6 +26,7 @@ class RunLogger:
     def __init__(
         self,
         folder: Path,
+        *,
         name: str,
         start: int,
         total: int,
@@ -32,7 +34,17 @@ class RunLogger:
         batch_size: int,
         enabled: bool = True,
     ):
-        """Opens the log behind step `start`; lines of later steps, of a killed run, are dropped."""
+        """Opens the log after step `start`; lines of later steps, of a killed run, are dropped.
+
+        Args:
+          folder: of the run.
+          name: of the run, for people.
+          start: steps done before.
+          total: the step after which the run is finished.
+          steps_per_epoch: for the epoch of a line.
+          batch_size: for the images/s of a line.
+          enabled: whether to write anything.
+        """
         self._name, self._total, self._steps_per_epoch = name, total, steps_per_epoch
         self._batch_size, self._enabled = batch_size, enabled
         self._sums: dict[str, float] = {}
@@ -45,7 +57,9 @@ class RunLogger:
         if path.exists():
             _drop_later_lines(path, start)
         self._file = path.open("a", buffering=1)
-        self._events = _open_events(folder, start)
+        # TensorBoard discards what a killed run wrote after the checkpoint. The suffix tells files
+        # apart that are opened within a second.
+        self._events = SummaryWriter(str(folder), purge_step=start + 1, filename_suffix=f".{start}")
         if sys.stderr.isatty():
             self._bar = tqdm(
                 total=total, initial=start, desc=name, unit="step", dynamic_ncols=True, leave=False
@@ -61,35 +75,32 @@ class RunLogger:
             if part is not None:
                 part.close()
 
-    def train_step(self, step: int, metrics: dict[str, np.ndarray]) -> None:
-        """Notes the values of a step.
+    def add(self, first: int, last: int, metrics: dict[str, np.ndarray]) -> None:
+        """Adds the metrics of steps first + 1 to last.
+
+        Args:
+          first: steps done before them.
+          last: the last of them.
+          metrics: name -> array with at least last - first entries, or a scalar of a single step.
 
         Raises:
-          UserError: if any is not finite; it names the step and every value.
-        """
-        values = {name: float(value) for name, value in metrics.items()}
-        if not all(np.isfinite(value) for value in values.values()):
-            parts = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
-            raise UserError(
-                f"{self._name}: not finite at step {step}: {parts}; lower "
-                "config.optim.learning_rate or the weight of the part that grew. "
-                "The last good checkpoint is kept"
-            )
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._count += 1
-        if self._bar is not None:
-            self._bar.update(1)
-
-    def train_steps(self, first: int, last: int, metrics: dict[str, np.ndarray]) -> None:
-        """Notes the values of steps first + 1 to last: arrays of at least so many, or scalars.
-
-        Raises:
-          UserError: as `train_step`.
+          UserError: if a value is not finite; it names the step and every value.
         """
         rows = {name: np.atleast_1d(values) for name, values in metrics.items()}
         for row in range(last - first):
-            self.train_step(first + row + 1, {name: values[row] for name, values in rows.items()})
+            values = {name: float(array[row]) for name, array in rows.items()}
+            if not all(map(np.isfinite, values.values())):
+                parts = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
+                raise UserError(
+                    f"{self._name}: not finite at step {first + row + 1}: {parts}; lower "
+                    "config.optim.learning_rate or the weight of the diverging loss. "
+                    "The last good checkpoint is kept"
+                )
+            for name, value in values.items():
+                self._sums[name] = self._sums.get(name, 0.0) + value
+            self._count += 1
+        if self._bar is not None:
+            self._bar.update(last - first)
 
     def write_train(self, step: int, learning_rate: float) -> None:
         """Writes the means since the last line, with images/s."""
@@ -104,18 +115,18 @@ class RunLogger:
             self._bar.set_postfix_str(f"{rate:.0f} images/s  {parts}")
         else:
             left = (self._total - step) * seconds / self._count
-            self._say(f"{parts}  {rate:.0f} images/s  ETA {_clock(left)}", step)
+            self._print(f"{parts}  {rate:.0f} images/s  ETA {_clock(left)}", step)
         self.reset_timer()
 
     def reset_timer(self) -> None:
-        """Forgets the steps so far, so that what follows is timed without what lay between."""
+        """Discards the sums, so that evaluation and saving do not count as training time."""
         self._sums, self._count, self._since = {}, 0, time.perf_counter()
 
     def write_evaluation(self, step: int, values: dict[str, float]) -> None:
         """Writes the values of an evaluation on the test split."""
         self._write("test", step, values)
         parts = " ".join(f"{name} {value:.4f}" for name, value in values.items())
-        self._say(f"test {parts}", step)
+        self._print(f"test {parts}", step)
 
     def _write(self, split: str, step: int, values: dict[str, float], **more: float) -> None:
         if not self._enabled:
@@ -123,10 +134,11 @@ class RunLogger:
         epoch = step / self._steps_per_epoch
         line = {"split": split, "step": step, "epoch": round(epoch, 4), **values, **more}
         self._file.write(json.dumps(line) + "\n")
-        if self._events is not None:
-            self._events.write(step, {f"{split}/{k}": v for k, v in {**values, **more}.items()})
+        for name, value in {**values, **more}.items():
+            self._events.add_scalar(f"{split}/{name}", value, step)
+        self._events.flush()
 
-    def _say(self, text: str, step: int) -> None:
+    def _print(self, text: str, step: int) -> None:
         if self._enabled:
             epoch = step / self._steps_per_epoch
             tqdm.write(
@@ -137,22 +149,22 @@ class RunLogger:
 
 
 class Profiler:
-    """Traces the 10th to the 20th step that a process does of a phase; a context manager.
+    """Records a trace of the 10th to the 20th step that a process does; a context manager.
 
     The folder opens in TensorBoard (with its profile plugin) and holds a `perfetto_trace.json.gz`
     for ui.perfetto.dev.
     """
 
     FIRST, LAST = 10, 20
-    STOPS = (FIRST - 1, LAST)  # numbers of steps done, behind which `reached` must be called
+    STOPS = (FIRST - 1, LAST)  # numbers of steps done, after which `on_step` must be called
 
     def __init__(self, folder: Path, enabled: bool):
         """Takes the folder of the trace; nothing is written where it is not enabled."""
         self._folder, self._enabled = folder, enabled
         self._running = False
 
-    def reached(self, done: int) -> None:
-        """Is called where the process has done so many steps of the phase."""
+    def on_step(self, done: int) -> None:
+        """Starts or ends the trace, where the process has done so many steps of the run."""
         if self._enabled and done == self.FIRST - 1:
             jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
             self._running = True
@@ -160,7 +172,7 @@ class Profiler:
             self.stop()
 
     def stop(self) -> None:
-        """Ends the trace, if one is being written."""
+        """Ends the trace, if one is being recorded."""
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
@@ -170,50 +182,8 @@ class Profiler:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends the trace of a phase that has fewer steps."""
+        """Ends the trace of a run that has fewer steps."""
         self.stop()
-
-
-class _Events:
-    """TensorBoard's event file, written without TensorFlow."""
-
-    def __init__(self, folder: Path, start: int):
-        from tensorboard.compat.proto import event_pb2, summary_pb2
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        self._event, self._summary = event_pb2, summary_pb2
-        self._writer = EventFileWriter(str(folder))
-        # Tells TensorBoard to forget what a killed run wrote beyond the checkpoint.
-        session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._add(step=start, session_log=session)
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        value = self._summary.Summary.Value
-        summary = self._summary.Summary(
-            value=[value(tag=tag, simple_value=number) for tag, number in values.items()]
-        )
-        self._add(step=step, summary=summary)
-
-    def _add(self, **fields: object) -> None:
-        self._writer.add_event(self._event.Event(wall_time=time.time(), **fields))
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-_said_no_tensorboard = False
-
-
-def _open_events(folder: Path, start: int) -> _Events | None:
-    global _said_no_tensorboard
-    try:
-        return _Events(folder, start)
-    except ImportError:
-        if not _said_no_tensorboard:
-            print(f"no TensorBoard events: tensorboard is not installed; see {METRICS_FILE}")
-            _said_no_tensorboard = True
-        return None
 
 
 def _drop_later_lines(path: Path, step: int) -> None:
@@ -227,18 +197,8 @@ def _drop_later_lines(path: Path, step: int) -> None:
     write_atomically(path, "".join(kept))
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file so that it is there whole, as it was before, or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
 def _describe(values: dict[str, float]) -> str:
-    """The values of a training line, the total first and its parts behind it."""
+    """Returns the text of a training line: the total loss, its parts and the accuracy."""
     apart = ("loss", "accuracy", "grad_norm", "param_norm")
     parts = " ".join(f"{name} {value:.4g}" for name, value in values.items() if name not in apart)
     return f"loss {values['loss']:.4g} ({parts})  accuracy {values['accuracy']:.4f}"

@@ -1,143 +1,140 @@
-"""From one step to a later one: batch by batch, or many steps as one program on the device."""
+"""Execution of train steps: batch by batch, or many steps as one program on the device."""
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from amdjax import distributed
-from amdjax.data import Batch, Batches, ImageSource, InMemorySource, TrainBatches, prefetch
+from amdjax.data import Batch, Batches, InMemorySource, prefetch
 from amdjax.models import Outputs
 from amdjax.training.teacher_cache import CachedTeacherBatches
 from amdjax.training.train_state import TrainState
-from amdjax.training.train_step import scan_train_steps, vmap_train_step
+from amdjax.training.trainer import Trainer
 
-# (states, first, last) -> the states behind step `last`, and for each the metrics of steps
+# (states, first, last) -> the states after step `last`, and for each of them the metrics of steps
 # first + 1 to last: arrays [n] with n at least last - first, or scalars of a single step.
 States = tuple[TrainState, ...]
-Advance = Callable[[States, int, int], tuple[States, tuple[dict[str, jax.Array], ...]]]
+RunSteps = Callable[[States, int, int], tuple[States, tuple[dict[str, jax.Array], ...]]]
 
 
-@dataclasses.dataclass(frozen=True)
 class StepRunner:
-    """What the training of one network, or of several as one program, is fed with.
+    """Runs the train steps of one network, or of several as one program.
+
+    On an accelerator a training set that fits into its memory is kept there, and up to
+    `config.log_every_steps` steps are one program; else each batch is sent to the devices.
 
     Attributes:
-      step: from `make_train_step`.
-      teacher: its variables, replicated; None where it is not asked in the step.
-      batches: what each step trains on, for each network.
-      answers: from `cache_teacher_outputs`, if the teacher was asked before.
-      mesh: of all devices.
-      seeds: of the random numbers, uint32 [networks].
+      max_chunk: the most steps that run as one program.
     """
 
-    step: Callable[..., Any]
-    teacher: dict | None
-    batches: tuple[TrainBatches, ...]
-    answers: Outputs | None
-    mesh: Mesh
-    seeds: np.ndarray
-
-    def examples(self, split: ImageSource, limit_gib: float) -> dict[str, Any] | None:
-        """Returns the arrays to keep in every device's memory; None: each batch is to be sent.
-
-        On CPU it is always None: XLA computes convolutions in a loop there fifty times as slowly.
+    def __init__(
+        self,
+        trainer: Trainer,
+        seeds: Sequence[int],
+        teacher_variables: dict | None = None,
+        teacher_cache: Outputs | None = None,
+        on_device: bool | None = None,
+    ):
+        """Chooses between the two ways.
 
         Args:
-          split: that the batches are of.
-          limit_gib: how much of a device's memory they may take, in 2^30 bytes.
+          trainer: of the networks.
+          seeds: of each network's batches and random numbers.
+          teacher_variables: replicated; None where the step has no forward pass of the teacher.
+          teacher_cache: from `cache_teacher_outputs`, where the outputs are cached.
+          on_device: whether to keep the examples on the devices; None: where that is faster.
         """
-        if not distributed.on_accelerator() or not isinstance(split, InMemorySource):
-            return None
-        images, labels = split.arrays()
+        self._trainer, self._mesh = trainer, trainer.mesh
+        self._seeds = np.asarray(seeds, np.uint32)
+        self._teacher_variables, self._cache = teacher_variables, teacher_cache
+        self._batches = [trainer.train_batches(seed) for seed in seeds]
+        self._on_device = self._fits_on_device() if on_device is None else on_device
+        self.max_chunk = trainer.config.log_every_steps if self._on_device else 1
+
+    def _fits_on_device(self) -> bool:
+        """Returns whether the examples can be kept in each accelerator's memory.
+
+        On CPU never: XLA computes convolutions in a loop there fifty times as slowly.
+        """
+        in_memory = isinstance(self._trainer.dataset.train, InMemorySource)
+        if not distributed.on_accelerator() or not in_memory:
+            return False
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(self._examples()))
+        return size <= self._trainer.config.data.device_gib * 2**30
+
+    def _examples(self) -> dict[str, Any]:
+        source = self._trainer.dataset.train
+        assert isinstance(source, InMemorySource), "a streamed source is never kept on the device"
+        images, labels = source.arrays()
         examples = {"image": images, "label": labels}
-        if self.answers is not None:
-            examples["teacher"] = self.answers
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(examples))
-        return examples if size <= limit_gib * 2**30 else None
+        return examples if self._cache is None else {**examples, "teacher": self._cache}
 
-    @contextlib.contextmanager
-    def streaming(self, start: int, total: int) -> Iterator[Advance]:
-        """Sends each batch to the devices, read ahead by threads.
+    def open(self, start: int, total: int) -> contextlib.AbstractContextManager[RunSteps]:
+        """Returns a context manager that yields the function `RunSteps`.
 
         Args:
-          start: steps done.
-          total: steps to do.
-
-        Yields:
-          The function that advances by one step.
+          start: steps done before.
+          total: the step after which the run is finished.
         """
-        step = vmap_train_step(self.step, in_axes=(None, 0, 0))
-        mapped = distributed.shard_step(
-            step, self.mesh, batch_argument=2, donate=(0,), batch_axis=1
-        )
-        batches = self.batches
-        if self.answers is not None:
-            batches = [CachedTeacherBatches(own, self.answers) for own in batches]
-        with contextlib.closing(prefetch(_Stacked(batches), start, total)) as source:
-            yield lambda states, first, last: mapped(
-                states, self.teacher, distributed.shard(next(source), self.mesh, 1), self.seeds
+        return self._keep_on_device() if self._on_device else self._stream(start, total)
+
+    @contextlib.contextmanager
+    def _stream(self, start: int, total: int) -> Iterator[RunSteps]:
+        step = self._trainer.compiled_step(len(self._seeds))
+        batches: list[Batches] = list(self._batches)
+        if self._cache is not None:
+            batches = [CachedTeacherBatches(one, self._cache) for one in self._batches]
+        several = len(batches) > 1
+        source = _StackedBatches(batches) if several else batches[0]
+        with contextlib.closing(prefetch(source, start, total)) as stream:
+
+            def run_steps(states: States, first: int, last: int) -> tuple:
+                batch = distributed.shard(next(stream), self._mesh, batch_axis=int(several))
+                return self._call(step, states, batch)
+
+            yield run_steps
+
+    @contextlib.contextmanager
+    def _keep_on_device(self) -> Iterator[RunSteps]:
+        # The same examples in the same order with the same random numbers as `_stream`.
+        step = self._trainer.compiled_step(len(self._seeds), on_device=True)
+        examples = distributed.replicate(self._examples(), self._mesh)
+
+        def run_steps(states: States, first: int, last: int) -> tuple:
+            rows = [
+                [batches.indices(step) for step in range(first, last)] for batches in self._batches
+            ]
+            # Always the same shape, so that the program is compiled once.
+            missing = self.max_chunk - (last - first)
+            indices = np.pad(np.asarray(rows, np.int32), ((0, 0), (0, missing), (0, 0)))
+            several = len(rows) > 1
+            indices = distributed.shard(
+                indices if several else indices[0], self._mesh, batch_axis=1 + several
             )
+            return self._call(step, states, examples, indices, count=np.int32(last - first))
 
-    @contextlib.contextmanager
-    def resident(self, examples: dict[str, Any], longest: int) -> Iterator[Advance]:
-        """Keeps all examples on every device, where a program of many steps picks its batches.
+        yield run_steps
 
-        The same examples in the same order with the same random numbers as `streaming`.
-
-        Args:
-          examples: arrays [n,...] that the batches are rows of.
-          longest: most steps of one program.
-
-        Yields:
-          The function that advances by up to `longest` steps.
-        """
-        steps = vmap_train_step(scan_train_steps(self.step), in_axes=(None, None, 0, 0, None))
-        mapped = distributed.shard_step(
-            steps, self.mesh, batch_argument=3, donate=(0,), batch_axis=2
+    def _call(
+        self, step: Callable[..., Any], states: States, *data: Any, **count: np.int32
+    ) -> tuple[States, tuple[dict[str, jax.Array], ...]]:
+        several = len(states) > 1
+        seeds = self._seeds if several else self._seeds[0]
+        state, metrics = step(
+            states if several else states[0], self._teacher_variables, *data, seeds, *count.values()
         )
-        examples = distributed.replicate(examples, self.mesh)
-
-        def advance(states: States, first: int, last: int) -> tuple[States, tuple[dict, ...]]:
-            rows = [[own.indices(step) for step in range(first, last)] for own in self.batches]
-            # One shape, so that the program is compiled once.
-            missing = longest - (last - first)
-            padded = np.pad(np.asarray(rows, np.int32), ((0, 0), (0, missing), (0, 0)))
-            indices = distributed.shard(padded, self.mesh, batch_axis=2)
-            count = np.int32(last - first)
-            return mapped(states, self.teacher, examples, indices, self.seeds, count)
-
-        yield advance
+        return (state, metrics) if several else ((state,), (metrics,))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Stacked:
-    """The batches of several networks behind one another, along a new first axis."""
+class _StackedBatches:
+    """The batches of several networks, stacked along a new first axis."""
 
-    sources: Sequence[Batches]
+    def __init__(self, sources: Sequence[Batches]):
+        self._sources = sources
 
     def __getitem__(self, step: int) -> Batch:
-        return jax.tree.map(lambda *rows: np.stack(rows), *(own[step] for own in self.sources))
-
-
-def chunk_ends(start: int, total: int, longest: int, halts: Callable[[int], bool]) -> Iterator[int]:
-    """Yields the steps up to which to advance, one after the other.
-
-    Args:
-      start: steps done.
-      total: steps to do.
-      longest: most steps of one advance.
-      halts: whether the host has something to do behind a step.
-
-    Yields:
-      Steps, rising, the last of them `total`.
-    """
-    last = start
-    for step in range(start + 1, total + 1):
-        if step - last == longest or step == total or halts(step):
-            yield step
-            last = step
+        batches = [source[step] for source in self._sources]
+        return jax.tree.map(lambda *rows: np.stack(rows), *batches)

@@ -8,27 +8,9 @@ import ml_collections
 import optax
 
 from amdjax.errors import UserError, unknown_name
+from amdjax.schedules import epoch_of, ramp_down, ramp_up
 
 OPTIMIZERS = ("sgd", "adam")
-
-
-def ramp_up(epoch: jax.Array, length: float) -> jax.Array:
-    """Returns `exp(-5 (1 - epoch / length)^2)` below `length` epochs and 1 from there on."""
-    if length <= 0:
-        return jnp.ones_like(epoch)
-    return jnp.exp(-5.0 * jnp.square(1.0 - jnp.clip(epoch / length, 0.0, 1.0)))
-
-
-def ramp_down(epoch: jax.Array, length: float, epochs: float) -> jax.Array:
-    """Returns `exp(-(x / 2)^2 / length)`, x the epochs into the last `length` of `epochs`."""
-    if length <= 0:
-        return jnp.ones_like(epoch)
-    return jnp.exp(-jnp.square(0.5 * jnp.maximum(epoch - (epochs - length), 0.0)) / length)
-
-
-def epoch_of(step: jax.Array, steps_per_epoch: int) -> jax.Array:
-    """Returns the number of whole epochs done at a step, float32."""
-    return jnp.floor(jnp.asarray(step, jnp.float32) / steps_per_epoch)
 
 
 def learning_rate_schedule(
@@ -37,12 +19,12 @@ def learning_rate_schedule(
     """Returns the learning rate as a function of the step.
 
     `learning_rate * factor^(boundaries passed) * ramp_up * ramp_down`, constant within an epoch;
-    a ramp of length 0 is not there.
+    a ramp of length 0 has no effect.
 
     Args:
       optim: `config.optim`.
       steps_per_epoch: batches in an epoch.
-      epochs: length of the phase.
+      epochs: length of the run.
 
     Returns:
       step -> float32 learning rate.
@@ -52,7 +34,7 @@ def learning_rate_schedule(
     """
     boundaries = tuple(optim.boundaries)
     if list(boundaries) != sorted(set(boundaries)):
-        raise UserError(f"optim.boundaries must ascend, not {boundaries}")
+        raise UserError(f"config.optim.boundaries must ascend, not {boundaries}")
 
     def schedule(step: jax.Array) -> jax.Array:
         epoch = epoch_of(step, steps_per_epoch)
@@ -67,7 +49,7 @@ def learning_rate_schedule(
 def create_optimizer(
     optim: ml_collections.ConfigDict, steps_per_epoch: int, epochs: int
 ) -> optax.GradientTransformation:
-    """Makes the optimiser of a phase.
+    """Creates the optimiser of a run.
 
     Weight decay is PyTorch's: `weight_decay * parameter` is added to the gradient before momentum
     (or Adam's moments), for all parameters or, with `decay_norms_and_biases=False`, for kernels
@@ -76,7 +58,7 @@ def create_optimizer(
     Args:
       optim: `config.optim`.
       steps_per_epoch: batches in an epoch.
-      epochs: length of the phase.
+      epochs: length of the run.
 
     Returns:
       An optax transformation.

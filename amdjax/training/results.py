@@ -1,30 +1,36 @@
-"""The end of a run: `results.json` and the table."""
+"""Results of an experiment: `results.json`, the table, and the header when it starts."""
 
 import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import ml_collections
 import numpy as np
-from scipy.stats import ttest_rel
+from tabulate import tabulate
 
+from amdjax import __version__
 from amdjax.checkpoint import best_step
-from amdjax.config import TEACHERS
-from amdjax.training.metric_writer import write_atomically
+from amdjax.data import Dataset
+from amdjax.experiment import TEACHERS, RunSpec
+from amdjax.files import write_atomically
+from amdjax.metrics import format_stat
+from amdjax.models import create_model, variable_shapes
 
 FILE = "results.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
-    """How a network did.
+class RunResult:
+    """The evaluation history of one run.
 
     Attributes:
-      model: its name.
-      parameters: how many it has.
+      model: name of the network.
+      parameters: number of its parameters.
       evaluations: step -> values on the test split, at least of the last and of the best step.
     """
 
@@ -43,21 +49,21 @@ class Outcome:
         return {"step": step, **self.evaluations[step]}
 
 
-# RunSpec or method -> seed -> how it did. The teachers come first.
-Outcomes = dict[str, dict[int, Outcome]]
+# Teacher or method, with its swept value -> seed -> result; the teachers come first.
+Results = dict[str, dict[int, RunResult]]
 _BASELINE = "kd"
 _ROUNDING = 1e-6  # of accuracies in float32, and less than one image of half a million
 
 
 class Comparison(NamedTuple):
-    """Two methods over the same seeds.
+    """Two methods compared over the same seeds.
 
     Attributes:
-      method: the one.
-      baseline: the other.
-      difference: mean over the seeds of the one's final accuracy less the other's.
+      method: name of the method.
+      baseline: name of the method that it is compared with.
+      difference: mean over the seeds of the method's final accuracy minus the baseline's.
       p_value: of Student's paired t-test, two-sided; NaN where it is not defined.
-      seeds: how many.
+      seeds: number of seeds.
     """
 
     method: str
@@ -84,6 +90,8 @@ def compare_accuracies(accuracies: dict[str, dict[int, float]]) -> list[Comparis
     """
     if not accuracies:
         return []
+    from scipy.stats import ttest_rel  # half a second, which the start of training can do without
+
     baseline = baseline_of(accuracies)
     comparisons = []
     for method in accuracies:
@@ -101,52 +109,52 @@ def compare_accuracies(accuracies: dict[str, dict[int, float]]) -> list[Comparis
     return comparisons
 
 
-def compare(outcomes: Outcomes) -> list[Comparison]:
+def compare(results: Results) -> list[Comparison]:
     """Compares the students' final accuracies; see `compare_accuracies`."""
     return compare_accuracies(
         {
-            method: {seed: outcome.final()["accuracy"] for seed, outcome in by_seed.items()}
-            for method, by_seed in outcomes.items()
+            method: {seed: result.final()["accuracy"] for seed, result in by_seed.items()}
+            for method, by_seed in results.items()
             if method not in TEACHERS
         }
     )
 
 
-def write(workdir: Path, data: str, outcomes: Outcomes) -> None:
+def write(workdir: Path, data: str, results: Results) -> None:
     """Writes `results.json`: for each teacher and method the final and the best evaluation.
 
     With several seeds the values are means, `std` has the standard deviations (n - 1), `seeds` the
     values of each, and `comparisons` what `compare` returns.
 
     Args:
-      workdir: folder of the run.
+      workdir: of the experiment.
       data: name of the data set.
-      outcomes: by phase or method, and seed.
+      results: by label and seed.
     """
-    rows = {name: _row(by_seed) for name, by_seed in outcomes.items()}
+    rows = {name: _row(by_seed) for name, by_seed in results.items()}
     teachers = {name: rows.pop(name, None) for name in TEACHERS}
     comparisons = [
         {key: None if value != value else value for key, value in entry._asdict().items()}
-        for entry in compare(outcomes)
+        for entry in compare(results)
     ]
     content = {"data": data, **teachers, "methods": rows, "comparisons": comparisons}
     write_atomically(workdir / FILE, json.dumps(content, indent=2) + "\n")
 
 
-def _row(by_seed: dict[int, Outcome]) -> dict[str, Any]:
-    outcomes = list(by_seed.values())
+def _row(by_seed: dict[int, RunResult]) -> dict[str, Any]:
+    results = list(by_seed.values())
     kinds = {
-        "final": [outcome.final() for outcome in outcomes],
-        "best": [outcome.best() for outcome in outcomes],
+        "final": [result.final() for result in results],
+        "best": [result.best() for result in results],
     }
-    row: dict[str, Any] = {"model": outcomes[0].model, "parameters": outcomes[0].parameters}
-    if len(outcomes) == 1:
+    row: dict[str, Any] = {"model": results[0].model, "parameters": results[0].parameters}
+    if len(results) == 1:
         return {**row, **{kind: values[0] for kind, values in kinds.items()}}
     row |= {kind: _over(values, statistics.fmean) for kind, values in kinds.items()}
     row["std"] = {kind: _over(values, statistics.stdev) for kind, values in kinds.items()}
     row["seeds"] = {
-        str(seed): {"final": outcome.final(), "best": outcome.best()}
-        for seed, outcome in by_seed.items()
+        str(seed): {"final": result.final(), "best": result.best()}
+        for seed, result in by_seed.items()
     }
     return row
 
@@ -157,11 +165,46 @@ def _over(
     return {key: statistic([values[key] for values in evaluations]) for key in evaluations[0]}
 
 
-def table(outcomes: Outcomes) -> str:
+def header(
+    config: ml_collections.ConfigDict, dataset: Dataset, specs: Sequence[RunSpec], devices: int
+) -> str:
+    """Returns the lines that a command prints when it starts: what is trained, with what, on what.
+
+    Args:
+      config: of the experiment.
+      dataset: of the experiment.
+      specs: its runs.
+      devices: number of devices.
+    """
+    steps = len(dataset.train) // config.batch_size
+    names = {"student": config.student.name}
+    if any(spec.teacher for spec in specs):
+        names = {"teacher": config.teacher.name, **names}
+    networks = ", ".join(
+        f"{role} {name} ({_count(name, dataset):,} parameters)" for role, name in names.items()
+    )
+    return "\n".join(
+        (
+            f"amdjax {__version__}, JAX {jax.__version__}, {devices} x "
+            f"{jax.devices()[0].device_kind}, {config.dtype}",
+            f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test "
+            f"images in {dataset.num_classes} classes; {config.epochs} epochs of {steps:,} steps, "
+            f"batch {config.batch_size}",
+            f"{networks}; runs: {', '.join(spec.name for spec in specs)}",
+        )
+    )
+
+
+def _count(name: str, dataset: Dataset) -> int:
+    shapes = variable_shapes(create_model(name, dataset.num_classes))
+    return sum(leaf.size for path, leaf in shapes.items() if path.startswith("params/"))
+
+
+def table(results: Results) -> str:
     """Returns the results as lines of text: one for each network, then the comparisons."""
-    header = ("", "model", "parameters", "accuracy %", "NLL", "ECE %", "best accuracy %")
-    rows = [header]
-    for name, by_seed in outcomes.items():
+    columns = ("", "model", "parameters", "accuracy %", "NLL", "ECE %", "best accuracy %")
+    rows = []
+    for name, by_seed in results.items():
         runs = list(by_seed.values())
         final, best = [run.final() for run in runs], [run.best() for run in runs]
         rows.append(
@@ -169,49 +212,33 @@ def table(outcomes: Outcomes) -> str:
                 name,
                 runs[0].model,
                 f"{runs[0].parameters:,}",
-                _cell([100 * values["accuracy"] for values in final], 2),
-                _cell([values["nll"] for values in final], 4),
-                _cell([100 * values["ece"] for values in final], 2),
-                _cell([100 * values["accuracy"] for values in best], 2),
+                format_stat([100 * values["accuracy"] for values in final], 2),
+                format_stat([values["nll"] for values in final], 4),
+                format_stat([100 * values["ece"] for values in final], 2),
+                format_stat([100 * values["accuracy"] for values in best], 2),
             )
         )
-    lines = _aligned(rows)
-    lines.insert(1, "-" * max(map(len, lines)))
-    lines.append(
-        "accuracy, NLL (nats) and ECE (15 bins): test split, last step; "
+    words_left = ("left", "left", *("right",) * (len(columns) - 2))
+    text = tabulate(rows, columns, disable_numparse=True, colalign=words_left)
+    text += (
+        "\naccuracy, NLL (nats) and ECE (15 bins): test split, last step; "
         "best: highest of all evaluations on the test split"
     )
-    comparisons = compare(outcomes)
-    if comparisons:
-        lines.append(
-            f"mean ± standard deviation over {comparisons[0].seeds} seeds; paired differences of "
-            "the accuracy and p-values of the t-test:"
+    if comparisons := compare(results):
+        text += (
+            f"\nmean ± standard deviation over {comparisons[0].seeds} seeds; paired differences "
+            "of the accuracy and p-values of the t-test:\n"
         )
-        lines += _aligned(
-            [
-                (
-                    f"  {entry.method} - {entry.baseline}",
-                    f"{100 * entry.difference:+.2f} points",
-                    "p not defined" if math.isnan(entry.p_value) else f"p = {entry.p_value:.3g}",
-                )
-                for entry in comparisons
-            ]
+        rows = [
+            (
+                f"  {entry.method} - {entry.baseline}",
+                f"{100 * entry.difference:+.2f} points",
+                "p not defined" if math.isnan(entry.p_value) else f"p = {entry.p_value:.3g}",
+            )
+            for entry in comparisons
+        ]
+        align = ("left", "right", "right")
+        text += tabulate(
+            rows, tablefmt="plain", disable_numparse=True, colalign=align, preserve_whitespace=True
         )
-    return "\n".join(lines)
-
-
-def _cell(values: list[float], digits: int) -> str:
-    mean = f"{statistics.fmean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """Rows of equal length as lines, words (the first two columns) left and numbers right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if i < 2 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    return text

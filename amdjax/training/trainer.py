@@ -1,67 +1,231 @@
-"""What the phases of a run share: data, devices, and how networks are made and evaluated."""
+"""The training of a run, built from a config: networks, objective, optimiser and compiled steps."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
-import flax.linen as nn
+import jax
 import ml_collections
+import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from amdjax import distributed
 from amdjax.config import compute_dtype
 from amdjax.data import Dataset, EvalBatches, TrainBatches, prefetch
 from amdjax.data.augment import create_augment
+from amdjax.data.mixing import create_mix
+from amdjax.experiment import RunSpec, total_steps
+from amdjax.losses import Objective, build_objective
 from amdjax.metrics import EvalMetrics
-from amdjax.models import Outputs, create_model
-from amdjax.training.train_step import make_eval_step
+from amdjax.models import Model, create_model, init_variables
+from amdjax.predictor import Predictor, create_predictor
+from amdjax.training.optimizer import create_optimizer, learning_rate_schedule
+from amdjax.training.preflight import dummy_inputs
+from amdjax.training.train_state import TrainState
+from amdjax.training.train_step import (
+    make_eval_step,
+    make_train_step,
+    scan_train_steps,
+    vmap_train_step,
+)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Trainer:
-    """What all phases of a run share."""
+    """The training of a run; from `build_trainer`.
+
+    The seeds of a method share one trainer, and with it the compiled programs.
+
+    Attributes:
+      config: of the experiment.
+      dataset: what to train with and to evaluate on.
+      mesh: of all devices.
+      student: the network that is trained; a teacher in the teacher's run.
+      teacher: the network that it learns from; None where no loss reads it.
+      objective: what is minimised.
+      optimizer: of the network's parameters and those of the losses.
+      learning_rate: step -> learning rate.
+      train_step: a step of one device's shard, from `make_train_step`.
+      steps_per_epoch: full batches in the training split.
+      total_steps: the step after which the run is finished.
+    """
 
     config: ml_collections.ConfigDict
-    workdir: Path
     dataset: Dataset
     mesh: Mesh
+    student: Model
+    teacher: Model | None
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    train_step: Callable[..., Any]
+    predictor: Predictor
+    steps_per_epoch: int
+    total_steps: int
+    _compiled: dict[tuple[int, bool], Callable[..., Any]] = dataclasses.field(default_factory=dict)
 
-    def model(self, name: str) -> nn.Module:
-        """Makes a network for this run's data, type and devices."""
-        axis = distributed.BATCH_AXIS if self.config.sync_batch_norm else None
-        return create_model(name, self.dataset.num_classes, compute_dtype(self.config), axis)
+    def init_state(self, seed: int) -> TrainState:
+        """Returns the state before the first step, replicated on all devices."""
+        key = jax.random.key(np.uint32(seed))
+        variables = init_variables(self.student, key, self.dataset.image_shape)
+        loss_variables = self._init_losses(jax.random.fold_in(key, 1))
+        state = TrainState.create(
+            variables, loss_variables, self.optimizer, ema=self.config.ema_decay > 0
+        )
+        return distributed.replicate(state, self.mesh)
+
+    @functools.cached_property
+    def _init_losses(self) -> Callable[[jax.Array], dict]:
+        def init(key: jax.Array) -> dict:
+            inputs = dummy_inputs(self.student, self.teacher, self.dataset.image_shape)
+            return self.objective.init(key, inputs)
+
+        return distributed.jit(init)
 
     def train_batches(self, seed: int) -> TrainBatches:
         """Returns this process's rows of the training batches, in the order of a seed."""
-        return TrainBatches(
-            self.dataset.train,
-            self.config.batch_size,
-            seed,
-            distributed.process_index(),
-            distributed.process_count(),
-        )
+        return train_batches(self.config, self.dataset, seed)
 
-    def evaluator(
-        self, model: nn.Module, predict: Callable[[Outputs], Outputs]
-    ) -> Callable[[dict], dict[str, float]]:
-        """Makes a function from a network's variables to its values on the whole test split."""
-        split = self.dataset.test
-        batches = EvalBatches(
-            split, self.config.batch_size, distributed.process_index(), distributed.process_count()
-        )
-        normalize = create_augment(self.config.augment)[1]
-        eval_step = distributed.shard_step(
-            make_eval_step(model, normalize, predict), self.mesh, batch_argument=1
-        )
+    def compiled_step(self, networks: int = 1, on_device: bool = False) -> Callable[..., Any]:
+        """Returns the compiled step over all devices; the same function each time.
 
-        def evaluate(variables: dict) -> dict[str, float]:
-            total = EvalMetrics.empty()
-            for batch in prefetch(batches, 0, len(batches)):
-                metrics = eval_step(variables, distributed.shard(batch, self.mesh))
-                distributed.block_on_cpu(metrics)
-                total = total.merge(metrics)
-            if total.accuracy.count != len(split):
-                raise AssertionError(f"evaluated {total.accuracy.count} of {len(split)} examples")
-            return {name: float(value) for name, value in total.compute().items()}
+        Args:
+          networks: number of networks that are trained as one program.
+          on_device: many steps as one program, whose examples lie on the devices, see
+            `scan_train_steps`; else one step, whose batch is an argument, see `make_train_step`.
+        """
+        key = (networks, on_device)
+        if key not in self._compiled:
+            step, in_axes = self.train_step, (None, 0, 0)
+            if on_device:
+                step, in_axes = scan_train_steps(step), (None, None, 0, 0, None)
+            if networks > 1:
+                step = vmap_train_step(step, in_axes)
+            self._compiled[key] = distributed.shard_step(
+                step,
+                self.mesh,
+                batch_argument=3 if on_device else 2,
+                donate=(0,),
+                batch_axis=on_device + (networks > 1),
+            )
+        return self._compiled[key]
 
-        return evaluate
+    def compiled_eval_step(self) -> Callable[..., EvalMetrics]:
+        """Returns the compiled evaluation step over all devices, see `make_eval_step`."""
+        return _compiled_eval_step(self.predictor, self.mesh)
+
+    def evaluate(self, variables: dict) -> dict[str, float]:
+        """Returns the metrics of the network with these variables on the whole test split."""
+        return evaluate(self.predictor, variables, self.dataset, self.config.batch_size, self.mesh)
+
+
+def build_trainer(
+    config: ml_collections.ConfigDict, spec: RunSpec, dataset: Dataset, mesh: Mesh | None = None
+) -> Trainer:
+    """Builds the training of a run.
+
+    Args:
+      config: see `configs/default.py`.
+      spec: of the run, from `plan_runs`; its name and seed do not count.
+      dataset: what to train with.
+      mesh: of the devices to use; None: all of them.
+
+    Raises:
+      UserError: on a setting that cannot be.
+    """
+    mesh = distributed.make_mesh() if mesh is None else mesh
+    steps_per_epoch = train_batches(config, dataset, seed=0).steps_per_epoch
+    student = build_model(config, spec.model, dataset.num_classes)
+    teacher = None
+    if spec.teacher is not None:
+        teacher = build_model(config, config.teacher.name, dataset.num_classes)
+    objective = build_objective(spec.losses, steps_per_epoch, config.epochs)
+    optimizer = create_optimizer(config.optim, steps_per_epoch, config.epochs)
+    mix = None if spec.is_teacher else create_mix(config.mix, distributed.reverse_batch)
+    return Trainer(
+        config=config,
+        dataset=dataset,
+        mesh=mesh,
+        student=student,
+        teacher=teacher,
+        objective=objective,
+        optimizer=optimizer,
+        learning_rate=learning_rate_schedule(config.optim, steps_per_epoch, config.epochs),
+        train_step=make_train_step(
+            student=student,
+            teacher=teacher,
+            objective=objective,
+            augment=create_augment(config.augment).train,
+            optimizer=optimizer,
+            mix=mix,
+            teacher_sees_mixed=config.mix.teacher_sees_mixed,
+            ema_decay=config.ema_decay,
+        ),
+        predictor=build_predictor(config, spec.model, dataset.num_classes, spec.losses),
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps(
+            config.epochs, spec.epoch_fraction, config.max_steps, steps_per_epoch
+        ),
+    )
+
+
+def build_model(config: ml_collections.ConfigDict, name: str, num_classes: int) -> Model:
+    """Creates a network for training with the config's dtype and batch norm."""
+    axis = distributed.BATCH_AXIS if config.sync_batch_norm else None
+    return create_model(name, num_classes, compute_dtype(config), axis)
+
+
+def build_predictor(
+    config: ml_collections.ConfigDict, name: str, num_classes: int, losses: dict[str, Any]
+) -> Predictor:
+    """Creates the predictor of a network that is trained with some losses."""
+    module = create_model(name, num_classes, compute_dtype(config))
+    return create_predictor(module, config.augment, losses)
+
+
+def train_batches(config: ml_collections.ConfigDict, dataset: Dataset, seed: int) -> TrainBatches:
+    """Returns this process's rows of the training batches, in the order of a seed."""
+    return TrainBatches(
+        dataset.train,
+        config.batch_size,
+        seed,
+        distributed.process_index(),
+        distributed.process_count(),
+    )
+
+
+def evaluate(
+    predictor: Predictor, variables: dict, dataset: Dataset, batch_size: int, mesh: Mesh
+) -> dict[str, float]:
+    """Evaluates a network on the whole test split, every example once.
+
+    Args:
+      predictor: of the network.
+      variables: its variables, replicated over the mesh.
+      dataset: whose test split to use.
+      batch_size: global.
+      mesh: of all devices.
+
+    Returns:
+      name -> value, see `EvalMetrics`.
+    """
+    source = dataset.test
+    batches = EvalBatches(
+        source, batch_size, distributed.process_index(), distributed.process_count()
+    )
+    eval_step = _compiled_eval_step(predictor, mesh)
+    total = EvalMetrics.empty()
+    for batch in prefetch(batches, 0, len(batches)):
+        metrics = eval_step(variables, distributed.shard(batch, mesh))
+        distributed.block_on_cpu(metrics)
+        total = total.merge(metrics)
+    if total.accuracy.count != len(source):
+        raise AssertionError(f"evaluated {total.accuracy.count} of {len(source)} examples")
+    return {name: float(value) for name, value in total.compute().items()}
+
+
+@functools.cache  # one program for all networks of a definition
+def _compiled_eval_step(predictor: Predictor, mesh: Mesh) -> Callable[..., EvalMetrics]:
+    return distributed.shard_step(make_eval_step(predictor), mesh, batch_argument=1)

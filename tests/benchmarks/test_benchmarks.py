@@ -12,14 +12,14 @@ from tests.tiny_run import ROOT, finish
 _COMMAND = [sys.executable, "-m", "benchmarks.throughput"]
 
 
-def test_the_floor_is_the_slower_of_arithmetic_and_memory():
+def test_floor_seconds_is_the_slower_of_arithmetic_and_memory():
     chip = chips.Chip({"bfloat16": 100.0, "float32": 50.0}, bandwidth=10.0, network=1.0)
     assert chips.floor_seconds({"flops": 200.0, "bytes accessed": 5.0}, chip, "bfloat16") == 2.0
     assert chips.floor_seconds({"flops": 200.0, "bytes accessed": 5.0}, chip, "float32") == 4.0
     assert chips.floor_seconds({"flops": 200.0, "bytes accessed": 90.0}, chip, "float32") == 9.0
 
 
-def test_chips_are_found_by_the_names_that_jax_gives_them():
+def test_find_chip_knows_the_device_kinds_of_jax():
     assert chips.find_chip("NVIDIA H100 80GB HBM3") is chips.CHIPS["NVIDIA H100"]
     assert chips.find_chip("TPU v5 lite") is chips.CHIPS["TPU v5 lite"]
     assert chips.find_chip("cpu") is None
@@ -33,7 +33,7 @@ def test_chips_are_found_by_the_names_that_jax_gives_them():
         ("--shapes=0x8", "must be SIZExBATCH"),
     ],
 )
-def test_mistakes_are_named(flag, message):
+def test_throughput_names_mistakes(flag, message):
     result = subprocess.run([*_COMMAND, flag], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
     assert message in result.stderr
@@ -41,13 +41,13 @@ def test_mistakes_are_named(flag, message):
 
 
 @pytest.mark.slow
-def test_a_small_benchmark(tmp_path):
+def test_throughput_measures_every_row(tmp_path):
     flags = ["--methods=student,kd", "--shapes=8x4", "--rounds=2", "--steps=1"]
     code, out, err = finish([*_COMMAND, *flags, f"--json={tmp_path / 'rates.json'}"])
     assert code == 0, err
     content = json.loads((tmp_path / "rates.json").read_text())
     rows = [(row["method"], row["side"]) for row in content["rows"]]
-    once = "amdjax, teacher asked once"
+    once = "amdjax, cached teacher"
     assert rows == [("student", "amdjax"), ("kd", "amdjax"), ("kd", once)]
     for row in content["rows"]:
         assert row["parameters"] == 175_066

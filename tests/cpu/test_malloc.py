@@ -1,15 +1,26 @@
-"""Freed memory is there for the next step."""
+"""Freed memory is kept for the next step where training runs on CPU, and only there."""
 
+import importlib.metadata
+import importlib.util
+import os
 import subprocess
 import sys
 
+import jax
 import pytest
+
+from amdjax.cpu import malloc
 
 _COUNT = """
 import resource
-from amdjax.cpu.malloc import keep_freed_memory
-if {keep}:
-    keep_freed_memory()
+
+import jax
+
+from amdjax import cpu
+
+cpu.tune_malloc()
+jax.config.update("jax_num_cpu_devices", 2)  # an error once the backends have started
+
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 large = b"x" * 2**26
@@ -20,13 +31,46 @@ print(faults() - before)
 """
 
 
-def _faults(keep):
-    command = [sys.executable, "-c", _COUNT.format(keep=keep)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def _page_faults(**environment: str) -> int:
+    """Returns the page faults of an allocation of 64 MiB after one of the same size was freed."""
+    result = subprocess.run(
+        [sys.executable, "-c", _COUNT],
+        env={**os.environ, "XLA_FLAGS": "", **environment},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return int(result.stdout)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only glibc is told anything")
-def test_pages_are_not_cleared_anew():
-    if _faults(keep=False) < 1000:
-        pytest.skip("this C library keeps freed memory by itself")
-    assert _faults(keep=True) < 100
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc is tuned")
+def test_tune_malloc_keeps_freed_pages_on_cpu_only():
+    if _page_faults(JAX_PLATFORMS="cpu", AMDJAX_CPU_KERNELS="0") < 1000:
+        pytest.skip("this C library keeps freed memory by default")
+    assert _page_faults(JAX_PLATFORMS="cpu") < 100
+    assert _page_faults(JAX_PLATFORMS="cuda,cpu") > 1000
+
+
+@pytest.mark.parametrize(
+    ("platforms", "plugins", "expected"),
+    [
+        ("cpu", ["xla_cuda12"], True),
+        ("cpu,cuda", ["xla_cuda12"], True),
+        ("cuda,cpu", ["xla_cuda12"], False),
+        ("tpu", [], False),
+        ("", [], True),
+        (None, [], True),
+        (None, ["xla_cuda12"], False),
+    ],
+)
+def test_cpu_is_default_reads_jax_platforms_and_then_the_plugins(
+    platforms: str | None, plugins: list[str], expected: bool, monkeypatch: pytest.MonkeyPatch
+):
+    previous = jax.config.jax_platforms
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: plugins)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    try:
+        jax.config.update("jax_platforms", platforms)
+        assert malloc.cpu_is_default() == expected
+    finally:
+        jax.config.update("jax_platforms", previous)

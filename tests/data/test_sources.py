@@ -1,73 +1,76 @@
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
 
 from amdjax.data import load_dataset
-from amdjax.data.sources import StreamedSource, decode_to_memory
+from amdjax.data.sources import InMemorySource, StreamedSource, decode_to_memory
 from amdjax.errors import UserError
 from tests.make_data import data_settings, encode, write_folder
 
 
-class RecordSource:
-    """Records in memory; a key that is not there is an error, as it is in damaged files."""
+class ListRecords:
+    """A `RecordSource` of a list; a missing key is an error, as in damaged files."""
 
-    def __init__(self, records: list[dict]):
+    def __init__(self, records: list[dict[str, Any]]):
         self.records = records
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitems__(self, keys):
+    def __getitems__(self, keys: Sequence[int]) -> list[dict[str, Any]]:
         return [self.records[key] for key in keys]
 
 
-def record(label: int, size: int = 8, **more) -> dict:
+def record(label: int, size: int = 8, **more) -> dict[str, Any]:
     return {"image": encode(np.full([size, size, 3], label, np.uint8)), "label": label, **more}
 
 
-def split(*records: dict, num_classes: int = 3, image_size: int = 0) -> StreamedSource:
-    return StreamedSource(
-        "pets train", RecordSource(list(records)), image_size, (8, 8, 3), num_classes
-    )
+def source_of(*records: dict[str, Any], image_size: int = 0) -> StreamedSource:
+    """Returns a source of 8x8 images and three classes."""
+    return StreamedSource("pets train", ListRecords(list(records)), image_size, (8, 8, 3), 3)
 
 
-def test_streamed_is_the_same_as_in_memory_and_safe_in_threads(tmp_path):
+def test_streamed_source_equals_in_memory_source_in_several_threads(tmp_path):
     folder = write_folder(tmp_path / "images", classes=5, per_class=60, size=20)
     changes = {"folder": str(folder), "image_size": 16}
     memory = load_dataset(data_settings("folder", tmp_path, **changes))
     streamed = load_dataset(data_settings("folder", tmp_path, memory_gib=0.0, **changes))
     assert streamed.image_shape == memory.image_shape == (16, 16, 3)
-    assert type(memory.train) is not type(streamed.train)
+    assert isinstance(memory.train, InMemorySource)
+    assert isinstance(streamed.train, StreamedSource)
     images, labels = memory.train.read(np.arange(300))
-    draws = [np.random.default_rng(i).integers(0, 300, 50) for i in range(40)]
+    batches = [np.random.default_rng(i).integers(0, 300, 50) for i in range(40)]
     with ThreadPoolExecutor(8) as pool:
-        reads = list(pool.map(streamed.train.read, draws))
-    for draw, (read, read_labels) in zip(draws, reads, strict=True):
-        np.testing.assert_array_equal(read, images[draw])
-        np.testing.assert_array_equal(read_labels, labels[draw])
+        reads = list(pool.map(streamed.train.read, batches))
+    for indices, (read_images, read_labels) in zip(batches, reads, strict=True):
+        np.testing.assert_array_equal(read_images, images[indices])
+        np.testing.assert_array_equal(read_labels, labels[indices])
 
 
 @pytest.mark.parametrize(
-    ("label", "more", "where"), [(3, {"id": b"a/b.png"}, r" \(a/b.png\)"), (-1, {}, "")]
+    ("label", "more", "name"), [(3, {"id": b"a/b.png"}, r" \(a/b.png\)"), (-1, {}, "")]
 )
-def test_label_outside_the_classes(label, more, where):
-    bad = split(record(0), {**record(2), "label": label, **more})
-    message = rf"^pets train example 1{where}: label {label} is outside the classes 0\.\.2$"
+def test_read_error_names_a_label_outside_the_classes(label, more, name):
+    source = source_of(record(0), {**record(2), "label": label, **more})
+    message = rf"^pets train example 1{name}: label {label} is outside the classes 0\.\.2$"
     with pytest.raises(UserError, match=message):
-        decode_to_memory(bad)
-    assert bad.read(np.array([0]))[1].tolist() == [0]
+        decode_to_memory(source)
+    assert source.read(np.array([0]))[1].tolist() == [0]
     with pytest.raises(UserError, match=message):
-        bad.read(np.array([0, 1]))
+        source.read(np.array([0, 1]))
 
 
-def test_images_of_different_sizes():
+def test_read_error_names_an_image_of_another_size():
     with pytest.raises(UserError, match=r"^pets train example 1 is 9x9, not 8x8 .*image_size"):
-        decode_to_memory(split(record(0), record(1, size=9)))
-    mixed = split(record(0), record(1, size=9), image_size=8)
-    assert decode_to_memory(mixed).read(np.arange(2))[1].tolist() == [0, 1]
+        decode_to_memory(source_of(record(0), record(1, size=9)))
+    resized = source_of(record(0), record(1, size=9), image_size=8)
+    assert decode_to_memory(resized).read(np.arange(2))[1].tolist() == [0, 1]
 
 
-def test_records_that_cannot_be_read():
-    with pytest.raises(UserError, match=r"files of pets train cannot be read: .*prepared anew"):
-        split(record(0)).read(np.array([1]))
+def test_read_error_on_unreadable_records():
+    message = r"files of pets train cannot be read: .*prepared again"
+    with pytest.raises(UserError, match=message):
+        source_of(record(0)).read(np.array([1]))

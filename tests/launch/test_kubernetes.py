@@ -1,4 +1,4 @@
-"""`launch/kubernetes.yaml` has what amdjax reads, and its parts agree."""
+"""`launch/kubernetes.yaml` sets what amdjax reads, and its parts agree."""
 
 import pytest
 import yaml
@@ -35,7 +35,7 @@ def environment(pod):
     return {entry["name"]: entry for entry in container["env"]}
 
 
-def test_the_coordinator_is_the_first_pod(jobset, pod, environment):
+def test_jobset_makes_the_first_pod_the_coordinator(jobset, pod, environment):
     network = jobset["spec"]["network"]
     assert network["enableDNSHostnames"] is True
     names = (jobset["metadata"]["name"], jobset["spec"]["replicatedJobs"][0]["name"])
@@ -44,7 +44,7 @@ def test_the_coordinator_is_the_first_pod(jobset, pod, environment):
     assert {"containerPort": int(port)} in pod["containers"][0]["ports"]
 
 
-def test_every_pod_is_one_process(job, environment):
+def test_jobset_runs_one_process_in_each_pod(job, environment):
     assert job["completionMode"] == "Indexed"
     assert job["parallelism"] == job["completions"] > 1
     assert environment["JAX_NUM_PROCESSES"]["value"] == str(job["completions"])
@@ -52,21 +52,21 @@ def test_every_pod_is_one_process(job, environment):
     assert path == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 
 
-def test_a_lost_pod_restarts_all_and_a_mistake_none(jobset, job, pod):
+def test_jobset_restarts_after_a_lost_pod_but_not_after_a_user_error(jobset, job, pod):
     policy = jobset["spec"]["failurePolicy"]
     assert policy["maxRestarts"] > 10
     assert job["backoffLimit"] == 0
     assert pod["restartPolicy"] == "Never"
     (rule,) = job["podFailurePolicy"]["rules"]
     assert rule["action"] == "FailJob"
-    assert rule["onExitCodes"]["values"] == [2]  # amdjax's code for what the user can mend
+    assert rule["onExitCodes"]["values"] == [2]  # amdjax's exit code for mistakes of the user
     assert rule["onExitCodes"]["containerName"] == pod["containers"][0]["name"]
     (rule,) = policy["rules"]
     assert (rule["action"], rule["onJobFailureReasons"]) == ("FailJobSet", ["PodFailurePolicy"])
     assert rule["targetReplicatedJobs"] == [jobset["spec"]["replicatedJobs"][0]["name"]]
 
 
-def test_workdir_and_data_are_on_the_shared_disk(documents, pod):
+def test_jobset_keeps_workdir_and_data_on_the_shared_disk(documents, pod):
     claim = documents["PersistentVolumeClaim"]
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
@@ -79,7 +79,7 @@ def test_workdir_and_data_are_on_the_shared_disk(documents, pod):
     assert (ROOT / flags["config"]).is_file()
 
 
-def test_the_parts_are_valid(documents, jobset):
+def test_manifests_are_valid(documents, jobset):
     validator = pytest.importorskip("kubernetes_validate")
     template = jobset["spec"]["replicatedJobs"][0]["template"]
     job = {"apiVersion": "batch/v1", "kind": "Trainer", "metadata": {"name": "amdjax"}, **template}

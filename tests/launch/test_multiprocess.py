@@ -1,4 +1,4 @@
-"""Several processes on one machine, as a user starts them."""
+"""`launch/multiprocess.sh`: several processes on one machine."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def _steps(folder):
 
 @pytest.fixture
 def print_environment(tmp_path):
-    """The environment of a run of which each process only prints what it was given."""
+    """An environment in which each process only prints what it was given."""
     gpus = tmp_path / "nvidia-smi"
     gpus.write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
     python = tmp_path / "python"
@@ -40,7 +40,7 @@ def print_environment(tmp_path):
     return {"AMDJAX_PYTHON": str(python), "PATH": path, "CUDA_VISIBLE_DEVICES": ""}
 
 
-def test_each_process_gets_a_number_a_gpu_and_the_flags(print_environment):
+def test_multiprocess_gives_each_process_its_id_gpu_and_flags(print_environment):
     code, out, err = finish([*SCRIPT, "2", "--workdir=with space"], **print_environment)
     assert (code, err) == (0, "")
     lines = out.splitlines()
@@ -53,7 +53,7 @@ def test_each_process_gets_a_number_a_gpu_and_the_flags(print_environment):
     ]
 
 
-def test_chosen_gpus_are_kept_to(print_environment):
+def test_multiprocess_uses_the_visible_gpus_only(print_environment):
     chosen = {**print_environment, "CUDA_VISIBLE_DEVICES": "3,5"}
     _, out, _ = finish([*SCRIPT, "2"], **chosen)
     assert "0 of 2 on 3:" in out
@@ -64,7 +64,7 @@ def test_chosen_gpus_are_kept_to(print_environment):
     ("words", "message"),
     [([], "the number of processes is missing"), (["3"], "3 processes are too many for 2 GPUs")],
 )
-def test_mistakes_get_one_line(print_environment, words, message):
+def test_multiprocess_reports_mistakes_in_one_line(print_environment, words, message):
     code, out, err = finish([*SCRIPT, *words], **print_environment)
     assert (code, out) == (2, "")
     assert err.startswith(f"error: {message}")
@@ -72,7 +72,9 @@ def test_mistakes_get_one_line(print_environment, words, message):
 
 
 @pytest.mark.slow
-def test_a_death_ends_all_and_sigterm_saves(images, tmp_path, begin):
+def test_multiprocess_ends_all_after_a_death_and_saves_after_sigterm(
+    images, tmp_path, start_process
+):
     flags = ["--config.epochs=100", "--config.checkpoint_every_steps=1"]
     words = command(images, tmp_path, *flags, methods="scratch")[3:]
     environment = {
@@ -83,7 +85,7 @@ def test_a_death_ends_all_and_sigterm_saves(images, tmp_path, begin):
     }
     folder = tmp_path / "scratch"
 
-    job = begin([*SCRIPT, "2", *words], **environment)
+    job = start_process([*SCRIPT, "2", *words], **environment)
     wait_for_lines(folder / "metrics.jsonl", 3, job)
     children = _children(job)
     assert len(children) == 2
@@ -93,7 +95,7 @@ def test_a_death_ends_all_and_sigterm_saves(images, tmp_path, begin):
     assert err.splitlines()[-1] == "error: a process ended with code 137; the others are stopped"
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
-    job = begin([*SCRIPT, "2", *words], **environment)
+    job = start_process([*SCRIPT, "2", *words], **environment)
     restored = _steps(folder)[-1]
     while len(list(folder.glob("events*"))) < 2:  # before its first step
         assert job.poll() is None, job.communicate()
@@ -101,7 +103,7 @@ def test_a_death_ends_all_and_sigterm_saves(images, tmp_path, begin):
     out, err = job.communicate(timeout=120)
     assert job.returncode == os.EX_TEMPFAIL, err
     assert "error" not in err
-    assert out.count("stopped in scratch; the same command goes on from here") == 1
+    assert out.count("stopped during scratch; repeat the command to resume") == 1
     assert restored < _steps(folder)[-1] <= restored + 2
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["step"] == _steps(folder)[-1]

@@ -32,7 +32,7 @@ def cluster(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_tasks_give_what_one_process_gives(cluster, images, tmp_path):
+def test_slurm_tasks_give_the_numbers_of_one_process(cluster, images, tmp_path):
     flags = ["--config.max_steps=4", "--config.log_every_steps=2"]
     code, _, err = finish(command(images, tmp_path / "one", *flags, methods="scratch"))
     assert code == 0, err
@@ -60,7 +60,7 @@ def test_two_tasks_give_what_one_process_gives(cluster, images, tmp_path):
         np.testing.assert_allclose(two[key], value, rtol=1e-5, atol=1e-5)
 
 
-def test_the_wrong_folder_is_said(tmp_path):
+def test_slurm_refuses_another_folder(tmp_path):
     environment = {**os.environ, "SLURM_SUBMIT_DIR": str(tmp_path)}
     words = ["bash", str(ROOT / "launch" / "slurm.sbatch")]
     result = subprocess.run(words, env=environment, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""What `launch/tpu_pod.sh` asks of gcloud, with a gcloud that writes it down and runs it here."""
+"""The calls of gcloud by `launch/tpu_pod.sh`, with a fake gcloud that runs commands locally."""
 
 import os
 import sys
@@ -8,8 +8,8 @@ import pytest
 from tests.tiny_run import finish
 
 SCRIPT = ["bash", "launch/tpu_pod.sh"]
-# Notes each call, an argument a line; answers for a slice of two hosts; and runs the command that
-# trains with a Python that prints what it gets.
+# Records each call, one argument a line; replies for a slice of two hosts; and runs the training
+# command with a Python that prints its environment and arguments.
 GCLOUD = f"""#!{sys.executable}
 import os, pathlib, subprocess, sys
 
@@ -49,7 +49,7 @@ def _calls(folder):
     return [call.split("\n") for call in (folder / "calls").read_text().strip().split("\n\n")]
 
 
-def test_create_status_delete(machine):
+def test_tpu_pod_creates_reports_and_deletes_a_slice(machine):
     folder, environment = machine
     slice_ = ("pod", "us-east5-a")
     create = ["create", *slice_, "v5litepod-16", "v2-alpha-tpuv5-lite", "--spot"]
@@ -67,7 +67,7 @@ def test_create_status_delete(machine):
     ]
 
 
-def test_run_copies_installs_and_trains_on_every_host(machine):
+def test_tpu_pod_copies_installs_and_trains_on_every_host(machine):
     folder, environment = machine
     flags = ["--config=configs/cifar10.py:a", "--workdir=/disk/it's here"]
     code, out, err = finish([*SCRIPT, "run", "pod", "us-east5-a", *flags], **environment)
@@ -91,7 +91,7 @@ def test_run_copies_installs_and_trains_on_every_host(machine):
         (["create", "pod", "zone", "v6e-16"], "create needs NAME ZONE TYPE RUNTIME"),
     ],
 )
-def test_mistakes_get_the_usage(machine, words, message):
+def test_tpu_pod_prints_its_usage_after_mistakes(machine, words, message):
     folder, environment = machine
     code, out, err = finish([*SCRIPT, *words], **environment)
     assert (code, out) == (2, "")
@@ -100,7 +100,7 @@ def test_mistakes_get_the_usage(machine, words, message):
     assert not (folder / "calls").exists()
 
 
-def test_without_gcloud_it_is_said(tmp_path):
+def test_tpu_pod_reports_a_missing_gcloud(tmp_path):
     for name in ("bash", "dirname"):
         (tmp_path / name).symlink_to(f"/usr/bin/{name}")
     code, out, err = finish([*SCRIPT, "status", "pod", "zone"], PATH=str(tmp_path))

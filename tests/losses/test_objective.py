@@ -1,3 +1,9 @@
+"""Loss declarations, and the objective built from them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,46 +11,228 @@ import pytest
 
 from amdjax import losses
 from amdjax.errors import UserError
-from amdjax.losses import LOSSES, LossInputs, build_objective
+from amdjax.losses import LOSSES, LossInputs, LossSpec, Objective, build_objective
 from amdjax.models import Outputs
+from tests.losses.random_arrays import draw
 
-NO_TEACHER = (
-    *("ce", "amc", "contrastive", "center", "a_softmax", "cosface", "arcface"),
-    *("spherical_softmax", "taylor_softmax"),
-)
-WITH_VARIABLES = ("center", "fitnet", "vid", "afd", "afds", "cc")
+# name: (needs a teacher, needs hard labels, cacheable, whole batch, has variables)
+PROPERTIES = {
+    "ce": (False, False, True, False, False),
+    "center": (False, True, True, False, True),
+    "a_softmax": (False, True, True, False, False),
+    "cosface": (False, True, True, False, False),
+    "arcface": (False, True, True, False, False),
+    "spherical_softmax": (False, False, True, False, False),
+    "taylor_softmax": (False, False, True, False, False),
+    "amc": (False, True, True, True, False),
+    "contrastive": (False, True, True, True, False),
+    "kd": (True, False, True, False, False),
+    "dkd": (True, True, True, False, False),
+    "dist": (True, False, True, True, False),
+    "ttm": (True, False, True, False, False),
+    "wttm": (True, False, True, False, False),
+    "nkd": (True, True, True, False, False),
+    "rld": (True, True, True, False, False),
+    "wkd_l": (True, True, False, False, False),
+    "am": (True, False, True, False, False),
+    "at": (True, False, True, False, False),
+    "ft": (True, False, False, False, False),
+    "fitnet": (True, False, False, False, True),
+    "nst": (True, False, False, False, False),
+    "vid": (True, False, False, False, True),
+    "afd": (True, False, False, True, True),
+    "afds": (True, False, False, False, True),
+    "ab": (True, False, False, True, True),
+    "fsp": (True, False, False, False, True),
+    "ft_factor": (True, False, False, True, True),
+    "reviewkd": (True, False, False, True, True),
+    "wkd_f": (True, False, False, True, True),
+    "sp": (True, False, False, True, False),
+    "rkd": (True, False, True, True, False),
+    "pkt": (True, False, True, True, False),
+    "cc": (True, False, True, True, True),
+}
+AMD = {"ce": {"weight": 0.1}, "kd": {"weight": 0.9, "temperature": 4.0}, "am": {"weight": 5000.0}}
+STAGES = ("stage1", "stage2", "stage3")
 
 
-def _outputs(seed, channels=3):
+def _outputs(seed: int, channels: int = 3) -> Outputs:
     rng = np.random.default_rng(seed)
-
-    def draw(*shape):
-        return jnp.asarray(rng.normal(size=shape), jnp.float32)
-
-    features = {"stem": draw(4, 8, 8, channels), "stage1": draw(4, 8, 8, channels)}
-    features |= {"stage2": draw(4, 4, 4, channels), "stage3": draw(4, 2, 2, channels)}
-    return Outputs(draw(4, 5), features, draw(4, channels), draw(channels, 5))
+    sizes = {"stem": 8, "stage1": 8, "stage2": 4, "stage3": 2}
+    return Outputs(
+        logits=draw(4, 5, seed=rng),
+        features={layer: draw(4, n, n, channels, seed=rng) for layer, n in sizes.items()},
+        embedding=draw(4, channels, seed=rng),
+        class_weights=draw(channels, 5, seed=rng),
+    )
 
 
 @pytest.fixture
-def inputs():
+def inputs() -> LossInputs:
     labels = jnp.asarray([0, 1, 0, 3])
     return LossInputs(_outputs(0), _outputs(1), labels, jnp.asarray(0), gather=lambda x: x)
 
 
-def _apply(objective, inputs, step=0):
-    """Total and parts, with new variables where a loss has some."""
+@pytest.fixture
+def register(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, LossSpec], None]:
+    """Registers a loss until the end of the test."""
+    return lambda name, spec: monkeypatch.setitem(LOSSES, name, spec)
+
+
+def _apply(objective: Objective, inputs: LossInputs, step: int = 0) -> tuple[jax.Array, dict]:
+    """Returns total and parts, with newly initialised variables of the losses."""
     inputs = inputs._replace(step=jnp.asarray(step))
     return objective.apply(objective.init(jax.random.key(0), inputs), inputs)[:2]
 
 
-def test_amd_is_the_weighted_sum_of_its_parts(inputs):
-    settings = {
-        "ce": {"weight": 0.1},
-        "kd": {"weight": 0.9, "temperature": 4.0},
-        "am": {"weight": 5000.0},
+def _gradient(settings: dict[str, Any], inputs: LossInputs) -> Outputs:
+    """Returns the gradient of the total with respect to the student's outputs."""
+    objective = build_objective(settings)
+    return jax.grad(lambda student: _apply(objective, inputs._replace(student=student))[0])(
+        inputs.student
+    )
+
+
+def test_loss_spec_properties_are_those_of_the_table():
+    properties = {
+        name: (
+            spec.needs_teacher,
+            spec.needs_hard_labels({}),
+            spec.cacheable,
+            spec.whole_batch,
+            spec.has_variables,
+        )
+        for name, spec in LOSSES.items()
     }
-    total, parts = _apply(build_objective(settings), inputs)
+    assert properties == PROPERTIES
+
+
+def test_loss_spec_attention_only_and_default_layers():
+    assert {name for name, spec in LOSSES.items() if spec.attention_only} == {"am", "at"}
+    layers = {n: s.defaults()["features"] for n, s in LOSSES.items() if s.reads_features}
+    assert layers == {
+        **dict.fromkeys(("am", "at", "ft", "nst", "vid", "afds", "sp", "ab", "reviewkd"), STAGES),
+        **dict.fromkeys(("afd", "fsp"), ("stem", *STAGES)),
+        **dict.fromkeys(("ft_factor", "wkd_f"), ("stage3",)),
+        "fitnet": ("stage2",),
+    }
+
+
+@pytest.mark.parametrize("name", [name for name, row in PROPERTIES.items() if row[3]])
+def test_loss_spec_gathers_exactly_the_batch_of_whole_batch_losses(inputs, name):
+    gathered = []
+    objective = build_objective({name: {}})
+    variables = objective.init(jax.random.key(0), inputs)
+    objective.apply(variables, inputs._replace(gather=lambda x: gathered.append(x.shape) or x))
+    assert gathered
+    assert all(shape[0] == 4 for shape in gathered)
+
+
+@pytest.mark.parametrize("name", [name for name, row in PROPERTIES.items() if not row[3]])
+def test_loss_spec_does_not_gather_for_per_sample_losses(inputs, name):
+    objective = build_objective({name: {}})
+    variables = objective.init(jax.random.key(0), inputs)
+    objective.apply(variables, inputs._replace(gather=lambda x: pytest.fail("gathered")))
+
+
+def test_loss_spec_gathers_neither_step_nor_class_weights(inputs):
+    spec = LossSpec(
+        lambda *arrays: arrays,
+        inputs=("student.embedding", "student.class_weights", "labels", "step"),
+        whole_batch=True,
+    )
+    inputs = inputs._replace(gather=lambda x: jnp.concatenate([x, x]))
+    (arguments,) = spec.calls(inputs, {}).values()
+    assert [x.shape for x in arguments] == [(8, 3), (3, 5), (8,), ()]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("student.logit",), "unknown loss input 'student.logit'; did you mean student.logits"),
+        (("teacher.logits", "label"), "unknown loss input 'label'; did you mean labels"),
+        ((), "a loss needs at least one input; known: student.logits, "),
+    ],
+)
+def test_loss_spec_refuses_unknown_inputs(names, message):
+    with pytest.raises(UserError, match=message):
+        LossSpec(losses.kd_loss, inputs=names)
+
+
+def test_user_loss_is_applied_and_has_a_gradient(inputs, register):
+    def confident_mse(student, teacher, labels, scale=2.0):
+        return scale * jnp.mean((student - teacher) ** 2, axis=-1) * (labels > 0)
+
+    register(
+        "confident_mse",
+        LossSpec(
+            confident_mse,
+            inputs=("student.logits", "teacher.logits", "hard_labels"),
+            weight=0.5,
+        ),
+    )
+    objective = build_objective({"ce": {}, "confident_mse": {"scale": 3.0}})
+    assert objective.needs_teacher
+    assert objective.needs_hard_labels == ("confident_mse",)
+    assert objective.uncacheable_losses == ()
+    assert losses.default_losses().confident_mse.to_dict() == {
+        "weight": 0.5,
+        "ramp_up_epochs": 0.0,
+        "ramp": "gaussian",
+        "end_fraction": 1.0,
+        "scale": 2.0,
+    }
+    student, teacher = inputs.student.logits, inputs.teacher.logits
+    expected = np.mean(3.0 * np.mean((student - teacher) ** 2, -1) * (inputs.labels > 0))
+    total, parts = _apply(objective, inputs)
+    np.testing.assert_allclose(parts["confident_mse"], expected, rtol=1e-6)
+    np.testing.assert_allclose(total, parts["ce"] + 0.5 * expected, rtol=1e-6)
+    gradient = _gradient({"confident_mse": {"weight": 1.0}}, inputs).logits
+    by_hand = 2.0 * 2.0 * (student - teacher) / 5 / 4 * (inputs.labels > 0)[:, None]
+    np.testing.assert_allclose(gradient, by_hand, rtol=1e-5)
+
+
+def test_user_loss_of_features_is_the_mean_over_layers(inputs, register):
+    register(
+        "sparsity",
+        LossSpec(
+            lambda feature, labels: jnp.mean(jnp.abs(feature), (1, 2, 3)) * labels,
+            inputs=("student.features", "labels"),
+            features=("stage1", "stage3"),
+        ),
+    )
+    _, parts = _apply(build_objective({"sparsity": {}}), inputs._replace(teacher=None))
+    means = [
+        np.mean(np.mean(np.abs(inputs.student.features[layer]), (1, 2, 3)) * inputs.labels)
+        for layer in ("stage1", "stage3")
+    ]
+    np.testing.assert_allclose(parts["sparsity"], np.mean(means), rtol=1e-6)
+
+
+def test_user_loss_with_variables_trains(inputs, register):
+    class Adapter(nn.Module):
+        @nn.compact
+        def __call__(self, student, teacher):
+            return jnp.mean((nn.Dense(5)(student) - teacher) ** 2, axis=-1)
+
+    register(
+        "adapter", LossSpec(Adapter, inputs=("student.embedding", "teacher.logits"), weight=2.0)
+    )
+    objective = build_objective({"adapter": {}})
+    variables = objective.init(jax.random.key(0), inputs)
+
+    def total(params):
+        return objective.apply({**variables, "params": params}, inputs)[0]
+
+    params = variables["params"]
+    first = total(params)
+    for _ in range(5):
+        params = jax.tree.map(lambda p, g: p - 0.05 * g, params, jax.grad(total)(params))
+    assert total(params) < first
+
+
+def test_objective_is_the_weighted_sum_of_its_losses(inputs):
+    total, parts = _apply(build_objective(AMD), inputs)
     by_hand = {
         "ce": losses.cross_entropy(inputs.student.logits, inputs.labels).mean(),
         "kd": losses.kd_loss(inputs.student.logits, inputs.teacher.logits, 4.0).mean(),
@@ -53,7 +241,7 @@ def test_amd_is_the_weighted_sum_of_its_parts(inputs):
                 losses.am_global_local_loss(
                     inputs.student.features[f], inputs.teacher.features[f]
                 ).mean()
-                for f in ("stage1", "stage2", "stage3")
+                for f in STAGES
             ]
         ),
     }
@@ -64,29 +252,29 @@ def test_amd_is_the_weighted_sum_of_its_parts(inputs):
     np.testing.assert_allclose(total, expected, rtol=1e-6)
 
 
-def test_every_registered_loss_has_a_gradient(inputs):
-    for name in losses.LOSSES:
-        objective = build_objective({name: {}})
-        assert objective.needs_teacher == (name not in NO_TEACHER)
-        assert (name in WITH_VARIABLES) == LOSSES[name].has_variables
-
-        def total(student, objective=objective):
-            return _apply(objective, inputs._replace(student=student))[0]
-
-        gradient = jax.grad(total)(inputs.student)
-        assert sum(float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(gradient)) > 0
+def test_objective_of_equal_settings_is_equal_and_hashable():
+    objective = build_objective(AMD, steps_per_epoch=3)
+    assert objective == build_objective(AMD, steps_per_epoch=3)
+    assert hash(objective) == hash(build_objective(AMD, steps_per_epoch=3))
+    assert objective != build_objective(AMD, steps_per_epoch=4)
 
 
-def test_a_loss_of_weight_zero_is_not_computed(inputs):
+@pytest.mark.parametrize("name", LOSSES)
+def test_registered_loss_has_a_gradient(inputs, name):
+    gradient = _gradient({name: {}}, inputs)
+    assert sum(float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(gradient)) > 0
+
+
+def test_objective_skips_losses_of_weight_zero(inputs):
     no_teacher = inputs._replace(teacher=None)
     objective = build_objective({"ce": {}, "kd": {"weight": 0.0}})
     assert not objective.needs_teacher
     assert list(_apply(objective, no_teacher)[1]) == ["ce"]
-    with pytest.raises(UserError, match="no loss with a weight other than zero"):
+    with pytest.raises(UserError, match="no loss has a weight other than zero"):
         build_objective({"ce": {"weight": 0}})
 
 
-def test_weight_ramps_up_by_epoch(inputs):
+def test_objective_ramps_a_weight_up_by_epoch(inputs):
     objective = build_objective({"ce": {"ramp_up_epochs": 10.0}}, steps_per_epoch=3)
     plain = _apply(build_objective({"ce": {}}), inputs)[0]
     for step, factor in [(0, 0.0), (2, 0.0), (3, np.exp(-5 * 0.9**2)), (30, 1.0), (99, 1.0)]:
@@ -95,7 +283,22 @@ def test_weight_ramps_up_by_epoch(inputs):
         np.testing.assert_allclose(parts["ce"], plain, rtol=1e-6)
 
 
-def test_a_loss_ends_after_its_share_of_the_epochs(inputs):
+def test_objective_ramps_a_weight_up_linearly_from_the_first_epoch(inputs):
+    settings = {"ce": {"ramp_up_epochs": 10.0, "ramp": "linear"}}
+    objective = build_objective(settings, steps_per_epoch=3)
+    plain = _apply(build_objective({"ce": {}}), inputs)[0]
+    for step, factor in [(0, 0.1), (2, 0.1), (3, 0.2), (27, 1.0), (99, 1.0)]:
+        np.testing.assert_allclose(_apply(objective, inputs, step)[0], factor * plain, rtol=1e-5)
+
+
+def test_loss_spec_warm_up_is_a_linear_ramp_by_default():
+    ramps = {name: spec.defaults()["ramp_up_epochs"] for name, spec in LOSSES.items()}
+    warmed = {"dkd", "rld", "reviewkd"}
+    assert ramps == {name: 20.0 if name in warmed else 0.0 for name in LOSSES}
+    assert {name for name in LOSSES if LOSSES[name].defaults()["ramp"] == "linear"} == warmed
+
+
+def test_objective_ends_a_loss_after_its_end_fraction(inputs):
     settings = {"ce": {}, "kd": {"weight": 2.0, "end_fraction": 0.5}}
     objective = build_objective(settings, steps_per_epoch=3, epochs=4)
     for step, weight in [(0, 2.0), (5, 2.0), (6, 0.0), (11, 0.0)]:
@@ -103,7 +306,7 @@ def test_a_loss_ends_after_its_share_of_the_epochs(inputs):
         np.testing.assert_allclose(total, parts["ce"] + weight * parts["kd"], rtol=1e-6)
 
 
-def test_masked_am_looks_where_the_teacher_looks(inputs):
+def test_am_mask_ignores_positions_of_low_teacher_attention(inputs):
     student, teacher = (x.features["stage1"] for x in (inputs.student, inputs.teacher))
     attention = jnp.sum(teacher**2, -1)
     keep = (attention > 0.5 * attention.max((1, 2), keepdims=True))[..., None]
@@ -119,7 +322,7 @@ def test_masked_am_looks_where_the_teacher_looks(inputs):
         losses.am_global_local_loss(student, teacher, mask_threshold=1.0)
 
 
-def test_what_a_margin_loss_predicts_by_is_what_others_see(inputs):
+def test_predict_gives_the_logits_that_other_losses_read(inputs):
     objective = build_objective({"cosface": {"scale": 8.0}, "kd": {"weight": 1.0}})
     predicted = objective.predict(inputs.student)
     cosine = predicted.logits / 8.0
@@ -134,46 +337,57 @@ def test_what_a_margin_loss_predicts_by_is_what_others_see(inputs):
 
 
 @pytest.mark.parametrize("name", ["spherical_softmax", "taylor_softmax"])
-def test_other_softmaxes_predict_what_they_are_trained_for(inputs, name):
+def test_softmax_variants_predict_the_probabilities_they_train(inputs, name):
     objective = build_objective({name: {}})
     _, parts = _apply(objective, inputs)
     nll = losses.cross_entropy(objective.predict(inputs.student).logits, inputs.labels).mean()
     np.testing.assert_allclose(parts[name], nll, rtol=1e-6)
 
 
-def test_two_ways_to_predict_are_refused():
-    with pytest.raises(UserError, match="cosface and arcface predict in different ways"):
+def test_build_objective_refuses_two_losses_with_predictions():
+    with pytest.raises(UserError, match="cosface and arcface define different predictions"):
         build_objective({"cosface": {}, "arcface": {}})
 
 
-def test_who_needs_hard_labels():
-    everything = {name: {} for name in LOSSES if LOSSES[name].logits_fn is None}
-    assert set(build_objective(everything).needs_hard_labels) == {
-        "center",
-        "dkd",
-        "amc",
-        "contrastive",
-    }
+def test_objective_names_losses_by_requirement():
+    combinable = {name: {} for name, spec in LOSSES.items() if spec.logits_fn is None}
+    objective = build_objective(combinable)
+    hard = {"center", "amc", "contrastive", "dkd", "nkd", "rld", "wkd_l"}
+    assert set(objective.needs_hard_labels) == hard
+    uncacheable = {"ft", "fitnet", "nst", "vid", "afd", "afds", "sp", "ab", "fsp", "ft_factor"}
+    uncacheable |= {"reviewkd", "wkd_f", "wkd_l"}
+    assert set(objective.uncacheable_losses) == uncacheable
+    assert objective.attention_features == STAGES
     assert build_objective({"amc": {"pair_labels": "predicted"}}).needs_hard_labels == ()
     assert build_objective({"arcface": {}}).needs_hard_labels == ("arcface",)
+    chosen = {"at": {"features": ("stage3", "stage1")}, "am": {"features": ("stage1",)}}
+    assert build_objective(chosen).attention_features == ("stage1", "stage3")
+    assert build_objective({"ce": {}, "kd": {}}).attention_features == ()
 
 
-def test_variables_by_loss_and_place(inputs):
-    objective = build_objective({"vid": {"features": ("stage1", "stage3")}, "center": {}, "ce": {}})
+def test_objective_init_stores_variables_by_loss_and_call(inputs):
+    objective = build_objective(
+        {"vid": {"features": ("stage1", "stage3")}, "cc": {}, "afd": {}, "center": {}, "ce": {}}
+    )
     variables = objective.init(jax.random.key(0), inputs)
-    assert set(variables["params"]) == {"vid"}
-    assert set(variables["params"]["vid"]) == {"stage1", "stage3"}
-    assert set(variables["state"]) == {"center"}
+    assert {name: set(calls) for name, calls in variables["params"].items()} == {
+        "vid": {"stage1", "stage3"},
+        "cc": {"embedding"},
+        "afd": {"features"},
+    }
+    assert {name: set(calls) for name, calls in variables["state"].items()} == {
+        "center": {"embedding"}
+    }
     state = objective.apply(variables, inputs)[2]
     assert jax.tree.structure(state) == jax.tree.structure(variables["state"])
     plain = build_objective({"ce": {}})
     assert plain.init(jax.random.key(0), inputs) == {"params": {}, "state": {}}
 
 
-def test_pairs_by_true_or_predicted_labels(inputs):
+def test_amc_pairs_by_true_or_predicted_labels(inputs):
     predicted = jnp.argmax(inputs.student.logits, -1)
-    for kind, labels in (("true", inputs.labels), ("predicted", predicted)):
-        objective = build_objective({"amc": {"pair_labels": kind, "weight": 1.0}})
+    for pair_labels, labels in (("true", inputs.labels), ("predicted", predicted)):
+        objective = build_objective({"amc": {"pair_labels": pair_labels, "weight": 1.0}})
         total, _ = _apply(objective, inputs)
         np.testing.assert_allclose(
             total, losses.amc_loss(inputs.student.embedding, labels), rtol=1e-6
@@ -186,11 +400,13 @@ def test_pairs_by_true_or_predicted_labels(inputs):
         ({"adm": {}}, "unknown loss 'adm'; did you mean am"),
         ({"am": {"margn": 1}}, "unknown hyper-parameter of the loss am 'margn'; did you mean marg"),
         ({"at": {"features": ("stage9",)}}, "unknown feature of the student 'stage9'"),
-        ({"at": {"features": ()}}, "empty list of features"),
+        ({"at": {"features": ()}}, "list of features of a loss is empty"),
         ({"amc": {"pair_labels": "ture"}}, "did you mean true"),
         ({"vid": {"features": ("stage4",)}}, "unknown feature of the student 'stage4'"),
+        ({"kd": {"ramp": "linaer"}}, "unknown ramp of the loss kd 'linaer'; did you mean linear"),
+        ({"kd": {"reduction": "sum"}}, "unknown reduction of the loss kd 'sum'"),
     ],
 )
-def test_mistakes_are_named(inputs, settings, message):
+def test_objective_names_the_invalid_setting(inputs, settings, message):
     with pytest.raises(UserError, match=message):
         _apply(build_objective(settings), inputs)

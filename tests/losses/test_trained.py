@@ -1,4 +1,4 @@
-"""Losses with variables of their own: values of the published code, and how they move."""
+"""Losses with variables: values of the published code, and updates of the variables."""
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +13,15 @@ from amdjax.losses.cc import CorrelationCongruence
 from amdjax.losses.center import Center
 from amdjax.losses.fitnet import FitNet
 from amdjax.losses.vid import VariationalInformation
+from tests.losses.random_arrays import draw
 from tests.reference_values import load, nhwc
 
 
-def _draw(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
-
-
-def _relative(gradient, reference):
+def _relative_error(gradient: jax.Array, reference: np.ndarray) -> float:
     return np.linalg.norm(gradient - reference) / np.linalg.norm(reference)
 
 
-def test_vid():
+def test_vid_value_and_gradient_are_those_of_the_published_code():
     arrays = load("vid")
     params = {"log_scale": arrays["log_scale"]}
     for i in range(3):
@@ -38,17 +35,17 @@ def test_vid():
 
     value, gradient = jax.value_and_grad(mean)(nhwc(arrays["student"]))
     np.testing.assert_allclose(value, arrays["loss"], rtol=1e-5)
-    assert _relative(gradient, nhwc(arrays["grad"])) < 1e-4
+    assert _relative_error(gradient, nhwc(arrays["grad"])) < 1e-4
 
 
-def test_vid_starts_at_the_published_variance():
-    student, teacher = _draw(2, 4, 4, 3), _draw(2, 4, 4, 5, seed=1)
+def test_vid_variance_starts_at_the_published_value():
+    student, teacher = draw(2, 4, 4, 3), draw(2, 4, 4, 5, seed=1)
     params = VariationalInformation().init(jax.random.key(0), student, teacher)["params"]
     np.testing.assert_allclose(jax.nn.softplus(params["log_scale"]) + 1e-5, 5.0, rtol=1e-6)
     np.testing.assert_allclose(params["log_scale"], load("vid")["log_scale"][0], rtol=1e-5)
 
 
-def test_afd():
+def test_afd_value_and_gradient_are_those_of_the_published_code():
     arrays = load("afd")
     prefix = "param_attention_"
     params = {"p_t": arrays[f"{prefix}p_t"], "p_s": arrays[f"{prefix}p_s"]}
@@ -57,13 +54,13 @@ def test_afd():
         **{f"key_{i}": f"linear_trans_s_key_layer_{i}" for i in (0, 1)},
         **{f"query_{i}": f"linear_trans_t_query_layer_{i}" for i in (0, 1)},
     }
-    for ours, theirs in names.items():
-        params[f"{ours}_linear"] = {
-            "kernel": arrays[f"{prefix}{theirs}_linear_weight"].T,
-            "bias": arrays[f"{prefix}{theirs}_linear_bias"],
+    for name, published in names.items():
+        params[f"{name}_linear"] = {
+            "kernel": arrays[f"{prefix}{published}_linear_weight"].T,
+            "bias": arrays[f"{prefix}{published}_linear_bias"],
         }
-        params[f"{ours}_scale"] = arrays[f"{prefix}{theirs}_bn_weight"]
-        params[f"{ours}_bias"] = arrays[f"{prefix}{theirs}_bn_bias"]
+        params[f"{name}_scale"] = arrays[f"{prefix}{published}_bn_weight"]
+        params[f"{name}_bias"] = arrays[f"{prefix}{published}_bn_bias"]
     teacher = [summarize(nhwc(arrays[f"teacher_{i}"])) for i in (0, 1)]
 
     def loss(features):
@@ -74,11 +71,11 @@ def test_afd():
     value, gradients = jax.value_and_grad(loss)(features)
     np.testing.assert_allclose(value, arrays["loss"], rtol=1e-5)
     for i in (0, 1):
-        assert _relative(gradients[i], nhwc(arrays[f"grad_{i}"])) < 1e-4
+        assert _relative_error(gradients[i], nhwc(arrays[f"grad_{i}"])) < 1e-4
 
 
-def test_afds_by_hand():
-    student, teacher = _draw(3, 4, 4, 2), _draw(3, 8, 8, 2, seed=1)
+def test_afds_is_the_printed_formula():
+    student, teacher = draw(3, 4, 4, 2), draw(3, 8, 8, 2, seed=1)
     module = AttentiveFeature()
     variables = module.init(jax.random.key(0), student, teacher)
     value = module.apply(variables, student, teacher)
@@ -95,9 +92,11 @@ def test_afds_by_hand():
     np.testing.assert_allclose(value, (rho * ((s - t) ** 2).mean((1, 2))).sum(1), rtol=1e-5)
 
 
-def test_afds_needs_equal_channels_or_an_adapter():
-    student, teacher = _draw(2, 4, 4, 3), _draw(2, 4, 4, 5)
-    with pytest.raises(UserError, match=r"the student has 3 and the teacher 5: set .*adapter=True"):
+def test_afds_refuses_unequal_channels_without_an_adapter():
+    student, teacher = draw(2, 4, 4, 3), draw(2, 4, 4, 5)
+    with pytest.raises(
+        UserError, match=r"the student has 3 channels and the teacher 5: set .*adapter=True"
+    ):
         AttentiveFeature().init(jax.random.key(0), student, teacher)
     module = AttentiveFeature(adapter=True)
     variables = module.init(jax.random.key(0), student, teacher)
@@ -105,26 +104,31 @@ def test_afds_needs_equal_channels_or_an_adapter():
     assert module.apply(variables, student, teacher).shape == (2,)
 
 
-def test_hint_and_cc_are_the_plain_losses_behind_their_layers():
-    student, teacher = _draw(4, 4, 4, 3), _draw(4, 4, 4, 5, seed=1)
+def test_fitnet_is_hint_loss_after_its_adapter():
+    student, teacher = draw(4, 4, 4, 3), draw(4, 4, 4, 5, seed=1)
     variables = FitNet().init(jax.random.key(0), student, teacher)
     adapter = variables["params"]["adapter"]
     adapted = student @ adapter["kernel"][0, 0] + adapter["bias"]
     np.testing.assert_allclose(
         FitNet().apply(variables, student, teacher), hint_loss(adapted, teacher), rtol=1e-5
     )
-    student, teacher = _draw(4, 3), _draw(4, 5, seed=1)
+
+
+def test_correlation_congruence_is_cc_loss_after_its_linear_layers():
+    student, teacher = draw(4, 3), draw(4, 5, seed=1)
     module = CorrelationCongruence(dimension=6)
     variables = module.init(jax.random.key(0), student, teacher)
-    both = [
+    mapped = [
         x @ variables["params"][side]["kernel"] + variables["params"][side]["bias"]
         for side, x in (("student", student), ("teacher", teacher))
     ]
-    np.testing.assert_allclose(module.apply(variables, student, teacher), cc_loss(*both), rtol=1e-5)
+    np.testing.assert_allclose(
+        module.apply(variables, student, teacher), cc_loss(*mapped), rtol=1e-5
+    )
 
 
-def test_centers_descend_by_themselves():
-    embedding, logits = _draw(6, 3), jnp.zeros((6, 4))
+def test_center_updates_its_centres_without_gradients():
+    embedding, logits = draw(6, 3), jnp.zeros((6, 4))
     labels = jnp.asarray([0, 1, 1, 3, 0, 1])
     module = Center(rate=0.5)
     variables = module.init(jax.random.key(0), embedding, logits, labels)
@@ -144,24 +148,24 @@ def test_centers_descend_by_themselves():
     np.testing.assert_array_equal(jax.grad(mean)(centers, embedding), 0.0)
     expected = 2 * (embedding - centers[labels]) / 6
     np.testing.assert_allclose(jax.grad(mean, 1)(centers, embedding), expected, rtol=1e-5)
-    _, moved = module.apply(variables, embedding, logits, labels, mutable=["state"])
+    _, updates = module.apply(variables, embedding, logits, labels, mutable=["state"])
     stepped = centers - 0.5 * jax.grad(by_hand)(centers)
-    np.testing.assert_allclose(moved["state"]["centers"], stepped, rtol=1e-5)
-    np.testing.assert_array_equal(moved["state"]["centers"][2], centers[2])
+    np.testing.assert_allclose(updates["state"]["centers"], stepped, rtol=1e-5)
+    np.testing.assert_array_equal(updates["state"]["centers"][2], centers[2])
 
 
 @pytest.mark.parametrize(
     "module",
     [VariationalInformation(), AttentiveFeature(), FitNet(), AttentiveFeature(adapter=True)],
 )
-def test_dead_maps_stay_finite_and_the_teacher_has_no_gradient(module):
+def test_modules_of_zero_features_are_finite_without_teacher_gradient(module):
     student, teacher = jnp.zeros((2, 4, 4, 3)), jnp.zeros((2, 4, 4, 3))
     variables = module.init(jax.random.key(0), student, teacher)
 
     def total(student, teacher):
         return module.apply(variables, student, teacher).sum()
 
-    value, (gradient, to_teacher) = jax.value_and_grad(total, (0, 1))(student, teacher)
+    value, (gradient, teacher_gradient) = jax.value_and_grad(total, (0, 1))(student, teacher)
     assert np.isfinite(value)
     assert np.all(np.isfinite(gradient))
-    np.testing.assert_array_equal(to_teacher, 0.0)
+    np.testing.assert_array_equal(teacher_gradient, 0.0)

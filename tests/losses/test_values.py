@@ -1,4 +1,4 @@
-"""Every loss and its gradient against values computed by the published implementations."""
+"""Losses and gradients against values computed by the published implementations."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ DISTILLATION = [
 
 @pytest.mark.parametrize(("name", "loss", "settings"), DISTILLATION, ids=lambda x: str(x)[:20])
 @pytest.mark.parametrize("precision", ["float32", "float64"])
-def test_distillation_loss_and_gradient(name, loss, settings, precision):
+def test_loss_and_gradient_are_those_of_the_published_code(name, loss, settings, precision):
     tolerance = 1e-4 if precision == "float32" else 1e-6
     for case in cases(name):
         hyper = {key: float(case[key]) for key in settings}
@@ -37,14 +37,14 @@ def test_distillation_loss_and_gradient(name, loss, settings, precision):
 
             value, gradient = map(np.asarray, jax.jit(jax.value_and_grad(mean))(student))
         assert value.dtype == precision
-        # SP subtracts rows of unit norm: what float32 rounds there, eps, weighs 2 sqrt(SP) eps.
+        # SP subtracts rows of unit norm: their rounding error eps adds 2 sqrt(SP) eps.
         rounding = 4e-7 * np.sqrt(case["loss"]) if (name, precision) == ("sp", "float32") else 0.0
         np.testing.assert_allclose(value, case["loss"], rtol=0.1 * tolerance, atol=rounding)
         error = np.linalg.norm(gradient - case["grad"]) / np.linalg.norm(case["grad"])
         assert error < tolerance
 
 
-def test_am_terms():
+def test_am_terms_are_those_of_the_published_code():
     arrays = load("amd_terms")
     terms = losses.am_terms(
         nhwc(arrays["student"]),
@@ -57,7 +57,7 @@ def test_am_terms():
     np.testing.assert_allclose(terms.negative.mean(), arrays["N"], rtol=1e-5)
 
 
-def test_pairs():
+def test_contrastive_losses_are_those_of_the_published_code():
     for case in cases("amc"):
         margin = float(case["margin"])
         value, gradient = jax.value_and_grad(losses.amc_loss)(
@@ -75,7 +75,7 @@ def test_pairs():
         )
 
 
-def test_cross_entropy_of_labels_and_of_probabilities():
+def test_cross_entropy_accepts_labels_and_probabilities():
     logits = jnp.asarray([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0]])
     by_hand = [np.log(np.exp([0.0, -2.0, -3.0]).sum()), np.log(3.0)]
     labels = jnp.asarray([0, 2])

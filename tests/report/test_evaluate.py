@@ -1,51 +1,52 @@
-"""What is found out about the networks of a small run, asked in other ways."""
+"""Evaluation of a small run, compared with direct computations."""
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-import amdjax.report.evaluate as collect_module
 from amdjax.analysis import grad_cam, map_angles, map_cosine
-from amdjax.config import read_config, write_config
 from amdjax.data import load_dataset
 from amdjax.errors import UserError
 from amdjax.losses import am_loss
-from amdjax.report.evaluate import LAYERS, collect, compare_maps, disagreement
-from amdjax.workdir import restore, restore_all
-from tests.trained_run import add_student, change, copy, trained
+from amdjax.report import evaluate
+from amdjax.report.evaluate import LAYERS, compare_maps, disagreement, evaluate_workdir
+from amdjax.report.report_data import ModelResult, ReportData
+from amdjax.workdir import read_config, restore, restore_all, write_config
+from tests.trained_run import add_student, change, copy
 
 
 @pytest.fixture(scope="module")
-def workdir(images, tmp_path_factory):
-    """A run with a teacher and two students, of which one never saw it."""
-    there = copy(trained(images), tmp_path_factory.mktemp("collect") / "run")
-    add_student(there, "cosface", losses={"cosface": {}}, seed=3)
-    return there
+def workdir(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a teacher and two students, one of them trained without the teacher."""
+    workdir = copy(trained, tmp_path_factory.mktemp("evaluate") / "run")
+    add_student(workdir, "cosface", losses={"cosface": {}}, seed=3)
+    return workdir
 
 
 @pytest.fixture(scope="module")
-def study(workdir):
-    return collect(workdir, num_shown=5)
+def report(workdir: Path) -> ReportData:
+    return evaluate_workdir(workdir)
 
 
-def _network(study, name):
-    (network,) = [network for network in study.networks if network.name == name]
+def _result(report: ReportData, name: str) -> ModelResult:
+    (network,) = [network for network in report.networks if network.name == name]
     return network
 
 
-def test_the_whole_test_split_is_asked(workdir, study):
+def test_evaluate_workdir_covers_the_whole_test_split(workdir, report):
     data = load_dataset(read_config(workdir).data)
     images, labels = data.test.read(np.arange(len(data.test)))
-    assert [network.name for network in study.networks] == ["teacher", "kd", "cosface"]
-    assert (study.data, study.class_names, study.missing) == ("folder", data.class_names, ())
-    np.testing.assert_array_equal(study.labels, labels)
-    np.testing.assert_array_equal(study.images, images[study.shown])
-    for network in study.networks:
+    assert [network.name for network in report.networks] == ["teacher", "kd", "cosface"]
+    assert (report.data, report.class_names, report.notes) == ("folder", data.class_names, ())
+    np.testing.assert_array_equal(report.labels, labels)
+    np.testing.assert_array_equal(report.images, images[report.samples])
+    for network in report.networks:
         restored = restore(workdir / network.name, data.num_classes)
-        outputs = restored.kind(restored.variables, images)
+        outputs = restored.predictor(restored.variables, images)
         np.testing.assert_allclose(network.logits, outputs.logits, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(network.embedding, outputs.embedding, rtol=1e-4, atol=1e-5)
         assert (network.step, network.model) == (16, restored.model)
@@ -54,45 +55,49 @@ def test_the_whole_test_split_is_asked(workdir, study):
         )
 
 
-def test_students_are_compared_with_the_teacher(workdir, study):
+def test_evaluate_workdir_compares_students_with_the_teacher(workdir, report):
     data = load_dataset(read_config(workdir).data)
     images, _ = data.test.read(np.arange(len(data.test)))
     student, teacher = (
-        network.kind(network.variables, images).features
+        network.predictor(network.variables, images).features
         for network in (restore(workdir / name, 4) for name in ("kd", "teacher"))
     )
-    network = _network(study, "kd")
+    result = _result(report, "kd")
     for layer in LAYERS:
         pair = student[layer], teacher[layer]
-        np.testing.assert_allclose(network.similarity[layer], map_cosine(*pair), rtol=1e-4)
-        np.testing.assert_allclose(network.am_distance[layer], am_loss(*pair).mean(), rtol=1e-3)
-        np.testing.assert_allclose(network.angles[layer], map_angles(student[layer]), rtol=1e-4)
-    assert _network(study, "teacher").similarity == _network(study, "teacher").am_distance == {}
-    assert _network(study, "cosface").similarity.keys() == set(LAYERS)
+        np.testing.assert_allclose(result.similarity[layer], map_cosine(*pair), rtol=1e-4)
+        np.testing.assert_allclose(result.am_distance[layer], am_loss(*pair).mean(), rtol=1e-3)
+        np.testing.assert_allclose(result.angles[layer], map_angles(student[layer]), rtol=1e-4)
+    assert _result(report, "teacher").similarity == _result(report, "teacher").am_distance == {}
+    assert _result(report, "cosface").similarity.keys() == set(LAYERS)
 
 
-def test_what_is_shown(workdir, study):
-    network, restored = _network(study, "cosface"), restore(workdir / "cosface", 4)
+def test_evaluate_workdir_computes_maps_and_cams_of_the_samples(workdir, report):
+    result, restored = _result(report, "cosface"), restore(workdir / "cosface", 4)
     for layer in LAYERS:
-        norms = np.linalg.norm(network.maps[layer].reshape(5, -1), axis=1)
+        norms = np.linalg.norm(result.maps[layer].reshape(len(report.samples), -1), axis=1)
         np.testing.assert_allclose(norms, 1.0, rtol=1e-5)
-        cam = grad_cam(
-            restored.kind.module,
-            restored.variables,
-            restored.kind.normalize(study.images),
-            network.logits[study.shown].argmax(1),
-            layer,
-            restored.kind.predict,
-        )
-        np.testing.assert_allclose(network.cams[layer], cam, rtol=1e-3, atol=1e-6)
-    disputed = disagreement([network.logits for network in study.networks])
-    assert disputed[study.shown].min() >= np.delete(disputed, study.shown).max()
-    assert (np.diff(disputed[study.shown]) <= 0).all()
+    cam = grad_cam(
+        restored.predictor.module,
+        restored.variables,
+        restored.predictor.normalize(report.images),
+        result.logits[report.samples].argmax(1),
+        "stage3",
+        restored.predictor.predict,
+    )
+    np.testing.assert_allclose(result.cams["stage3"], cam, rtol=1e-3, atol=1e-6)
 
 
-def test_cost_is_that_of_the_architecture(study):
-    network = _network(study, "kd")
-    # ResNet-8 at 16x16: the stem, and three stages of two convolutions, two of them with shortcut.
+def test_samples_are_the_images_with_the_largest_disagreement(report):
+    values = disagreement([network.logits for network in report.networks])
+    assert len(report.samples) == 6 and report.by_disagreement
+    assert values[report.samples].min() >= np.delete(values, report.samples).max()
+    assert (np.diff(values[report.samples]) <= 0).all()
+
+
+def test_flops_are_those_of_the_convolutions(report):
+    result = _result(report, "kd")
+    # ResNet-8 at 16x16: the stem and three stages of two convolutions, two of them with shortcut.
     convolutions = [(9, 3, 16, 16), (9, 16, 16, 16), (9, 16, 16, 16)]
     for inputs, outputs, side in ((16, 32, 8), (32, 64, 4)):
         convolutions += [
@@ -101,115 +106,118 @@ def test_cost_is_that_of_the_architecture(study):
             (1, inputs, outputs, side),
         ]
     flops = sum(
-        2 * record * inputs * outputs * side**2 for record, inputs, outputs, side in convolutions
+        2 * taps * inputs * outputs * side**2 for taps, inputs, outputs, side in convolutions
     )
-    assert 0.8 * flops < network.flops < 1.02 * flops  # XLA leaves out what falls on the padding
-    assert network.images_per_s > 0
+    assert 0.8 * flops < result.flops < 1.02 * flops  # XLA does not count padding
+    assert result.images_per_s > 0
 
 
-def test_curves_leave_out_what_was_cut_off(workdir, study, tmp_path):
-    curve = _network(study, "kd").curve
+def test_curves_skip_incomplete_lines(workdir, report, tmp_path):
+    curve = _result(report, "kd").curve
     assert [line["step"] for line in curve if line["split"] == "test"] == [8, 16]
-    there = copy(workdir, tmp_path / "run")
-    with (there / "kd" / "metrics.jsonl").open("ab") as file:
+    changed = copy(workdir, tmp_path / "run")
+    with (changed / "kd" / "metrics.jsonl").open("ab") as file:
         file.write(b'3\n{"step": 8}\n\xff\n{"split": "tr')
-    assert _network(collect(there, num_shown=5), "kd").curve == curve
+    assert _result(evaluate_workdir(changed), "kd").curve == curve
 
 
-def test_chosen_images(workdir):
-    study = collect(workdir, indices=(7, 2))
-    assert study.shown.tolist() == [7, 2]
-    assert study.networks[0].maps["stage1"].shape[0] == 2
+def test_indices_choose_the_samples(workdir):
+    report = evaluate_workdir(workdir, indices=(7, 2, 30, 0, 1, 5))
+    assert report.samples.tolist() == [7, 2, 30, 0, 1, 5]
+    assert not report.by_disagreement
+    assert report.networks[0].maps["stage1"].shape[0] == 6
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"indices": (32,)}, "numbered 0 to 31"),
-        ({"indices": (-1,)}, "numbered 0 to 31"),
-        ({"indices": ()}, "numbered 0 to 31"),
-        ({"indices": (10**20,)}, "numbered 0 to 31"),
-        ({"indices": (5, 5)}, "twice"),
-        ({"num_shown": 0}, "at least 1, not 0"),
+        ({"indices": (32,)}, "indices of the test images are 0 to 31"),
+        ({"indices": (-1,)}, "indices of the test images are 0 to 31"),
+        ({"indices": ()}, "indices of the test images are 0 to 31"),
+        ({"indices": (10**20,)}, "indices of the test images are 0 to 31"),
+        ({"indices": (5, 5)}, "duplicates"),
+        ({"num_samples": 0}, "at least 1, not 0"),
     ],
 )
-def test_images_that_are_not_there(workdir, arguments, message):
+def test_evaluate_workdir_rejects_bad_samples(workdir, arguments, message):
     with pytest.raises(UserError, match=message):
-        collect(workdir, **arguments)
+        evaluate_workdir(workdir, **arguments)
 
 
-def test_networks_that_put_out_no_numbers_are_left_out(workdir, monkeypatch):
-    def spoil(*bad):
-        def spoiled(*arguments):
-            networks, missing = restore_all(*arguments)
+def test_networks_with_nan_outputs_are_skipped(workdir, monkeypatch):
+    def evaluate_with_nan(*names: str) -> ReportData:
+        def restore_with_nan(*arguments):
+            networks, notes = restore_all(*arguments)
             return [
                 dataclasses.replace(
                     one, variables=jax.tree.map(lambda x: x * np.float32(np.nan), one.variables)
                 )
-                if one.name in bad
+                if one.name in names
                 else one
                 for one in networks
-            ], missing
+            ], notes
 
-        monkeypatch.setattr(collect_module, "restore_all", spoiled)
-        return collect(workdir)
+        monkeypatch.setattr(evaluate, "restore_all", restore_with_nan)
+        return evaluate_workdir(workdir)
 
-    study = spoil("teacher", "cosface")
-    assert [network.name for network in study.networks] == ["kd"]
-    assert study.networks[0].similarity == study.networks[0].am_distance == {}
-    assert study.missing[:2] == tuple(
-        f"{name}: left out, for what it puts out is not finite" for name in ("teacher", "cosface")
+    report = evaluate_with_nan("teacher", "cosface")
+    assert [network.name for network in report.networks] == ["kd"]
+    assert report.networks[0].similarity == report.networks[0].am_distance == {}
+    assert report.notes[:2] == tuple(
+        f"{name}: skipped: its outputs contain NaN or Inf" for name in ("teacher", "cosface")
     )
-    assert spoil("teacher", "kd", "cosface").networks == ()
+    assert evaluate_with_nan("teacher", "kd", "cosface").networks == ()
 
 
-def test_without_a_teacher_nothing_is_compared(workdir, tmp_path):
-    there = copy(workdir, tmp_path / "run")
-    shutil.rmtree(there / "teacher")
-    study = collect(there)
-    assert [network.name for network in study.networks] == ["kd", "cosface"]
-    assert all(network.similarity == {} for network in study.networks)
-    assert any("there is no teacher" in sentence for sentence in study.missing)
-    assert any(sentence.startswith("teacher: ") for sentence in study.missing)
+def test_students_without_a_teacher_are_not_compared(workdir, tmp_path):
+    changed = copy(workdir, tmp_path / "run")
+    shutil.rmtree(changed / "teacher")
+    report = evaluate_workdir(changed)
+    assert [network.name for network in report.networks] == ["kd", "cosface"]
+    assert all(network.similarity == {} for network in report.networks)
+    assert any("there is no teacher" in note for note in report.notes)
+    assert any(note.startswith("teacher: ") for note in report.notes)
 
 
-def test_a_workdir_without_checkpoints_needs_no_data(workdir, tmp_path):
+def test_workdir_without_checkpoints_needs_no_data(workdir, tmp_path):
     (tmp_path / "run").mkdir()
     config = read_config(workdir)
-    config.data.folder = str(tmp_path / "nothing")
+    config.data.folder = str(tmp_path / "missing")
     write_config(config, tmp_path / "run")
-    study = collect(tmp_path / "run")
-    assert (study.networks, study.class_names) == ((), ())
-    assert "no network has a checkpoint yet" in study.missing[0]
-    for array in (study.labels, study.shown, study.images):
+    report = evaluate_workdir(tmp_path / "run")
+    assert (report.networks, report.class_names) == ((), ())
+    assert "no network has a checkpoint yet" in report.notes[0]
+    for array in (report.labels, report.samples, report.images):
         assert len(array) == 0
 
 
-def test_data_that_are_not_there_are_named(workdir, tmp_path):
-    there = copy(workdir, tmp_path / "run")
-    data = read_config(there).data.to_dict()
-    change(there / "config.json", data={**data, "folder": str(tmp_path / "nothing")})
-    with pytest.raises(UserError, match="nothing cannot be listed"):
-        collect(there)
+def test_evaluate_workdir_names_missing_data(workdir, tmp_path):
+    changed = copy(workdir, tmp_path / "run")
+    data = read_config(changed).data.to_dict()
+    change(changed / "config.json", data={**data, "folder": str(tmp_path / "missing")})
+    with pytest.raises(UserError, match="missing"):
+        evaluate_workdir(changed)
 
 
-def test_disagreement():
-    sure, unsure = np.array([[50.0, 0.0], [0.0, 50.0]]), np.zeros((2, 2))
-    np.testing.assert_allclose(disagreement([sure, sure]), 0.0, atol=1e-12)
-    np.testing.assert_allclose(disagreement([sure, sure[::-1]]), 0.5)
-    np.testing.assert_allclose(disagreement([sure, unsure]), 0.25)
-    # Two of one opinion and one of the other: the mean is (2/3, 1/3).
-    np.testing.assert_allclose(disagreement([sure, sure[::-1], sure]), (1 / 3 + 2 / 3 + 1 / 3) / 3)
+def test_disagreement_is_the_mean_total_variation_distance():
+    confident, uniform = np.array([[50.0, 0.0], [0.0, 50.0]]), np.zeros((2, 2))
+    np.testing.assert_allclose(disagreement([confident, confident]), 0.0, atol=1e-12)
+    np.testing.assert_allclose(disagreement([confident, confident[::-1]]), 0.5)
+    np.testing.assert_allclose(disagreement([confident, uniform]), 0.25)
+    # Two networks predict one class and one the other: the mean is (2/3, 1/3).
+    np.testing.assert_allclose(
+        disagreement([confident, confident[::-1], confident]), (1 / 3 + 2 / 3 + 1 / 3) / 3
+    )
     rng = np.random.default_rng(0)
     logits = list(rng.normal(size=[3, 20, 4]))
     np.testing.assert_allclose(disagreement(logits), disagreement(logits[::-1]))
     np.testing.assert_allclose(disagreement(logits), disagreement([x + 3.0 for x in logits]))
 
 
-def test_maps_whose_sizes_do_not_fit_are_left_out():
+def test_compare_maps_leaves_out_incompatible_sizes():
     rng = np.random.default_rng(0)
     large, small, odd = (rng.normal(size=[2, side, side, 3]) for side in (8, 4, 6))
-    answer = compare_maps({"a": large, "b": large}, {"a": small, "b": odd}, 1.35, 64.0)
-    assert answer["similarity"].keys() == answer["am"].keys() == {"a"}
-    np.testing.assert_allclose(answer["similarity"]["a"], map_cosine(large, small), rtol=1e-5)
+    comparison = compare_maps({"a": large, "b": large}, {"a": small, "b": odd}, 1.35, 64.0)
+    assert comparison["similarity"].keys() == comparison["am"].keys() == {"a"}
+    np.testing.assert_allclose(comparison["similarity"]["a"], map_cosine(large, small), rtol=1e-5)
     assert compare_maps({"a": large}, {}, 1.35, 64.0) == {"similarity": {}, "am": {}}

@@ -1,26 +1,27 @@
-"""The report of a finished run, by its command."""
+"""The command `python -m amdjax.report`."""
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.tiny_run import finish
-from tests.trained_run import copy, trained
+from tests.tiny_run import finish, start
+from tests.trained_run import copy
 
 REPORT = [sys.executable, "-m", "amdjax.report"]
 
 
 @pytest.mark.slow
-def test_a_run_has_a_report(images, tmp_path):
-    workdir = copy(trained(images), tmp_path / "run")
+def test_report_command_writes_page_figures_and_numbers(trained: Path, tmp_path: Path):
+    workdir = copy(trained, tmp_path / "run")
     code, out, err = finish([*REPORT, f"--workdir={workdir}", "--images=3,0"])
     assert code == 0, err
     page = workdir / "report" / "index.html"
     assert out.splitlines()[-1] == str(page)
-    assert err == ""  # no bar where there is no terminal
+    assert err == ""  # no progress bar outside of a terminal
     content = json.loads((workdir / "report" / "report.json").read_text())
-    assert content["shown"] == [3, 0]
+    assert content["samples"] == [3, 0]
     results = json.loads((workdir / "results.json").read_text())
     accuracy = {row["method"]: row["scores"]["top1"]["mean"] for row in content["methods"]}
     assert accuracy == {
@@ -31,16 +32,15 @@ def test_a_run_has_a_report(images, tmp_path):
     assert names <= {file.stem for file in page.parent.glob("*.png")}
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ([], "--workdir=DIR is missing"),
-        (["--workdir=nowhere", "--images=one"], "--images must be whole numbers, not one"),
-        (["--workdir=nowhere", "3"], "3 is no flag of this command"),
-    ],
-)
-def test_mistakes_are_one_line(flags, message):
-    code, out, err = finish([*REPORT, *flags])
-    assert code == 2 and out == ""
-    assert message in err
-    assert len(err.splitlines()) == 1 and err.startswith("error: ")
+def test_report_command_reports_usage_errors_in_one_line():
+    cases = {
+        (): "--workdir=DIR is missing",
+        ("--workdir=nowhere", "--images=one"): "--images must be whole numbers, not one",
+        ("--workdir=nowhere", "3"): "unexpected argument 3",
+    }
+    processes = [start([*REPORT, *words]) for words in cases]
+    for process, message in zip(processes, cases.values(), strict=True):
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 2 and out == ""
+        assert message in err
+        assert len(err.splitlines()) == 1 and err.startswith("error: ")

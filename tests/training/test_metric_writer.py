@@ -1,5 +1,4 @@
 import json
-import sys
 
 import jax
 import numpy as np
@@ -12,7 +11,7 @@ from amdjax.training import metric_writer
 
 def _open(folder, start=0, total=10, **options):
     return metric_writer.RunLogger(
-        folder, "kd", start, total, steps_per_epoch=5, batch_size=4, **options
+        folder, name="kd", start=start, total=total, steps_per_epoch=5, batch_size=4, **options
     )
 
 
@@ -23,10 +22,10 @@ def _steps(folder):
 
 def _train(log, steps, loss=1.0):
     for step in steps:
-        log.train_step(step, {"loss": np.float32(loss * step), "accuracy": np.float32(0.5)})
+        log.add(step - 1, step, {"loss": np.float32(loss * step), "accuracy": np.float32(0.5)})
 
 
-def test_training_values_are_means_since_the_line_before(tmp_path, capsys):
+def test_train_lines_hold_means_since_the_last_line(tmp_path, capsys):
     with _open(tmp_path) as log:
         _train(log, [1, 2, 3])
         log.write_train(3, learning_rate=0.1)
@@ -38,7 +37,7 @@ def test_training_values_are_means_since_the_line_before(tmp_path, capsys):
     assert "kd  step 3/10  epoch 0.60  loss 2" in capsys.readouterr().out
 
 
-def test_lines_beyond_the_checkpoint_are_dropped(tmp_path):
+def test_lines_after_the_checkpoint_are_dropped(tmp_path):
     with _open(tmp_path) as log:
         for step in range(1, 6):
             _train(log, [step])
@@ -52,7 +51,7 @@ def test_lines_beyond_the_checkpoint_are_dropped(tmp_path):
     assert _steps(tmp_path) == [("train", step) for step in (1, 2, 3, 4)]
 
 
-def test_events_are_read_by_tensorboard(tmp_path):
+def test_events_can_be_read_by_tensorboard(tmp_path):
     with _open(tmp_path) as log:
         _train(log, [1, 2])
         log.write_train(2, learning_rate=0.5)
@@ -62,27 +61,26 @@ def test_events_are_read_by_tensorboard(tmp_path):
     assert [(e.step, e.value) for e in events.Scalars("test/accuracy")] == [(2, 0.25)]
 
 
-def test_without_tensorboard_it_is_said_once(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.event_file_writer", None)
-    monkeypatch.setattr(metric_writer, "_said_no_tensorboard", False)
-    for _ in range(2):
-        with _open(tmp_path) as log:
-            _train(log, [1])
-            log.write_train(1, learning_rate=0.5)
-    assert capsys.readouterr().out.count("tensorboard is not installed") == 1
-    assert _steps(tmp_path) == [("train", 1)]
+def test_events_keep_every_point_across_a_resume(tmp_path):
+    for start in (0, 2):
+        with _open(tmp_path, start=start) as log:
+            for step in range(start + 1, 5):
+                _train(log, [step])
+                log.write_train(step, learning_rate=0.5)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [e.step for e in events.Scalars("train/loss")] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_value_that_is_not_finite_is_named_with_its_step(tmp_path, value):
+def test_value_that_is_not_finite_is_reported_with_its_step(tmp_path, value):
     with (
         _open(tmp_path) as log,
         pytest.raises(UserError, match=r"kd: not finite at step 7: loss 1\.5, am (nan|-?inf)"),
     ):
-        log.train_step(7, {"loss": np.float32(1.5), "am": np.float32(value)})
+        log.add(6, 7, {"loss": np.float32(1.5), "am": np.float32(value)})
 
 
-def test_other_processes_write_nothing(tmp_path, capsys):
+def test_disabled_logger_writes_nothing(tmp_path, capsys):
     with _open(tmp_path, enabled=False) as log:
         _train(log, [1])
         log.write_train(1, learning_rate=0.5)
@@ -92,13 +90,13 @@ def test_other_processes_write_nothing(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("steps", "enabled"), [(30, True), (12, True), (5, True), (30, False)])
-def test_profile_traces_the_tenth_to_the_twentieth_step(tmp_path, monkeypatch, steps, enabled):
+def test_profiler_traces_the_tenth_to_the_twentieth_step(tmp_path, monkeypatch, steps, enabled):
     calls, done = [], []
     monkeypatch.setattr(jax.profiler, "start_trace", lambda *_, **__: calls.append(len(done)))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append(len(done)))
-    with metric_writer.Profiler(tmp_path, enabled) as profile:
+    with metric_writer.Profiler(tmp_path, enabled=enabled) as profile:
         for step in range(steps):
             done.append(step)
-            profile.reached(len(done))
+            profile.on_step(len(done))
     expected = {30: [9, 20], 12: [9, 12], 5: []}[steps] if enabled else []
     assert calls == expected

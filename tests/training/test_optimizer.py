@@ -5,9 +5,9 @@ import numpy as np
 import optax
 import pytest
 
+from amdjax.configs import default
 from amdjax.errors import UserError
 from amdjax.training.optimizer import create_optimizer, learning_rate_schedule
-from configs import default
 
 
 def _optim(**changes):
@@ -24,7 +24,7 @@ def _run(optimizer, params, gradients):
     return params
 
 
-def test_sgd_is_that_of_pytorch():
+def test_sgd_equals_that_of_pytorch():
     optim = _optim(learning_rate=0.1, boundaries=(1,), factor=0.2, weight_decay=0.01)
     params = {"kernel": jnp.asarray([[1.0, -2.0]]), "bias": jnp.asarray([0.5])}
     gradients = [{"kernel": jnp.full((1, 2), g), "bias": jnp.asarray([g])} for g in (0.3, -1, 2.0)]
@@ -37,7 +37,7 @@ def test_sgd_is_that_of_pytorch():
         np.testing.assert_allclose(ours[name], value, rtol=1e-6)
 
 
-def test_weight_decay_of_kernels_alone():
+def test_weight_decay_of_kernels_only():
     optim = _optim(weight_decay=0.5, decay_norms_and_biases=False)
     params = {"kernel": jnp.ones((1, 1)), "bias": jnp.ones(1)}
     zero = {"kernel": jnp.zeros((1, 1)), "bias": jnp.zeros(1)}
@@ -46,7 +46,7 @@ def test_weight_decay_of_kernels_alone():
     np.testing.assert_array_equal(ours["bias"], 1.0)
 
 
-def test_adam_without_ramps_is_that_of_optax():
+def test_adam_without_ramps_equals_that_of_optax():
     optim = _optim(name="adam", weight_decay=0.0, boundaries=(), learning_rate=0.003)
     params = {"kernel": jnp.ones((2, 2))}
     gradients = [{"kernel": jnp.asarray([[g, 1.0], [-g, g * g]])} for g in (0.3, -1.0, 2.0)]
@@ -55,7 +55,7 @@ def test_adam_without_ramps_is_that_of_optax():
     np.testing.assert_allclose(ours["kernel"], theirs["kernel"], rtol=1e-6)
 
 
-def test_beta1_falls_along_the_ramp_down():
+def test_adam_beta1_falls_during_the_ramp_down():
     optim = _optim(
         name="adam", weight_decay=0.0, boundaries=(), ramp_down_epochs=4.0, learning_rate=1.0
     )
@@ -73,7 +73,7 @@ def test_beta1_falls_along_the_ramp_down():
     np.testing.assert_allclose(ours["kernel"], value, rtol=1e-4)
 
 
-def test_schedule_of_cifar10():
+def test_learning_rate_of_the_cifar10_recipe():
     schedule = learning_rate_schedule(_optim(), steps_per_epoch=390, epochs=200)
     epochs = [0, 39, 40, 80, 120, 160, 199]
     expected = [0.1, 0.1, 0.02, 0.004, 0.0008, 0.00016, 0.00016]
@@ -83,7 +83,7 @@ def test_schedule_of_cifar10():
     np.testing.assert_allclose(last, expected, rtol=1e-5)
 
 
-def test_schedule_of_amc():
+def test_learning_rate_of_the_amc_recipe():
     optim = _optim(learning_rate=0.003, boundaries=(), ramp_up_epochs=50.0, ramp_down_epochs=30.0)
     schedule = learning_rate_schedule(optim, steps_per_epoch=10, epochs=200)
     for epoch, factor in [
@@ -97,6 +97,6 @@ def test_schedule_of_amc():
 
 
 @pytest.mark.parametrize("boundaries", [(80, 40), (40, 40)])
-def test_boundaries_must_ascend(boundaries):
+def test_learning_rate_refuses_boundaries_that_do_not_ascend(boundaries):
     with pytest.raises(UserError, match=r"boundaries must ascend, not \("):
         create_optimizer(_optim(boundaries=boundaries), 1, 1)

@@ -4,7 +4,7 @@ import numpy as np
 
 from amdjax.training import results
 
-OUTCOME = results.Outcome(
+RESULT = results.RunResult(
     "resnet8",
     78_042,
     {
@@ -15,40 +15,40 @@ OUTCOME = results.Outcome(
 )
 
 
-def test_final_is_the_last_and_best_the_most_accurate():
-    assert OUTCOME.final() == {"step": 9, "accuracy": 0.625, "nll": 1.0, "ece": 0.125}
-    assert OUTCOME.best()["step"] == 6
+def test_final_is_the_last_evaluation_and_best_the_most_accurate():
+    assert RESULT.final() == {"step": 9, "accuracy": 0.625, "nll": 1.0, "ece": 0.125}
+    assert RESULT.best()["step"] == 6
 
 
-def test_results_file(tmp_path):
-    results.write(tmp_path, "digits", {"teacher": {0: OUTCOME}, "kd": {0: OUTCOME}})
+def test_write_keeps_final_and_best_evaluations(tmp_path):
+    results.write(tmp_path, "digits", {"teacher": {0: RESULT}, "kd": {0: RESULT}})
     content = json.loads((tmp_path / "results.json").read_text())
     assert content["data"] == "digits"
     assert content["teacher"]["final"]["accuracy"] == 0.625
     assert content["methods"]["kd"]["best"]["accuracy"] == 0.75
-    results.write(tmp_path, "digits", {"amc": {0: OUTCOME}})
+    results.write(tmp_path, "digits", {"amc": {0: RESULT}})
     assert json.loads((tmp_path / "results.json").read_text())["teacher"] is None
 
 
 def test_table_has_a_line_for_each_network():
-    lines = results.table({"teacher": {0: OUTCOME}, "amd_gl": {0: OUTCOME}}).splitlines()
+    lines = results.table({"teacher": {0: RESULT}, "amd_gl": {0: RESULT}}).splitlines()
     assert lines[0].split()[:2] == ["model", "parameters"]
     assert lines[3].split() == ["amd_gl", "resnet8", "78,042", "62.50", "1.0000", "12.50", "75.00"]
     assert len({len(line) for line in lines[2:4]}) == 1
 
 
 def _with_accuracy(accuracy):
-    return results.Outcome("resnet8", 1, {9: {"accuracy": accuracy, "nll": 1.0, "ece": 0.125}})
+    return results.RunResult("resnet8", 1, {9: {"accuracy": accuracy, "nll": 1.0, "ece": 0.125}})
 
 
 SEVERAL = {
-    "teacher": {0: OUTCOME},
+    "teacher": {0: RESULT},
     "amd_gl": dict(enumerate(map(_with_accuracy, (0.75, 0.875, 0.8125)))),
     "kd": dict(enumerate(map(_with_accuracy, (0.625, 0.625, 0.6875)))),
 }
 
 
-def test_paired_differences():
+def test_compare_pairs_methods_by_seed():
     (entry,) = results.compare(SEVERAL)
     assert (entry.method, entry.baseline, entry.seeds) == ("amd_gl", "kd", 3)
     difference = np.array([0.125, 0.25, 0.125])
@@ -57,10 +57,10 @@ def test_paired_differences():
     # Student's t with two degrees of freedom has this tail.
     p_value = 1 - statistic / np.sqrt(2 + statistic**2)
     np.testing.assert_allclose(entry.p_value, p_value, rtol=1e-6)
-    assert results.compare({"kd": {0: OUTCOME}, "at": {0: OUTCOME}}) == []
+    assert results.compare({"kd": {0: RESULT}, "at": {0: RESULT}}) == []
 
 
-def test_equal_differences_are_no_evidence():
+def test_compare_has_no_p_value_for_equal_differences():
     # Each seed has one image more right, of 360; in float32 the differences are not all equal.
     right = (279, 254, 257)
     kd, other = (
@@ -73,7 +73,7 @@ def test_equal_differences_are_no_evidence():
     assert np.isnan(entry.p_value)
 
 
-def test_only_common_seeds_are_paired():
+def test_compare_uses_common_seeds_only():
     kd, at = {0: 0.5, 1: 0.625, 4: 0.75}, {1: 0.75, 4: 0.8125, 7: 1.0}
     (entry,) = results.compare_accuracies({"at": at, "kd": kd, "amd_gl": {0: 0.5}})
     assert (entry.method, entry.baseline, entry.seeds) == ("at", "kd", 2)
@@ -81,7 +81,7 @@ def test_only_common_seeds_are_paired():
     assert results.compare_accuracies({}) == []
 
 
-def test_several_seeds(tmp_path):
+def test_write_keeps_mean_and_deviation_of_several_seeds(tmp_path):
     results.write(tmp_path, "digits", SEVERAL)
     content = json.loads((tmp_path / "results.json").read_text())
     row = content["methods"]["amd_gl"]
@@ -94,7 +94,7 @@ def test_several_seeds(tmp_path):
     assert "amd_gl - kd  +16.67 points  p = 0.0572" in table
 
 
-def test_equal_differences_have_no_p_value(tmp_path):
+def test_write_has_null_for_an_undefined_p_value(tmp_path):
     same = {**SEVERAL, "amd_gl": SEVERAL["kd"]}
     assert "p not defined" in results.table(same)
     results.write(tmp_path, "digits", same)

@@ -23,7 +23,7 @@ def _lines(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_what_a_run_leaves(finished):
+def test_run_writes_results_checkpoints_and_events(finished):
     results = json.loads((finished / "results.json").read_text())
     assert results["data"] == "folder"
     assert results["teacher"]["model"] == "wrn_10_1"
@@ -38,7 +38,7 @@ def test_what_a_run_leaves(finished):
             assert checkpoints.latest_step() == 16
 
 
-def test_what_a_run_logs(finished):
+def test_run_logs_losses_rates_and_evaluations(finished):
     lines = _lines(finished / "amd_gl")
     assert [line["step"] for line in lines if line["split"] == "train"] == [4, 8, 12, 16]
     assert [line["step"] for line in lines if line["split"] == "test"] == [8, 16]
@@ -54,7 +54,7 @@ def test_what_a_run_logs(finished):
     }
 
 
-def test_a_finished_run_is_not_trained_again(images, finished, capsys):
+def test_run_does_not_train_a_finished_run_again(images, finished, capsys):
     before = {file: file.stat().st_mtime_ns for file in finished.glob("*/checkpoints/*/*")}
     run(tiny_config(images, ("scratch", "amd_gl")), finished)
     out = capsys.readouterr().out
@@ -64,26 +64,26 @@ def test_a_finished_run_is_not_trained_again(images, finished, capsys):
     assert len(_lines(finished / "amd_gl")) == 6
 
 
-def test_another_method_uses_the_same_teacher(images, finished):
+def test_run_of_another_method_uses_the_same_teacher(images, finished):
     before = (finished / "teacher" / "metrics.jsonl").read_bytes()
     run(tiny_config(images, ("kd",)), finished)
     assert (finished / "teacher" / "metrics.jsonl").read_bytes() == before
     assert (finished / "kd" / "checkpoints" / "16").is_dir()
 
 
-def test_another_recipe_is_refused(images, finished):
+def test_run_refuses_a_workdir_with_a_different_config(images, finished):
     config = tiny_config(images, ("amd_gl",))
     config.losses.am.margin = 1.5
     config.student.name = "resnet14"
     with pytest.raises(UserError) as caught:
         run(config, finished)
     message = str(caught.value)
-    assert "losses.am.margin: 1.35 there, 1.5 now" in message
-    assert "model: 'resnet8' there, 'resnet14' now" in message
+    assert "losses.am.margin: saved 1.35, requested 1.5" in message
+    assert "model: saved 'resnet8', requested 'resnet14'" in message
     assert "losses.am.scale" not in message
 
 
-def test_a_trained_teacher_can_be_given(images, finished, tmp_path):
+def test_run_takes_a_trained_teacher(images, finished, tmp_path):
     config = tiny_config(images, ("kd",))
     config.teacher.checkpoint = str(finished / "teacher")
     config.max_steps = 8
@@ -97,14 +97,14 @@ def test_a_trained_teacher_can_be_given(images, finished, tmp_path):
         )
 
 
-def test_a_value_that_is_not_finite_stops_the_run(images, tmp_path):
+def test_run_stops_at_a_value_that_is_not_finite(images, tmp_path):
     config = tiny_config(images, ("scratch",))
     config.max_steps = 4
     run(config, tmp_path)
     with Checkpoints(tmp_path / "scratch") as checkpoints:
         evaluations = checkpoints.evaluations()
         assert list(evaluations) == [4]
-    (tmp_path / "scratch" / "recipe.json").unlink()
+    (tmp_path / "scratch" / "run.json").unlink()
     config.max_steps = 0
     config.optim.learning_rate = 1e30
     with pytest.raises(UserError) as caught:
@@ -123,26 +123,26 @@ def test_a_value_that_is_not_finite_stops_the_run(images, tmp_path):
         ({"batch_size": 400}, "64 training images do not fill one batch of 400"),
         ({"epochs": 0}, "config.epochs must be at least 1, not 0"),
         ({"methods": ()}, "config.methods is empty"),
-        ({"methods": ("kd", "kd")}, "config.methods names one twice: kd, kd"),
+        ({"methods": ("kd", "kd")}, "config.methods has duplicates: kd, kd"),
         ({"methods": ("kd+sq",)}, "unknown method 'sq'; did you mean sp"),
-        ({"dtype": "float16"}, "unknown dtype 'float16'; did you mean bfloat16"),
+        ({"dtype": "float16"}, "unknown config.dtype 'float16'; did you mean bfloat16"),
         ({"student": {"name": "resnet9"}}, "scratch: unknown model 'resnet9'; did you mean resnet"),
         ({"optim": {"name": "sdg"}}, "unknown optimiser 'sdg'; did you mean sgd"),
         ({"optim": {"boundaries": (5, 3)}}, "must ascend"),
         ({"augment": {"pad_mode": "zeros"}}, "did you mean zero"),
         ({"augment": {"std": (1.0, 0.0, 1.0)}}, "augment.std needs three"),
         ({"data": {"name": "digit"}}, "unknown data set 'digit'; did you mean digits"),
-        ({"seeds": (1, 1)}, "config.seeds names one twice: 1, 1"),
+        ({"seeds": (1, 1)}, "config.seeds has duplicates: 1, 1"),
         ({"seeds": ("a",)}, "whole numbers of at least 0, not 'a'"),
         ({"seeds_at_once": True}, "config.seeds_at_once needs at least two config.seeds"),
         ({"seeds": (-1,)}, "config.seeds must be whole numbers of at least 0, not -1"),
         ({"ema_decay": 1.0}, "ema_decay must be at least 0 and below 1"),
         ({"teacher": {"early_fraction": 0.0}}, "early_fraction must be above 0"),
-        ({"augment": {"noise": -0.1}}, "augment.noise must not be negative"),
-        ({"mix": {"name": "moex", "place": "stage9"}}, "unknown config.mix.layer 'stage9'"),
+        ({"augment": {"noise": -0.1}}, "augment.noise must be at least 0"),
+        ({"mix": {"name": "moex", "layer": "stage9"}}, "unknown config.mix.layer 'stage9'"),
     ],
 )
-def test_what_cannot_be_run(images, tmp_path, change, message):
+def test_run_refuses_invalid_settings(images, tmp_path, change, message):
     config = tiny_config(images, ("scratch",))
     config.update(change)
     with pytest.raises(UserError, match=message):
@@ -155,10 +155,13 @@ def test_what_cannot_be_run(images, tmp_path, change, message):
         ({"am": {"features": ("stage4",)}}, "amd_gl: unknown feature of the student 'stage4'"),
         ({"am": {"grid": 5}}, "amd_gl: a grid of 5x5 patches does not fit a 4x4 feature map"),
         ({"am": {"terms": ("angle",)}}, "amd_gl: unknown AM term"),
-        ({"am": {"mask_threshold": 1.5}}, "amd_gl: am: mask_threshold must be"),
+        (
+            {"am": {"mask_threshold": 1.5}},
+            "losses.am.mask_threshold must be at least 0 and below 1",
+        ),
     ],
 )
-def test_losses_are_tried_before_any_training(images, tmp_path, change, message):
+def test_run_checks_losses_before_any_training(images, tmp_path, change, message):
     config = tiny_config(images, ("scratch", "amd_gl"))
     config.losses.update(change)
     with pytest.raises(UserError, match=message):
@@ -166,7 +169,7 @@ def test_losses_are_tried_before_any_training(images, tmp_path, change, message)
     assert not (tmp_path / "scratch" / "metrics.jsonl").exists()
 
 
-def test_seeds_and_an_early_teacher(images, tmp_path, capsys):
+def test_run_trains_several_seeds_and_an_early_teacher(images, tmp_path, capsys):
     config = tiny_config(images, ("kd", "eskd"))
     config.seeds = (0, 3)
     config.teacher.early_fraction = 0.5
@@ -185,13 +188,13 @@ def test_seeds_and_an_early_teacher(images, tmp_path, capsys):
     assert folders == {"teacher", "teacher_early", "kd", "kd-seed3", "eskd", "eskd-seed3"}
     assert "eskd - kd" in capsys.readouterr().out
     parts = _lines(tmp_path / "eskd")[-2]
-    np.testing.assert_allclose(parts["loss"], 0.1 * parts["ce"] + 0.9 * parts["eskd"], rtol=1e-5)
+    np.testing.assert_allclose(parts["loss"], 0.1 * parts["ce"] + 0.9 * parts["kd"], rtol=1e-5)
     early, late = (_lines(tmp_path / name)[0] for name in ("teacher_early", "teacher"))
     assert early["loss"] == late["loss"]
 
 
 @pytest.mark.slow
-def test_seeds_at_once_give_the_results_of_one_after_the_other(images, tmp_path):
+def test_seeds_at_once_give_the_results_of_separate_seeds(images, tmp_path):
     config = tiny_config(images, ("amd_gl",))
     config.seeds = (0, 3)
     config.epochs = 1
@@ -218,22 +221,22 @@ def test_seeds_at_once_give_the_results_of_one_after_the_other(images, tmp_path)
     assert list(results["methods"]["amd_gl"]["seeds"]) == ["0", "3"]
 
 
-def test_eskd_cannot_stop_a_teacher_that_is_given(images, tmp_path):
+def test_eskd_refuses_an_imported_teacher(images, tmp_path):
     config = tiny_config(images, ("eskd",))
     config.teacher.checkpoint = str(tmp_path)
-    with pytest.raises(UserError, match="eskd trains a teacher that it stops early"):
+    with pytest.raises(UserError, match="eskd trains a teacher that is stopped early"):
         run(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize("method", ["amc", "kd+center", "dkd", "arcface"])
-def test_hard_labels_are_not_mixed(images, tmp_path, method):
+def test_losses_of_class_labels_refuse_mixing(images, tmp_path, method):
     config = tiny_config(images, (method,))
     config.mix.name = "cutmix"
     with pytest.raises(UserError, match=r"cannot use the mixed labels of config\.mix\.name"):
         run(config, tmp_path)
 
 
-def test_what_losses_learn_is_kept(images, finished, tmp_path):
+def test_run_resumes_the_variables_of_losses(images, finished, tmp_path):
     """A run that is stopped between two steps goes on with the losses' own variables."""
     config = tiny_config(images, ("fitnet+center",))
     config.epochs = 1
@@ -247,7 +250,7 @@ def test_what_losses_learn_is_kept(images, finished, tmp_path):
     assert whole == parts
 
 
-def test_mixed_students_of_a_teacher_that_saw_no_mixtures(images, finished, tmp_path):
+def test_mixing_concerns_students_only(images, finished, tmp_path):
     config = tiny_config(images, ("amd_gl",))
     config.mix.name, config.mix.alpha = "mixup", 1.0
     config.mix.teacher_sees_mixed = False
@@ -259,7 +262,7 @@ def test_mixed_students_of_a_teacher_that_saw_no_mixtures(images, finished, tmp_
     assert plain["loss"] != mixed["loss"]
 
 
-def test_an_averaged_teacher_teaches_with_its_means(images, tmp_path):
+def test_teacher_with_ema_teaches_with_its_averages(images, tmp_path):
     config = tiny_config(images, ("kd",))
     config.ema_decay = 0.5
     config.max_steps = 3
@@ -273,3 +276,24 @@ def test_an_averaged_teacher_teaches_with_its_means(images, tmp_path):
         given["teacher"]["final"]["nll"], trained["teacher"]["final"]["nll"], rtol=1e-6
     )
     assert given["methods"] == trained["methods"]
+
+
+def test_run_resumes_on_moved_images_and_refuses_other_ones(images, finished, tmp_path, capsys):
+    workdir, moved = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(finished, workdir)
+    shutil.copytree(images, moved)
+    config = tiny_config(images, ("amd_gl",))
+    config.data.folder = str(moved)
+    run(config, workdir)
+    first, *_ = sorted((moved / "train").iterdir())
+    next(first.iterdir()).unlink()
+    with pytest.raises(UserError, match=r"images have changed since .*train 64 -> 63"):
+        run(config, workdir)
+    config.data.accept_changes = True
+    capsys.readouterr()
+    run(config, workdir)
+    assert "train 64 -> 63" in capsys.readouterr().out
+    for split in ("train", "test"):
+        (moved / split / first.name).rename(moved / split / "zebra")
+    with pytest.raises(UserError, match=rf"missing: '{first.name}'; new: 'zebra'"):
+        run(config, workdir)

@@ -1,4 +1,4 @@
-"""The mapped training step against a trajectory computed in PyTorch, and on 1, 2, 4 devices."""
+"""The train step against a trajectory computed in PyTorch, and on 1, 2 and 4 devices."""
 
 import jax
 import jax.numpy as jnp
@@ -7,14 +7,15 @@ import optax
 import pytest
 
 from amdjax import distributed
+from amdjax.configs import default
 from amdjax.data.augment import create_augment
 from amdjax.losses import LOSSES, build_objective
 from amdjax.models import create_model, import_torch_state_dict, init_variables
+from amdjax.predictor import Predictor
 from amdjax.training.optimizer import create_optimizer
 from amdjax.training.preflight import dummy_inputs
 from amdjax.training.train_state import TrainState
 from amdjax.training.train_step import make_eval_step, make_train_step
-from configs import default
 from tests.reference_values import load, nhwc, prefixed
 
 AMD = {
@@ -38,23 +39,23 @@ def _mesh(devices):
     return distributed.make_mesh(jax.devices()[:devices])
 
 
-def _map_step(step, mesh):
+def _shard_step(step, mesh):
     return distributed.shard_step(step, mesh, batch_argument=2)
 
 
 @pytest.mark.parametrize("devices", [1, 4])
-def test_five_steps_of_amd_as_in_pytorch(devices):
+def test_train_step_follows_the_pytorch_trajectory_of_amd(devices):
     arrays = load("trajectory_amd")
     student = import_torch_state_dict("wrn_10_1", prefixed(arrays, "student"))
     teacher = import_torch_state_dict("wrn_10_2", prefixed(arrays, "teacher"))
     mesh = _mesh(devices)
-    step = _map_step(
+    step = _shard_step(
         make_train_step(
-            create_model("wrn_10_1", 10, axis_name=distributed.BATCH_AXIS),
-            create_model("wrn_10_2", 10),
-            build_objective(AMD),
-            lambda keys, images: images,
-            _sgd(),
+            student=create_model("wrn_10_1", 10, axis_name=distributed.BATCH_AXIS),
+            teacher=create_model("wrn_10_2", 10),
+            objective=build_objective(AMD),
+            augment=lambda keys, images: images,
+            optimizer=_sgd(),
         ),
         mesh,
     )
@@ -92,12 +93,20 @@ def _run(devices, losses, steps=10, sync=True):
     teacher = create_model("resnet8", 4, axis_name=axis)
     config = default.get_config()
     config.augment.padding, config.augment.flip = 2, True
-    augment, _ = create_augment(config.augment)
     objective = build_objective(losses)
-    step = _map_step(make_train_step(student, teacher, objective, augment, _sgd(0.01)), mesh)
-    own = objective.init(jax.random.key(3), dummy_inputs(student, teacher, (16, 16, 3)))
+    step = _shard_step(
+        make_train_step(
+            student=student,
+            teacher=teacher,
+            objective=objective,
+            augment=create_augment(config.augment).train,
+            optimizer=_sgd(0.01),
+        ),
+        mesh,
+    )
+    loss_variables = objective.init(jax.random.key(3), dummy_inputs(student, teacher, (16, 16, 3)))
     state = TrainState.create(
-        init_variables(student, jax.random.key(1), (16, 16, 3)), own, _sgd(0.01)
+        init_variables(student, jax.random.key(1), (16, 16, 3)), loss_variables, _sgd(0.01)
     )
     given = init_variables(teacher, jax.random.key(2), (16, 16, 3))
     state, given = distributed.replicate((state, given), mesh)
@@ -114,7 +123,7 @@ def _run(devices, losses, steps=10, sync=True):
     return np.asarray(history), state
 
 
-def test_the_number_of_devices_changes_nothing():
+def test_train_step_does_not_depend_on_the_number_of_devices():
     everything = {name: {} for name in ("ce", "kd", "amc", "contrastive")}
     everything |= {name: {"weight": 10.0} for name in ("at", "sp", "am")}
     one, state = _run(1, everything)
@@ -147,22 +156,22 @@ def test_no_loss_depends_on_the_number_of_devices():
     )
 
 
-def test_averaged_variables():
+def test_train_step_updates_the_ema():
     mesh = _mesh(2)
     model = create_model("resnet8", 2, axis_name=distributed.BATCH_AXIS)
-    step = _map_step(
+    step = _shard_step(
         make_train_step(
-            model,
-            None,
-            build_objective({"ce": {}}),
-            lambda keys, images: images / 255.0,
-            _sgd(),
+            student=model,
+            teacher=None,
+            objective=build_objective({"ce": {}}),
+            augment=lambda keys, images: images / 255.0,
+            optimizer=_sgd(),
             ema_decay=0.75,
         ),
         mesh,
     )
     first = init_variables(model, jax.random.key(0), (8, 8, 3))
-    state = distributed.replicate(TrainState.create(first, NOTHING, _sgd(), average=True), mesh)
+    state = distributed.replicate(TrainState.create(first, NOTHING, _sgd(), ema=True), mesh)
     rng = np.random.default_rng(0)
     batch = {
         "image": rng.integers(0, 256, (4, 8, 8, 3), np.uint8),
@@ -180,12 +189,12 @@ def test_averaged_variables():
     )
 
 
-def test_without_synchronised_batch_norm_the_statistics_are_averaged():
+def test_train_step_averages_statistics_of_unsynchronised_batch_norm():
     one, _ = _run(1, AMD, steps=2, sync=False)
     synchronised, _ = _run(1, AMD, steps=2)
     # KD is 16 times a sum of terms that nearly cancel: rounding of 1e-7 in it becomes 1e-6.
     np.testing.assert_allclose(one[0], synchronised[0], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(one[1], synchronised[1], rtol=1e-3)  # rounding, behind a step
+    np.testing.assert_allclose(one[1], synchronised[1], rtol=1e-3)  # rounding, after a step
     two, state = _run(2, AMD, steps=2, sync=False)
     assert np.abs(two - one).max() > 1e-4
     for leaf in jax.tree.leaves(state.batch_stats):
@@ -193,7 +202,7 @@ def test_without_synchronised_batch_norm_the_statistics_are_averaged():
         np.testing.assert_array_equal(shards[0], shards[1])
 
 
-def test_random_numbers_depend_on_the_step_alone():
+def test_train_step_draws_random_numbers_from_seed_and_step():
     mesh = _mesh(2)
 
     def augment(keys, images):
@@ -201,8 +210,15 @@ def test_random_numbers_depend_on_the_step_alone():
         return images / 255.0 + noise
 
     model = create_model("resnet8", 2, axis_name=distributed.BATCH_AXIS)
-    step = _map_step(
-        make_train_step(model, None, build_objective({"ce": {}}), augment, _sgd()), mesh
+    step = _shard_step(
+        make_train_step(
+            student=model,
+            teacher=None,
+            objective=build_objective({"ce": {}}),
+            augment=augment,
+            optimizer=_sgd(),
+        ),
+        mesh,
     )
     state = TrainState.create(init_variables(model, jax.random.key(0), (8, 8, 3)), NOTHING, _sgd())
     state = distributed.replicate(state, mesh)
@@ -219,13 +235,12 @@ def test_random_numbers_depend_on_the_step_alone():
 
 
 @pytest.mark.parametrize("devices", [1, 4])
-def test_evaluation_counts_what_the_mask_shows(devices):
+def test_eval_step_counts_unmasked_examples_only(devices):
     mesh = _mesh(devices)
     model = create_model("resnet8", 3, axis_name=distributed.BATCH_AXIS)
     variables = init_variables(model, jax.random.key(0), (8, 8, 3))
-    step = distributed.shard_step(
-        make_eval_step(model, lambda x: x / 255.0), mesh, batch_argument=1
-    )
+    predictor = Predictor(model, lambda outputs: outputs, mean=(0.0,) * 3, std=(1.0,) * 3)
+    step = distributed.shard_step(make_eval_step(predictor), mesh, batch_argument=1)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (8, 8, 8, 3), np.uint8)
     labels = rng.integers(0, 3, 8).astype(np.int32)
@@ -243,15 +258,19 @@ def test_evaluation_counts_what_the_mask_shows(devices):
     np.testing.assert_allclose(metrics.compute()["nll"], nll, rtol=1e-5)
 
 
-def test_bfloat16_follows_float32():
+def test_train_step_in_bfloat16_is_close_to_float32():
     mesh = _mesh(1)
 
     def losses_in(dtype):
         student = create_model("wrn_10_1", 4, dtype, distributed.BATCH_AXIS)
         teacher = create_model("wrn_10_1", 4, dtype)
-        step = _map_step(
+        step = _shard_step(
             make_train_step(
-                student, teacher, build_objective(AMD), lambda k, x: x / 128.0 - 1, _sgd()
+                student=student,
+                teacher=teacher,
+                objective=build_objective(AMD),
+                augment=lambda keys, images: images / 128.0 - 1,
+                optimizer=_sgd(),
             ),
             mesh,
         )

@@ -1,4 +1,4 @@
-"""What the builders share: finding an archive, checking every image, preparing without noise."""
+"""Utilities of the tfds builders: archives, checks of every image, quiet preparation."""
 
 import contextlib
 import io
@@ -16,10 +16,8 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import downloader
 
 from amdjax.data.image_io import decode_image, one_line
-from amdjax.data.sources import RecordSource
+from amdjax.data.sources import CHUNK, RecordSource
 from amdjax.errors import UserError
-
-_CHUNK = 256
 
 
 def image_info(
@@ -28,13 +26,13 @@ def image_info(
     labels: tfds.features.ClassLabel,
     image_shape: tuple[int | None, int | None, int],
 ) -> tfds.core.DatasetInfo:
-    """Returns what tfds wants to know of a set of labelled image files.
+    """Returns tfds's description of a data set of labelled images.
 
     Args:
-      builder: the builder that asks.
+      builder: the builder of the data set.
       description: one sentence.
-      labels: the classes, in the order of their numbers.
-      image_shape: [H,W,3], with None where it differs from file to file.
+      labels: the classes, in the order of the labels.
+      image_shape: (H, W, 3), with None for a size that varies between images.
     """
     return tfds.core.DatasetInfo(
         builder=builder,
@@ -47,7 +45,7 @@ def image_info(
             }
         ),
         supervised_keys=("image", "label"),
-        disable_shuffling=True,  # example i is file i of the listing; batches are shuffled later
+        disable_shuffling=True,  # example i is the i-th file; the batches are shuffled later
     )
 
 
@@ -55,9 +53,9 @@ class ImageFile(NamedTuple):
     """A labelled image file.
 
     Attributes:
-      name: becomes the example's id.
-      label: number of its class.
-      read: returns its bytes; may be called from another thread.
+      name: the id of the example.
+      label: index of the class.
+      read: returns the content of the file; may be called from another thread.
     """
 
     name: str
@@ -66,31 +64,31 @@ class ImageFile(NamedTuple):
 
 
 def checked_examples(
-    files: Iterable[ImageFile], where: str
+    files: Iterable[ImageFile], prefix: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields tfds's examples of image files, each decoded once to see that it is whole.
+    """Yields image files as tfds examples, after decoding each once to check that it is intact.
 
     Args:
-      files: in the order of the examples.
-      where: what goes before a name in an error message.
+      files: the files, in the order of the examples.
+      prefix: precedes the name of a file in error messages.
 
     Raises:
-      UserError: naming the first file that is damaged.
+      UserError: naming the first damaged file.
     """
 
     def example(index: int, file: ImageFile) -> tuple[int, dict[str, Any]]:
         data = file.read()
-        decode_image(data, 0, f"{where}{file.name}")
+        decode_image(data, 0, f"{prefix}{file.name}")
         return index, {"id": file.name, "image": data, "label": file.label}
 
     numbered = enumerate(files)
     with ThreadPoolExecutor() as pool:
-        while chunk := list(itertools.islice(numbered, _CHUNK)):
+        while chunk := list(itertools.islice(numbered, CHUNK)):
             yield from pool.map(example, *zip(*chunk, strict=True))
 
 
 def tar_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yields names and contents of the files in a tar archive, compressed or not, as they come.
+    """Yields names and contents of the files in a tar archive, compressed or not, in its order.
 
     Raises:
       UserError: naming the archive, if it is damaged.
@@ -105,7 +103,7 @@ def tar_files(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def manual_path(builder: tfds.core.DatasetBuilder, name: str) -> Path:
-    """Returns where an archive is looked for that the user got by hand."""
+    """Returns the path at which the user may provide an archive, downloaded by hand."""
     return Path(builder.data_dir_root) / "downloads" / "manual" / name
 
 
@@ -115,46 +113,47 @@ def find_archive(
     url: str,
     name: str = "",
 ) -> Path:
-    """Returns the archive's path: where the user put it, or else where it was downloaded to.
+    """Returns the path of an archive, which is downloaded unless the user has provided it.
 
     Args:
-      builder: whose archive.
-      dl_manager: tfds's.
-      url: where to download it from.
-      name: of the file that the user may have put there; "": the end of the URL.
+      builder: the builder that needs the archive.
+      dl_manager: tfds's download manager.
+      url: the source of the download.
+      name: path of the user's file below downloads/manual; "": the last part of the URL.
 
     Raises:
-      UserError: saying where to put it, if it is not there and cannot be downloaded.
+      UserError: with the path for the user's file, if there is none and the download fails.
     """
     name = name or url.rpartition("/")[2]
     manual = manual_path(builder, name)
     if manual.exists():
         return manual
-    downloader.MAX_RETRIES = 3  # tfds's own 10 take minutes where there is no network at all
+    downloader.MAX_RETRIES = 3  # tfds's default of 10 takes minutes without a network
     try:
         return Path(dl_manager.download(url))
-    except Exception as error:  # network, proxy, disk, checksum: the way out is the same
+    except Exception as error:  # network, proxy, disk or checksum: the remedy is the same
         raise UserError(
             f"{name} could not be downloaded from {url} ({one_line(error)}); "
-            f"get it by other means and put it at {manual}"
+            f"download it by other means and put it at {manual}"
         ) from error
 
 
-def prepare(make: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.DatasetBuilder:
-    """Returns a builder whose files lie in its data_dir, written now unless they were there.
+def prepare(make_builder: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.DatasetBuilder:
+    """Returns a builder whose files are prepared, and prepares them first if there are none.
 
     Args:
-      make: makes the builder; called again after writing, to read back what was written.
+      make_builder: creates the builder; called again after the preparation, so that the builder
+        reads its description from the files.
 
     Raises:
-      UserError: if the files cannot be written, or are there but incomplete.
+      UserError: if the files cannot be written or are incomplete.
     """
     with _quiet():
-        builder = make()
+        builder = make_builder()
         if not builder.data_path.exists():
             print(f"preparing {builder.name} in {builder.data_dir} (once)", file=sys.stderr)
             _write(builder)
-            builder = make()
+            builder = make_builder()
     if not builder.is_prepared():
         raise UserError(f"{builder.data_dir} holds no complete data set; remove it and try again")
     return builder
@@ -164,10 +163,10 @@ def _write(builder: tfds.core.DatasetBuilder) -> None:
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # stdout is for results
+        with contextlib.redirect_stdout(io.StringIO()):  # stdout is reserved for results
             builder.download_and_prepare(file_format="array_record")
     except OSError as error:
-        # Another process of the same run may have finished first: then all is well.
+        # Another process of the same run may have prepared the files in the meantime.
         if not builder.data_path.exists():
             raise UserError(
                 f"cannot prepare {builder.name} in {builder.data_dir}: {one_line(error)}"
@@ -176,6 +175,7 @@ def _write(builder: tfds.core.DatasetBuilder) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
+    """Silences the warnings of tfds, which logs with absl, and of its downloads."""
     loggers = [logging.getLogger(name) for name in ("absl", "urllib3")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -188,10 +188,10 @@ def _quiet() -> Iterator[None]:
 
 
 def open_split(builder: tfds.core.DatasetBuilder, split: str) -> RecordSource:
-    """Opens a prepared split for random access, images as encoded bytes.
+    """Opens a prepared split for random access; images stay encoded.
 
     Raises:
-      UserError: if it was prepared in a format that only TensorFlow reads, or is damaged.
+      UserError: if the files are damaged or have a format that only TensorFlow reads.
     """
     try:
         return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: tfds's own builders, made to prepare without TensorFlow."""
+"""CIFAR-10 and CIFAR-100: tfds's builders, changed to prepare without TensorFlow."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,8 +15,8 @@ from amdjax.errors import UserError
 _IMAGE_BYTES = 3 * 32 * 32
 
 
-class _ReadInPython:
-    """Replaces how `cifar.Cifar10` reads its archive; what comes out is the same."""
+class _PythonReader:
+    """Mix-in that yields the examples of `cifar.Cifar10`, but reads without TensorFlow."""
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         stock = self._cifar_info
@@ -25,7 +25,7 @@ class _ReadInPython:
         record_bytes = len(stock.label_keys) + _IMAGE_BYTES
         for file in [*stock.train_files, *stock.test_files]:
             if not files[file] or len(files[file]) % record_bytes:
-                raise UserError(f"{path}: {file} is not a whole number of images")
+                raise UserError(f"{path}: {file} does not hold a whole number of images")
         for key, file in zip(stock.label_keys, stock.label_files, strict=True):
             names = files[file].decode().split("\n")
             self.info.features[key].names = [name for name in names if name]
@@ -47,19 +47,19 @@ class _ReadInPython:
 
 
 def _extract(path: Path, names: Sequence[str]) -> dict[str, bytes]:
-    """Returns the named files of an archive, whatever folder they are in."""
+    """Returns the named files of an archive, in any of its folders."""
     files = ((name.rpartition("/")[2], data) for name, data in tar_files(path))
     found = {name: data for name, data in files if name in names}
     for name in names:
         if name not in found:
-            raise UserError(f"{path} is not CIFAR's binary version: it has no {name}")
+            raise UserError(f"{path} is not CIFAR's binary version: {name} is missing")
     return found
 
 
-# tfds keeps its own classes under these names; these are found through amdjax.data.DATASETS.
-class Cifar10(_ReadInPython, cifar.Cifar10, skip_registration=True):
-    """CIFAR-10 as tfds lays it out, 32x32, 50,000 and 10,000 images."""
+# Not registered with tfds, which has classes of the same names; see amdjax.data.DATASETS.
+class Cifar10(_PythonReader, cifar.Cifar10, skip_registration=True):
+    """CIFAR-10 in tfds's format: 50,000 training and 10,000 test images of 32x32."""
 
 
-class Cifar100(_ReadInPython, cifar.Cifar100, skip_registration=True):
-    """CIFAR-100 as tfds lays it out, 32x32, 50,000 and 10,000 images."""
+class Cifar100(_PythonReader, cifar.Cifar100, skip_registration=True):
+    """CIFAR-100 in tfds's format: 50,000 training and 10,000 test images of 32x32."""

@@ -1,4 +1,4 @@
-"""CINIC-10: Darlow et al., arXiv 1810.03505, 2018; from its official archive."""
+"""CINIC-10 (Darlow et al., arXiv 1810.03505, 2018), from its official archive."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +23,9 @@ _CLASSES = (
 
 
 class Cinic10(tfds.core.GeneratorBasedBuilder):
-    """10 classes of 32x32 PNG files: 90,000 to train with, 90,000 to test with.
+    """10 classes of 32x32 PNG files: 90,000 training and 90,000 test images.
 
-    The official "valid" part, 90,000 more, is left out, as in the AMD paper.
+    The official validation split, 90,000 more, is not used, as in the AMD paper.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -43,7 +43,7 @@ class Cinic10(tfds.core.GeneratorBasedBuilder):
 
 
 def _files(path: Path, split: str) -> Iterator[ImageFile]:
-    found = False
+    is_empty = True
     for name, data in tar_files(path):
         *_, folder, class_name, file = ("", "", *name.removeprefix("./").split("/"))
         if folder != split or not file.endswith(".png"):
@@ -52,8 +52,8 @@ def _files(path: Path, split: str) -> Iterator[ImageFile]:
             raise UserError(
                 f"{path}: {name}: label {class_name!r} is not one of CINIC-10's classes"
             )
-        found = True
+        is_empty = False
         label = _CLASSES.index(class_name)
         yield ImageFile(f"{split}/{class_name}/{file}", label, lambda data=data: data)
-    if not found:
+    if is_empty:
         raise UserError(f"{path} has no {split}/CLASS/*.png")

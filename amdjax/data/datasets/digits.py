@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: a real data set that needs no download."""
+"""scikit-learn's handwritten digits: a real data set without a download."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,9 +14,9 @@ _NUM_TRAIN = 1437
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
-    """1,797 digits of 8x8 grey values, enlarged to 32x32 RGB and stored as PNG.
+    """1,797 grey images of 8x8, enlarged to 32x32 and stored as RGB PNG.
 
-    "train" is the first 1,437 of them, "test" the last 360, which other people wrote.
+    The first 1,437 are "train"; the last 360, by other writers, are "test".
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -26,7 +26,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         return image_info(self, "scikit-learn's digits, enlarged.", labels, (32, 32, 3))
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        from sklearn.datasets import load_digits  # a second's import, for this set alone
+        from sklearn.datasets import load_digits  # slow import, used here only
 
         digits = load_digits()
         train, test = slice(_NUM_TRAIN), slice(_NUM_TRAIN, None)

@@ -1,10 +1,12 @@
-"""Anybody's own images, in a folder for each class."""
+"""Image-folder data set: the user's images, one folder per class."""
 
+import collections
 import dataclasses
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,33 +14,36 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from amdjax.data.datasets.builder_utils import ImageFile, checked_examples, image_info
-from amdjax.data.image_io import one_line
+from amdjax.data.fingerprint import digest_of
+from amdjax.data.image_io import IMAGE_SUFFIXES, one_line
 from amdjax.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 _LAYOUT = "expected are train/CLASS/* and test/CLASS/* (or val/CLASS/*) with image files"
+_NUM_NAMES = 3  # of the files that are left out, for the message
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class FolderConfig(tfds.core.BuilderConfig):
-    """A folder as it was when it was listed.
+    """The listing of an image folder.
 
     Attributes:
       root: the folder.
       class_names: sorted names of the class folders in train.
-      files: "train" and "test" -> sorted paths under `root`, with slashes.
+      files: "train" and "test" -> sorted paths relative to `root`, with slashes.
+      content_digest: of names and sizes of the files, wherever the folder lies.
     """
 
     root: Path
     class_names: Sequence[str]
     files: dict[str, list[str]]
+    content_digest: str
 
 
 class Folder(tfds.core.GeneratorBasedBuilder):
     """An image folder: train/CLASS/*, and test/CLASS/* or else val/CLASS/*.
 
-    The prepared files are kept by a digest of the folder's listing: when a file is added,
-    removed or changed, the folder is prepared anew beside them.
+    The prepared files are named by a digest of the listing: after an image is added, removed or
+    changed, the folder is prepared again, next to the earlier files.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -69,21 +74,22 @@ class Folder(tfds.core.GeneratorBasedBuilder):
 
 
 def list_folder(root: Path) -> FolderConfig:
-    """Lists an image folder.
+    """Lists an image folder, and reports on stderr the files that are left out.
 
-    Files that are hidden or have no image's extension are passed over.
+    Left out are files without an image suffix and files that are not directly in a class folder.
+    Hidden files and folders are ignored without a report.
 
     Args:
-      root: the folder that holds train, and test or val (test is taken if both are there).
+      root: the folder with train, and test or val (test takes precedence).
 
     Returns:
-      The configuration with which `Folder` prepares this state of this folder.
+      The configuration with which `Folder` prepares the listed files.
 
     Raises:
       UserError: if the folder has another layout, no images, or test classes without training
         images.
     """
-    root = root.expanduser().absolute()
+    root = root.absolute()
     test = "test" if (root / "test").is_dir() else "val"
     try:
         listing = {"train": _list_split(root, "train"), "test": _list_split(root, test)}
@@ -103,20 +109,55 @@ def list_folder(root: Path) -> FolderConfig:
         root=root,
         class_names=sorted(class_names),
         files=files,
+        content_digest=digest_of(
+            (f"{split}/{name.partition('/')[2]}", size)
+            for split, entries in listing.items()
+            for name, (size, _) in entries
+        ),
     )
 
 
 def _list_split(root: Path, split: str) -> list[tuple[str, tuple[int, int]]]:
-    """Returns the sorted (path under root, (size, time of change)) of a split's images."""
+    """Returns the sorted (path relative to root, (size, modification time)) of the images."""
     entries = []
-    for folder in os.scandir(root / split):  # far faster than pathlib for a million files
-        if folder.name.startswith(".") or not folder.is_dir():
+    left_out: dict[str, list[str]] = collections.defaultdict(list)  # reason -> paths
+    for folder in _visible(root / split):
+        if not folder.is_dir():
+            left_out["outside the class folders"].append(folder.path)
             continue
-        for file in os.scandir(folder):
-            if file.name.startswith(".") or not file.name.lower().endswith(SUFFIXES):
-                continue
-            stat = file.stat()
-            entries.append((f"{split}/{folder.name}/{file.name}", (stat.st_size, stat.st_mtime_ns)))
+        for file in _visible(folder):
+            if file.is_dir():
+                left_out["in nested folders"] += _walk(file)
+            elif not file.name.lower().endswith(IMAGE_SUFFIXES):
+                left_out["without an image suffix"].append(file.path)
+            else:
+                stat = file.stat()
+                name = f"{split}/{folder.name}/{file.name}"
+                entries.append((name, (stat.st_size, stat.st_mtime_ns)))
+    for reason, paths in left_out.items():
+        names = [os.path.relpath(path, root / split) for path in sorted(paths)[:_NUM_NAMES]]
+        names += ["..."] if len(paths) > _NUM_NAMES else []
+        count = f"{len(paths)} file{'s' if len(paths) > 1 else ''}"
+        print(f"{root / split}: left out {count} {reason}: {', '.join(names)}", file=sys.stderr)
     if not entries:
         raise UserError(f"{root / split} has no images; {_LAYOUT}")
     return sorted(entries)
+
+
+def _visible(folder: Path | os.DirEntry[str]) -> Iterator[os.DirEntry[str]]:
+    """Yields the entries of a folder that are not hidden."""
+    # os.scandir is far faster than pathlib for a million files.
+    return (
+        entry
+        for entry in os.scandir(str(folder) if isinstance(folder, Path) else folder.path)
+        if not entry.name.startswith(".")
+    )
+
+
+def _walk(folder: os.DirEntry) -> Iterator[str]:
+    """Yields the paths of all files below a folder that are not hidden."""
+    for entry in _visible(folder):
+        if entry.is_dir(follow_symlinks=False):  # a link may lead back up
+            yield from _walk(entry)
+        else:
+            yield entry.path

@@ -25,17 +25,17 @@ _META, _TRUTH = "meta.mat", "ILSVRC2012_validation_ground_truth.txt"
 
 
 class Imagenet(tfds.core.GeneratorBasedBuilder):
-    """Images of 1,000 classes: 1,281,167 to train with, the 50,000 for validation to test with.
+    """1,000 classes: 1,281,167 training images and, as "test", the 50,000 validation images.
 
-    Classes are numbered in the order of their sorted WordNet ids, as torchvision does, and called
-    by id and first word. The three archives need an account at image-net.org, so they are not
-    downloaded.
+    Classes are numbered in the order of their sorted WordNet ids, as in torchvision; a class name
+    is the id and the first word. The three archives require an account at image-net.org, so they
+    are not downloaded.
     """
 
     VERSION = tfds.core.Version("1.0.0")
 
     def _info(self) -> tfds.core.DatasetInfo:
-        labels = tfds.features.ClassLabel()  # the development kit knows the names
+        labels = tfds.features.ClassLabel()  # the names are read from the development kit
         return image_info(self, "ImageNet, ILSVRC 2012.", labels, (None, None, 3))
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Imagenet(tfds.core.GeneratorBasedBuilder):
 
 
 def _read_devkit(path: Path) -> tuple[list[str], list[str], list[int]]:
-    """Returns WordNet ids and words by ILSVRC number - 1, and the validation images' numbers."""
+    """Returns WordNet ids and words, by ILSVRC number - 1, and the validation labels (numbers)."""
     files = {}
     for name, data in tar_files(path):
         files[name.rpartition("/")[2]] = data
@@ -75,7 +75,7 @@ def _read_devkit(path: Path) -> tuple[list[str], list[str], list[int]]:
         leaves = sorted((s for s in synsets if s["num_children"] == 0), key=lambda s: s[0])
         truth = [int(line) for line in files[_TRUTH].split()]
         wnids, words = [str(s["WNID"]) for s in leaves], [str(s["words"]) for s in leaves]
-    except Exception as error:  # what SciPy raises on a damaged file is not documented
+    except Exception as error:  # SciPy's exceptions on damaged files are not documented
         raise UserError(
             f"{path} is not ImageNet's development kit: {_META} or {_TRUTH}: {one_line(error)}"
         ) from error
@@ -85,7 +85,7 @@ def _read_devkit(path: Path) -> tuple[list[str], list[str], list[int]]:
 
 
 def _train_files(path: Path, numbers: dict[str, int]) -> Iterator[ImageFile]:
-    found = False
+    is_empty = True
     for name, class_archive in tar_files(path):
         wnid = name.rpartition("/")[2].removesuffix(".tar")
         if wnid not in numbers:
@@ -93,12 +93,12 @@ def _train_files(path: Path, numbers: dict[str, int]) -> Iterator[ImageFile]:
         try:
             with tarfile.open(fileobj=io.BytesIO(class_archive)) as archive:
                 for member in archive:
-                    found = True
+                    is_empty = False
                     data = archive.extractfile(member).read()
                     yield ImageFile(member.name, numbers[wnid], lambda data=data: data)
         except tarfile.TarError as error:
             raise UserError(f"{path}: {name} is damaged: {one_line(error)}") from error
-    if not found:
+    if is_empty:
         raise UserError(f"{path} has no WNID.tar with images")
 
 

@@ -17,11 +17,12 @@ from amdjax.errors import UserError
 _FILES = {"train": "train", "test": "t10k"}
 
 
-# tfds keeps its own classes under these names; these are found through amdjax.data.DATASETS.
+# Not registered with tfds, which has classes of the same names; see amdjax.data.DATASETS.
 class Mnist(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """10 classes of 28x28 grey images, stored as RGB: 60,000 to train with, 10,000 to test with.
+    """10 classes of 28x28 grey images, stored as RGB: 60,000 training and 10,000 test images.
 
-    The files are looked for in downloads/manual/mnist/, as Fashion-MNIST's have the same names.
+    The user's files are expected in downloads/manual/mnist/, as those of Fashion-MNIST have the
+    same names.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -60,7 +61,7 @@ class Mnist(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class FashionMnist(Mnist, skip_registration=True):
-    """10 classes of 28x28 grey images of clothes, in MNIST's format."""
+    """10 classes of 28x28 grey images of clothes, in the format of MNIST."""
 
     SOURCE: ClassVar[str] = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
     CLASSES: ClassVar[tuple[str, ...]] = (
@@ -80,5 +81,5 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
         raise UserError(f"{path} is not an IDX file of {dimensions} dimensions of bytes")
     shape = np.frombuffer(content, ">u4", dimensions, 4).astype(int)
     if len(content) - header != math.prod(shape):
-        raise UserError(f"{path} is cut off: it should hold {'x'.join(map(str, shape))} bytes")
+        raise UserError(f"{path} is cut off: expected {'x'.join(map(str, shape))} bytes")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

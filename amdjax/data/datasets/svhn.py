@@ -1,4 +1,4 @@
-"""Street View House Numbers, cropped digits: Netzer et al., NIPS workshops 2011."""
+"""Street View House Numbers, cropped digits (Netzer et al., NIPS workshops 2011)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +15,11 @@ from amdjax.errors import UserError
 _URL = "http://ufldl.stanford.edu/housenumbers/{split}_32x32.mat"
 
 
-# tfds keeps its own class under this name; this one is found through amdjax.data.DATASETS.
+# Not registered with tfds, which has a class of the same name; see amdjax.data.DATASETS.
 class SvhnCropped(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """10 classes of 32x32 images: 73,257 to train with, 26,032 to test with.
+    """10 classes of 32x32 images: 73,257 training and 26,032 test images.
 
-    The "extra" images are left out.
+    The "extra" images are not used.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -42,14 +42,17 @@ class SvhnCropped(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Returns uint8 [N,32,32,3] and int [N]; the file calls the digit 0 ten."""
+    """Returns images, uint8 [N,32,32,3], and labels, int [N]; the file labels the digit 0 as 10."""
     try:
         content = loadmat(path)
         images, labels = content["X"].transpose(3, 0, 1, 2), content["y"].ravel().astype(int)
-    except Exception as error:  # what SciPy raises on a damaged file is not documented
+    except Exception as error:  # SciPy's exceptions on damaged files are not documented
         raise UserError(f"{path} is damaged: {one_line(error)}") from error
     if images.shape != (len(labels), 32, 32, 3) or images.dtype != np.uint8:
-        raise UserError(f"{path} has no 32x32 images, but X of {images.shape}")
+        raise UserError(
+            f"{path}: the images are {images.dtype} {list(images.shape)}, not uint8 "
+            f"[{len(labels)}, 32, 32, 3]"
+        )
     if not np.isin(labels, np.arange(1, 11)).all():
         raise UserError(f"{path}: a label is outside the classes 1..10")
     return images, labels % 10

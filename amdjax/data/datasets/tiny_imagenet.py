@@ -20,17 +20,17 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, UnicodeDecodeErro
 
 
 class TinyImagenet(tfds.core.GeneratorBasedBuilder):
-    """200 classes of 64x64 JPEG files: 100,000 to train with, 10,000 to test with.
+    """200 classes of 64x64 JPEG files: 100,000 training and 10,000 test images.
 
-    "test" is the official validation set, as its own test set has no labels. Classes are
-    numbered in the order of their sorted WordNet ids, as an image folder would number them;
-    a class is called by its id and its first word, "n01443537 goldfish".
+    "test" is the official validation split, as the official test split has no labels. Classes are
+    numbered in the order of their sorted WordNet ids, as in an image folder; a class name is the
+    id and the first word, such as "n01443537 goldfish".
     """
 
     VERSION = tfds.core.Version("1.0.0")
 
     def _info(self) -> tfds.core.DatasetInfo:
-        labels = tfds.features.ClassLabel()  # the archive knows the names
+        labels = tfds.features.ClassLabel()  # the names are read from the archive
         return image_info(self, "Tiny-ImageNet, labelled parts.", labels, (64, 64, 3))
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
 
 
 class _Archive:
-    """The opened zip file; whatever is wrong with it is a `UserError` that names it."""
+    """Reader of the zip file, in which any damage raises a `UserError` that names the file."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -74,7 +74,7 @@ class _Archive:
         return names, [self._label(name.split("/")[2], name) for name in names]
 
     def test_files(self) -> tuple[list[str], list[int]]:
-        """Returns names and labels of what val/val_annotations.txt lists."""
+        """Returns names and labels of the files in val/val_annotations.txt."""
         rows = [line.split("\t") for line in self._lines(_ANNOTATIONS)]
         if not rows:
             raise UserError(f"{self.path}: {_ANNOTATIONS} lists no images")
@@ -90,7 +90,7 @@ class _Archive:
         return self._guard(name, lambda: self.read(_ROOT + name).decode().splitlines())
 
     def read(self, name: str) -> bytes:
-        """Returns a file's bytes."""
+        """Returns the content of a file."""
         return self._guard(name, lambda: self._zip.read(name))
 
     def _guard(self, name: str, action: Callable[[], Any]) -> Any:
@@ -98,5 +98,5 @@ class _Archive:
             return action()
         except _DAMAGE as error:
             raise UserError(
-                f"{self.path} is not a whole tiny-imagenet-200.zip: {name}: {one_line(error)}"
+                f"{self.path} is not an intact tiny-imagenet-200.zip: {name}: {one_line(error)}"
             ) from error

@@ -1,6 +1,6 @@
-"""The figures of a report: functions from `ReportData` and its numbers to Matplotlib figures."""
+"""The figures of a report: functions from `ReportData` and its summaries to Matplotlib figures."""
 
-from amdjax.report.figures.sections import FigureSpec, Section, sections
-from amdjax.report.figures.style import THEMES, WIDTHS, theme
+from amdjax.report.figures.sections import FigureSpec, Section, create_sections
+from amdjax.report.figures.style import figure_style
 
-__all__ = ["THEMES", "WIDTHS", "FigureSpec", "Section", "sections", "theme"]
+__all__ = ["FigureSpec", "Section", "create_sections", "figure_style"]

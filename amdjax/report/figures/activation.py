@@ -1,4 +1,4 @@
-"""Figures of where networks look: attention maps, Grad-CAM, and their distance to the teacher."""
+"""Figures of attention maps and Grad-CAM, and of the distance to the teacher's attention maps."""
 
 import itertools
 import math
@@ -13,32 +13,33 @@ from matplotlib.figure import Figure
 from amdjax.analysis.gradcam import overlay, to_unit, upsample
 from amdjax.report.figures import style
 from amdjax.report.report_data import LEVELS, ReportData
-from amdjax.report.summary import Score
+from amdjax.report.summary import Stat
 
-_TILES = 240  # in one figure, at most: of many networks fewer images are shown
-_PER_LINE = {"wide": 15, "narrow": 5}  # tiles side by side, without the image
-_INCHES = 0.8  # of a tile's side, at most
-_PIXELS = 96  # of a tile's side
-_GAP = 0.07  # between tiles, in tiles, as all that follows
-_NOTE = 0.26  # below a tile that has a note
+_MAX_TILES = 240  # in one figure: with many networks fewer images are drawn
+_PER_BLOCK = 15  # largest number of columns side by side, without the images
+_INCHES = 0.8  # largest side of a tile
+_PIXELS = 96  # side of a tile
+# Lengths in the unit of a tile's side.
+_GAP = 0.07  # between tiles
+_NOTE = 0.26  # below a tile
 _LEVEL_GAP = 0.3
 _NAMES = 1.15  # left of the images
 _LINE = 0.22  # of a heading
-_SCALE = 0.6
-_LEAST_INCHES = {"wide": 6.0, "narrow": 4.0}  # of a figure's width, that the scale needs
-_LETTERS = {"wide": 9, "narrow": 6}  # of a name, in one line of a heading
-_COLORS = "inferno"  # as those of `overlay`
+_COLOR_BAR = 0.6
+_MIN_INCHES = 6.0  # width of a figure, for the text of the colour bar
+_LETTERS = 9  # of a method's label in one line of a heading
+_COLORS = "inferno"  # the same as in `overlay`
 
 
 class _Column(NamedTuple):
-    """What stands below one heading.
+    """A column of tiles.
 
     Attributes:
-      level: the place in the network, with the size of its maps.
+      level: the layer's level, with the size of its maps.
       name: the method.
-      tiles: float [K,P,P,3], from 0 to 1.
-      notes: what stands below each tile, or "".
-      wrong: bool [K], whether a note tells of a mistake.
+      tiles: float [K,P,P,3], in [0, 1].
+      notes: text below each tile, or "".
+      wrong: bool [K], whether the note is a wrong prediction.
     """
 
     level: str
@@ -48,83 +49,83 @@ class _Column(NamedTuple):
     wrong: np.ndarray
 
 
-def images_shown(study: ReportData) -> int:
-    """Returns how many of the images the figures of maps have room for."""
-    columns = len(style.firsts(study)) * len(_layers(study))
-    return min(len(study.shown), max(1, _TILES // max(1, columns)))
+def num_images(report: ReportData) -> int:
+    """Returns the number of sample images in the figures of maps."""
+    columns = len(report.first_seeds) * len(_layers(report))
+    return min(len(report.samples), max(1, _MAX_TILES // max(1, columns)))
 
 
-def attention_maps(study: ReportData) -> Figure:
-    """Draws the attention maps of the shown images: rows are images, columns networks.
+def attention_maps(report: ReportData) -> Figure:
+    """Draws the attention maps of the sample images: rows are images, columns are networks.
 
-    Below each of a student's stands its cosine with the teacher's.
+    The number below a student's map is its cosine with the teacher's map.
 
     Args:
-      study: with at least one image and one network.
+      report: with at least one sample and one network.
 
     Returns:
-      A figure with a group of columns for each level, the teacher first.
+      A figure with a group of columns for each level.
     """
-    count = images_shown(study)
-    paint = mpl.colormaps[_COLORS]
+    count = num_images(report)
+    color_map = mpl.colormaps[_COLORS]
     columns = []
-    for layer in _layers(study):
-        for network in style.firsts(study):
+    for layer in _layers(report):
+        for network in report.first_seeds:
             maps = network.maps[layer][:count]
-            tiles = paint(_resize(np.asarray(to_unit(maps))))[..., :3]
+            tiles = color_map(_resize(np.asarray(to_unit(maps))))[..., :3]
             notes = ("",) * count
             if layer in network.similarity:
-                cosines = network.similarity[layer][study.shown[:count]]
+                cosines = network.similarity[layer][report.samples[:count]]
                 notes = tuple(f"{cosine:.2f}" for cosine in cosines)
-            columns.append(
-                _Column(_level(layer, maps), network.method, tiles, notes, np.zeros(count, bool))
-            )
-    colors = paint(np.linspace(0, 1, 256))[None, :, :3]
-    return _sheet(
-        study, columns, colors, "attention, each map from its least to its greatest value"
+            wrong = np.zeros(count, bool)
+            columns.append(_Column(_level(layer, maps), network.label, tiles, notes, wrong))
+    colors = color_map(np.linspace(0, 1, 256))[None, :, :3]
+    return _draw_sheet(
+        report, columns, colors, "attention, from the minimum to the maximum of each map"
     )
 
 
-def grad_cams(study: ReportData) -> Figure:
-    """Draws what speaks for the predicted class, over the images, with that class below.
+def grad_cams(report: ReportData) -> Figure:
+    """Draws Grad-CAM of the predicted class over the sample images, with that class below.
 
     Args:
-      study: with at least one image and one network.
+      report: with at least one sample and one network.
 
     Returns:
-      A figure as of `attention_maps`.
+      A figure with the layout of `attention_maps`.
     """
-    count = images_shown(study)
-    truth = study.labels[study.shown[:count]]
-    images = _resize(study.images[:count] / 255.0)
+    count = num_images(report)
+    labels = report.labels[report.samples[:count]]
+    images = _resize(report.images[:count] / 255.0)
     columns = []
-    for layer in _layers(study):
-        for network in style.firsts(study):
+    for layer in _layers(report):
+        for network in report.first_seeds:
             cams = network.cams[layer][:count]
             heat = np.asarray(to_unit(upsample(cams, (_PIXELS, _PIXELS))))
             tiles = overlay(images, heat)
-            predicted = network.logits[study.shown[:count]].argmax(-1)
-            notes = tuple(_short(style.class_name(study, label)) for label in predicted)
-            columns.append(
-                _Column(_level(layer, cams), network.method, tiles, notes, predicted != truth)
-            )
-    ground = np.stack([np.zeros((256, 3)), np.ones((256, 3))])  # a black image and a white one
-    colors = overlay(ground, np.stack([np.linspace(0, 1, 256)] * 2))
-    return _sheet(study, columns, colors, "evidence, each map from its least to its greatest value")
+            predicted = network.logits[report.samples[:count]].argmax(-1)
+            notes = tuple(_short(style.class_name(report, label)) for label in predicted)
+            wrong = predicted != labels
+            columns.append(_Column(_level(layer, cams), network.label, tiles, notes, wrong))
+    background = np.stack([np.zeros((256, 3)), np.ones((256, 3))])  # a black and a white image
+    colors = overlay(background, np.stack([np.linspace(0, 1, 256)] * 2))
+    return _draw_sheet(
+        report, columns, colors, "Grad-CAM, from the minimum to the maximum of each map"
+    )
 
 
 def _level(layer: str, maps: np.ndarray) -> str:
     return f"{LEVELS[layer]}, {maps.shape[1]}×{maps.shape[2]}"
 
 
-def _layers(study: ReportData) -> list[str]:
-    return list(study.networks[0].maps) if study.networks else []
+def _layers(report: ReportData) -> list[str]:
+    return list(report.networks[0].maps) if report.networks else []
 
 
 def _resize(tiles: np.ndarray) -> np.ndarray:
-    """Brings float [K,h,w] or [K,h,w,3], from 0 to 1, to the size of a tile.
+    """Resizes float [K,h,w] or [K,h,w,3], in [0, 1], to the size of a tile.
 
-    Pixels that are enlarged stay squares.
+    Smaller images are enlarged without interpolation.
     """
     count, height, width, *channels = tiles.shape
     if max(height, width) > _PIXELS:
@@ -138,75 +139,79 @@ def _short(name: str, length: int = 11) -> str:
     return name if len(name) <= length else name[: length - 1] + "…"
 
 
-def _lines(columns: list[_Column]) -> list[list[_Column]]:
-    """Columns that stand side by side: all of them, or else those of one level, as many as fit."""
-    fitting = _PER_LINE[style.page()]
-    if len(columns) <= fitting:
+def _blocks(columns: list[_Column]) -> list[list[_Column]]:
+    """Groups columns into blocks that are as wide as the page: all in one, or each level alone."""
+    if len(columns) <= _PER_BLOCK:
         return [columns]
-    lines = []
+    blocks = []
     for _, level in itertools.groupby(columns, key=lambda column: column.level):
         level = list(level)
-        most = math.ceil(len(level) / math.ceil(len(level) / fitting))
-        lines += [level[i : i + most] for i in range(0, len(level), most)]
-    return lines
+        most = math.ceil(len(level) / math.ceil(len(level) / _PER_BLOCK))
+        blocks += [level[i : i + most] for i in range(0, len(level), most)]
+    return blocks
 
 
-def _sheet(study: ReportData, columns: list[_Column], colors: np.ndarray, scale: str) -> Figure:
-    """Lays tiles out exactly, in units of a tile, from the top."""
+def _draw_sheet(
+    report: ReportData, columns: list[_Column], colors: np.ndarray, color_label: str
+) -> Figure:
+    """Draws blocks of columns below each other, then the colour bar.
+
+    Coordinates are in the unit of a tile's side, from the top left corner.
+    """
     count = len(columns[0].tiles)
     pitch = 1.0 + _GAP + _NOTE
     heading = _LINE * (2.0 + _heading_lines(columns))
-    lines = _lines(columns)
-    offsets = [_offsets(line) for line in lines]
-    width = max(edges[-1] + 1.0 + _GAP for edges in offsets)
-    width = max(width, _LEAST_INCHES[style.page()] / _INCHES)
-    line_height = heading + count * pitch + 2 * _GAP
-    height = len(lines) * line_height + _SCALE
-    inches = min(_INCHES, style.page_width() / width)
+    blocks = _blocks(columns)
+    lefts = [_left_edges(block) for block in blocks]
+    width = max(edges[-1] + 1.0 + _GAP for edges in lefts)
+    width = max(width, _MIN_INCHES / _INCHES)
+    block_height = heading + count * pitch + 2 * _GAP
+    height = len(blocks) * block_height + _COLOR_BAR
+    inches = min(_INCHES, style.PAGE_WIDTH / width)
     figure = Figure(figsize=(inches * width, inches * height), layout="none")
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    for index, (line, at) in enumerate(zip(lines, offsets, strict=True)):
-        _line(axes, study, line, at, index * line_height + heading, pitch)
-    _scale(axes, colors, scale, height - 0.38)
+    for index, (block, edges) in enumerate(zip(blocks, lefts, strict=True)):
+        _draw_block(axes, report, block, edges, index * block_height + heading, pitch)
+    _draw_color_bar(axes, colors, color_label, height - 0.38)
     axes.set(xlim=(0.0, width), ylim=(height, 0.0), aspect="auto")
     axes.axis("off")
     return figure
 
 
-def _offsets(line: list[_Column]) -> list[float]:
-    """Left edges of the image and of each column."""
+def _left_edges(block: list[_Column]) -> list[float]:
+    """Returns the left edges of the images and of each column."""
     edges = [_NAMES]
-    for before, column in zip([None, *line[:-1]], line, strict=True):
-        same = before is not None and before.level == column.level
+    for previous, column in zip([None, *block[:-1]], block, strict=True):
+        same = previous is not None and previous.level == column.level
         edges.append(edges[-1] + 1.0 + (_GAP if same else _LEVEL_GAP))
     return edges
 
 
-def _line(
+def _draw_block(
     axes: Axes,
-    study: ReportData,
-    line: list[_Column],
-    offsets: list[float],
+    report: ReportData,
+    block: list[_Column],
+    lefts: list[float],
     top: float,
     pitch: float,
 ) -> None:
-    count = len(line[0].tiles)
-    shown = study.shown[:count]
+    count = len(block[0].tiles)
+    samples = report.samples[:count]
     names = [
-        f"{_short(style.class_name(study, label))}\nno. {number}"
-        for number, label in zip(shown, study.labels[shown], strict=True)
+        f"{_short(style.class_name(report, label))}\nno. {index}"
+        for index, label in zip(samples, report.labels[samples], strict=True)
     ]
-    images = _resize(study.images[:count] / 255.0)
-    _heading(axes, "image", offsets[0] + 0.5, top)
+    images = _resize(report.images[:count] / 255.0)
+    _draw_heading(axes, "image", lefts[0] + 0.5, top)
     for row, name in enumerate(names):
         position = {"x": _NAMES - 0.1, "y": top + row * pitch + 0.5}
         axes.text(**position, s=name, ha="right", va="center", fontsize=8, parse_math=False)
-        _tile(axes, images[row], offsets[0], top + row * pitch)
-    edges = offsets[1:]
-    for column, left in zip(line, edges, strict=True):
-        _heading(axes, style.wrapped(column.name, _LETTERS[style.page()]), left + 0.5, top)
+        _draw_tile(axes, images[row], lefts[0], top + row * pitch)
+    edges = lefts[1:]
+    for column, left in zip(block, edges, strict=True):
+        _draw_heading(axes, style.wrapped_label(column.name, _LETTERS), left + 0.5, top)
         for row, tile in enumerate(column.tiles):
-            _tile(axes, tile, left, top + row * pitch)
+            _draw_tile(axes, tile, left, top + row * pitch)
         for row, note in enumerate(column.notes):
             note = f"✗ {note}" if column.wrong[row] else note
             axes.text(
@@ -216,81 +221,80 @@ def _line(
                 ha="center",
                 va="top",
                 parse_math=False,
-                fontsize=7.5 * min(1.0, _LETTERS[style.page()] / max(1, len(note))),
-                color=style.wrong() if column.wrong[row] else style.ink(),
+                fontsize=7.5 * min(1.0, _LETTERS / max(1, len(note))),
+                color=style.ERROR if column.wrong[row] else style.INK,
                 fontweight="bold" if column.wrong[row] else "normal",
             )
-    placed = zip(line, edges, strict=True)
-    for level, group in itertools.groupby(placed, key=lambda pair: pair[0].level):
-        lefts = [left for _, left in group]
-        middle = (lefts[0] + lefts[-1] + 1.0) / 2
-        axes.text(
-            middle, top - _LINE * (_heading_lines(line) + 0.7), level, ha="center", fontsize=10
-        )
+    columns = zip(block, edges, strict=True)
+    for level, group in itertools.groupby(columns, key=lambda pair: pair[0].level):
+        group_edges = [left for _, left in group]
+        middle = (group_edges[0] + group_edges[-1] + 1.0) / 2
+        y = top - _LINE * (_heading_lines(block) + 0.7)
+        axes.text(middle, y, level, ha="center", fontsize=10)
 
 
 def _heading_lines(columns: list[_Column]) -> int:
-    """How many lines the longest heading has."""
-    letters = _LETTERS[style.page()]
-    return 1 + max(style.wrapped(column.name, letters).count("\n") for column in columns)
+    """Returns the number of lines of the longest heading."""
+    return 1 + max(style.wrapped_label(column.name, _LETTERS).count("\n") for column in columns)
 
 
-def _heading(axes: Axes, text: str, middle: float, top: float) -> None:
-    """Line by line, since letters that reach below the line would lift the whole text."""
-    words = text.split("\n")
-    size = 8.0 * min(1.0, _LETTERS[style.page()] / max(map(len, words)))
-    for row, line in enumerate(reversed(words)):
+def _draw_heading(axes: Axes, text: str, middle: float, top: float) -> None:
+    """Draws each line as a text, since descenders would move the baseline of a whole text."""
+    lines = text.split("\n")
+    size = 8.0 * min(1.0, _LETTERS / max(map(len, lines)))
+    for row, line in enumerate(reversed(lines)):
         axes.text(middle, top - 0.1 - _LINE * row, line, ha="center", fontsize=size)
 
 
-def _tile(axes: Axes, tile: np.ndarray, left: float, top: float) -> None:
+def _draw_tile(axes: Axes, tile: np.ndarray, left: float, top: float) -> None:
     axes.imshow(tile, extent=(left, left + 1.0, top + 1.0, top), interpolation="antialiased")
 
 
-def _scale(axes: Axes, colors: np.ndarray, text: str, top: float) -> None:
-    """The colours [h,w,3], from least to greatest."""
-    left = 0.1 if style.is_narrow() else _NAMES
-    axes.imshow(colors, extent=(left, left + 1.5, top + 0.24, top), interpolation="nearest")
-    size = 7.0 if style.is_narrow() else 8.5
-    axes.text(left + 1.6, top + 0.12, text, va="center", fontsize=size)
+def _draw_color_bar(axes: Axes, colors: np.ndarray, text: str, top: float) -> None:
+    """Draws the colours [h,w,3], from the minimum to the maximum."""
+    axes.imshow(colors, extent=(_NAMES, _NAMES + 1.5, top + 0.24, top), interpolation="nearest")
+    axes.text(_NAMES + 1.6, top + 0.12, text, va="center", fontsize=8.5)
 
 
-def distances(study: ReportData, rows: style.Rows) -> Figure:
-    """Draws how far each student's attention maps are from the teacher's, for each level.
+def distances(report: ReportData, summaries: style.Summaries) -> Figure:
+    """Draws the distance of each student's attention maps to the teacher's, for each level.
 
     Args:
-      study: of the networks.
-      rows: the numbers of its methods, at least one of them with `similarity`.
+      report: of the networks.
+      summaries: of its methods, at least one of them with `similarity`.
 
     Returns:
-      A figure of two rows, mean cosine and AM loss; bars are means over seeds, whiskers standard
-      deviations.
+      A figure of two rows, mean cosine and AM loss; bars are means over the seeds, error bars are
+      standard deviations.
     """
-    compared = {method: row for method, row in rows.items() if row.similarity}
-    layers = list(dict.fromkeys(layer for row in compared.values() for layer in row.similarity))
-    height = 0.85 + style.row_height(0.27) * len(compared)
+    compared = {method: one for method, one in summaries.items() if one.similarity}
+    layers = list(dict.fromkeys(layer for one in compared.values() for layer in one.similarity))
+    height = 0.85 + 0.27 * len(compared)
     figure, grid = style.level_panels(len(layers), 2, height, sharey=True)
     for (cosine, am), layer in zip(grid, layers, strict=True):
-        _bars(cosine, study, {m: row.similarity.get(layer) for m, row in compared.items()}, 0)
-        cosine.set(title=style.level(layer), xlabel="mean cosine")
+        similarity = {method: one.similarity.get(layer) for method, one in compared.items()}
+        _draw_bars(cosine, report, similarity, 0)
+        cosine.set(title=style.level_title(layer), xlabel="mean cosine")
         cosine.set(xlim=(0.0, 1.0), xticks=np.linspace(0.0, 1.0, 5))
-        losses = {method: row.am_distance.get(layer) for method, row in compared.items()}
-        # Levels are orders of magnitude apart.
-        largest = max(score.mean for score in losses.values() if score is not None)
+        losses = {method: one.am_distance.get(layer) for method, one in compared.items()}
+        # The AM losses of the levels differ by orders of magnitude.
+        largest = max(stat.mean for stat in losses.values() if stat is not None)
         exponent = int(np.floor(np.log10(largest))) if largest > 0 else 0
-        _bars(am, study, losses, exponent)
-        am.set(title=style.level(layer), xlabel=f"AM loss / $10^{{{exponent}}}$")
+        _draw_bars(am, report, losses, exponent)
+        am.set(title=style.level_title(layer), xlabel=f"AM loss / $10^{{{exponent}}}$")
     return figure
 
 
-def _bars(axes: Axes, study: ReportData, scores: dict[str, Score | None], exponent: int) -> None:
-    """A bar for each method, in units of a power of ten; none where nothing was measured."""
-    look, factor = style.looks(study), 10.0**-exponent
-    for row, (method, score) in enumerate(scores.items()):
-        if score is None:
+def _draw_bars(
+    axes: Axes, report: ReportData, stats: dict[str, Stat | None], exponent: int
+) -> None:
+    """Draws a bar for each method, in units of a power of ten; none for missing values."""
+    styles, factor = style.method_styles(report), 10.0**-exponent
+    for row, (method, stat) in enumerate(stats.items()):
+        if stat is None:
             continue
-        mean, std = factor * score.mean, factor * (score.std or 0.0)
-        color = look[method].color
-        axes.barh(row, mean, 0.7, color=color, xerr=std or None, ecolor=style.ink(), capsize=2)
-        style.at_right(axes, row, style.as_text(score, 3, factor))
-    style.name_rows(axes, list(scores))
+        mean, std = factor * stat.mean, factor * (stat.std or 0.0)
+        color = styles[method].color
+        axes.barh(row, mean, 0.7, color=color, xerr=std or None, ecolor=style.INK, capsize=2)
+        style.annotate_row(axes, row, style.stat_text(stat, 3, factor))
+    style.label_rows(axes, list(stats))

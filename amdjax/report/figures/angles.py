@@ -13,20 +13,20 @@ from amdjax.report.summary import class_sample
 _BINS = 90  # of two degrees
 
 
-def map_angles(study: ReportData, rows: style.Rows) -> Figure:
+def map_angles(report: ReportData, summaries: style.Summaries) -> Figure:
     """Draws the distribution of the angle between positive and negative map, for each level.
 
     Args:
-      study: with at least one network.
-      rows: the numbers of its methods.
+      report: with at least one network.
+      summaries: of its methods.
 
     Returns:
-      A figure with a panel for each level, and in it a row for each method: the angles of all its
-      seeds, the mean marked and written down.
+      A figure with a panel for each level and a row for each method: the distribution over all
+      seeds, with the mean marked and as text.
     """
-    methods, look = style.by_method(study), style.looks(study)
-    layers = list(study.networks[0].angles)
-    height = 1.0 + style.row_height(0.36) * len(methods)
+    methods, styles = report.by_label, style.method_styles(report)
+    layers = list(report.networks[0].angles)
+    height = 1.0 + 0.36 * len(methods)
     figure, grid = style.level_panels(len(layers), 1, height, sharex=True)
     for (axes,), layer in zip(grid, layers, strict=True):
         angles = [
@@ -42,59 +42,60 @@ def map_angles(study: ReportData, rows: style.Rows) -> Figure:
             showmeans=True,
         )
         for row, (method, body) in enumerate(zip(methods, violins["bodies"], strict=True)):
-            body.set(facecolor=look[method].color, alpha=0.75, linewidth=0)
-            style.at_right(axes, row, f"{style.as_text(rows[method].angles[layer], 1)}°")
-        violins["cmeans"].set(color=style.ink(), linewidth=1.2)
-        axes.set(title=style.level(layer), xlabel="angle of positive and negative map (°)")
-        style.name_rows(axes, list(methods))
-        axes.tick_params(labelbottom=True, labelleft=style.is_narrow() or axes is grid[0, 0])
+            body.set(facecolor=styles[method].color, alpha=0.75, linewidth=0)
+            mean = style.stat_text(summaries[method].angles[layer], 1)
+            style.annotate_row(axes, row, f"{mean}°")
+        violins["cmeans"].set(color=style.INK, linewidth=1.2)
+        axes.set(title=style.level_title(layer), xlabel="angle of positive and negative map (°)")
+        style.label_rows(axes, list(methods))
+        axes.tick_params(labelleft=axes is grid[0, 0])
     return figure
 
 
-def class_distances(study: ReportData) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def class_distances(report: ReportData) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Measures the geodesic distances of embeddings within and between classes.
 
     Returns:
-      method -> (intra, inter) of all its seeds, float64 arrays in degrees, of the examples that
-      the numbers are of.
+      method -> (intra, inter) of all its seeds, float64 arrays in degrees, of the pairs of
+      examples in `class_sample`.
     """
-    sample = class_sample(study.labels, len(study.class_names))
+    sample = class_sample(report.labels, len(report.class_names))
     distances = {}
-    for method, networks in style.by_method(study).items():
+    for method, networks in report.by_label.items():
         pairs = [
-            geodesic_distances(one.embedding[sample], study.labels[sample]) for one in networks
+            geodesic_distances(one.embedding[sample], report.labels[sample]) for one in networks
         ]
-        distances[method] = tuple(
-            np.rad2deg(np.concatenate(parts)) for parts in zip(*pairs, strict=True)
-        )
+        intra, inter = (np.rad2deg(np.concatenate(parts)) for parts in zip(*pairs, strict=True))
+        distances[method] = intra, inter
     return distances
 
 
 def geodesic(
-    study: ReportData, rows: style.Rows, distances: dict[str, tuple[np.ndarray, np.ndarray]]
+    report: ReportData,
+    summaries: style.Summaries,
+    distances: dict[str, tuple[np.ndarray, np.ndarray]],
 ) -> Figure:
     """Draws the geodesic distances of embeddings within and between classes.
 
     Args:
-      study: with at least one network.
-      rows: the numbers of its methods.
+      report: with at least one network.
+      summaries: of its methods.
       distances: from `class_distances`, with pairs of both kinds.
 
     Returns:
-      A figure with a row for each method, the means of both kinds marked and written down.
+      A figure with a row for each method, with both means marked and as text.
     """
-    look = style.looks(study)
-    figure = style.plot(9.5, 1.2 + style.row_height(0.55) * len(distances))
+    styles = style.method_styles(report)
+    figure = Figure(figsize=(9.5, 1.2 + 0.55 * len(distances)))
     axes = figure.subplots()
     edges = np.linspace(0.0, 180.0, _BINS + 1)
-    for row, (method, parts) in enumerate(distances.items()):
-        color, base = look[method].color, row + 0.42
-        shapes = [np.histogram(part, edges, density=True)[0] for part in parts]
-        # On narrow pages there is text between the rows.
-        unit = (0.6 if style.is_narrow() else 0.85) / max(shape.max() for shape in shapes)
-        for part, shape, filled in zip(parts, shapes, (True, False), strict=True):
+    for row, (method, pairs) in enumerate(distances.items()):
+        color, base = styles[method].color, row + 0.42
+        densities = [np.histogram(part, edges, density=True)[0] for part in pairs]
+        unit = 0.85 / max(density.max() for density in densities)
+        for part, density, filled in zip(pairs, densities, (True, False), strict=True):
             axes.stairs(
-                base - unit * shape,
+                base - unit * density,
                 edges,
                 baseline=base,
                 fill=filled,
@@ -102,19 +103,21 @@ def geodesic(
                 alpha=0.6 if filled else 1.0,
                 linewidth=1.5,
             )
-            axes.plot([part.mean()] * 2, [base, base - 0.3], color=style.ink(), linewidth=1.6)
+            axes.plot([part.mean()] * 2, [base, base - 0.3], color=style.INK, linewidth=1.6)
         intra, inter = (
-            style.as_text(rows[method].scores[name], 1)
+            style.stat_text(summaries[method].scores[name], 1)
             for name in ("geodesic_intra", "geodesic_inter")
         )
-        style.at_right(axes, row, f"one {intra}°,  two {inter}°")
-    style.name_rows(axes, list(distances))
-    far = max(np.percentile(inter, 99.9) for _, inter in distances.values())
-    axes.set(xlim=(0.0, min(180.0, 1.05 * far)), xlabel="geodesic distance of two embeddings (°)")
+        style.annotate_row(axes, row, f"same {intra}°,  different {inter}°")
+    style.label_rows(axes, list(distances))
+    largest = max(np.percentile(inter, 99.9) for _, inter in distances.values())
+    axes.set(
+        xlim=(0.0, min(180.0, 1.05 * largest)), xlabel="geodesic distance of two embeddings (°)"
+    )
     handles = [
-        Patch(facecolor=style.ink(), alpha=0.6, label="of one class"),
-        Patch(facecolor="none", edgecolor=style.ink(), label="of two classes"),
-        Line2D([], [], color=style.ink(), label="mean"),
+        Patch(facecolor=style.INK, alpha=0.6, label="same class"),
+        Patch(facecolor="none", edgecolor=style.INK, label="different classes"),
+        Line2D([], [], color=style.INK, label="mean"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=2 if style.is_narrow() else 3)
+    figure.legend(handles=handles, loc="outside upper center", ncols=3)
     return figure

@@ -1,4 +1,4 @@
-"""What a report shows in which order, and what each section would need to be filled."""
+"""The sections of a report: their figures with captions, and notes about missing figures."""
 
 import functools
 from collections.abc import Callable
@@ -20,20 +20,16 @@ from amdjax.report.figures import (
 from amdjax.report.report_data import ReportData
 from amdjax.report.summary import class_sample
 
-_NO_NETWORK = (
-    "Nothing to show yet: train a network with `python -m amdjax.main --workdir={workdir}`."
-)
-
 
 class FigureSpec(NamedTuple):
-    """A figure with its words.
+    """A figure of a section.
 
     Attributes:
       name: of its file, without the extension.
       title: heading.
-      alt: what can be seen, for those who cannot see it.
-      caption: how to read it.
-      draw: makes the figure in the present theme, see `style.theme`.
+      alt: alternative text.
+      caption: how to read the figure.
+      draw: creates the figure; call it and draw the figure within `style.figure_style`.
     """
 
     name: str
@@ -44,27 +40,27 @@ class FigureSpec(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A part of the report.
+    """A section of the report.
 
     Attributes:
       key: the anchor.
       title: heading.
-      pictures: in their order.
-      lacking: a sentence for each thing that is not there and would be needed.
+      figures: in their order.
+      notes: a sentence about each missing figure, and what it needs.
     """
 
     key: str
     title: str
-    pictures: tuple[FigureSpec, ...]
-    lacking: tuple[str, ...] = ()
+    figures: tuple[FigureSpec, ...]
+    notes: tuple[str, ...] = ()
 
 
-def sections(study: ReportData, rows: style.Rows) -> tuple[Section, ...]:
-    """Returns the sections with figures; t-SNE and pairs of embeddings are computed here, once.
+def create_sections(report: ReportData, summaries: style.Summaries) -> tuple[Section, ...]:
+    """Returns the sections with their figures; t-SNE and pairwise distances are computed here.
 
     Args:
-      study: of any number of networks.
-      rows: the numbers of its methods, from `score`.
+      report: of any number of networks.
+      summaries: of its methods, from `summarize`.
     """
     makers = {
         ("calibration", "Calibration"): _calibration,
@@ -74,279 +70,294 @@ def sections(study: ReportData, rows: style.Rows) -> tuple[Section, ...]:
         ("training", "Training"): _training,
         ("sweeps", "Sweeps"): _sweeps,
     }
-    if not study.networks:
-        lacking = (_NO_NETWORK.format(workdir=study.workdir),)
-        return tuple(Section(key, title, (), lacking) for key, title in makers)
-    return tuple(Section(key, title, *make(study, rows)) for (key, title), make in makers.items())
+    if not report.networks:
+        note = (
+            "There are no results yet: train a network with "
+            f"`python -m amdjax.main --workdir={report.workdir}`."
+        )
+        return tuple(Section(key, title, (), (note,)) for key, title in makers)
+    return tuple(
+        Section(key, title, *make(report, summaries)) for (key, title), make in makers.items()
+    )
 
 
-_Content = tuple[tuple[FigureSpec, ...], tuple[str, ...]]  # of a section: pictures, lacking
+_Content = tuple[tuple[FigureSpec, ...], tuple[str, ...]]  # of a section: figures, notes
 
 
-def _calibration(study: ReportData, rows: style.Rows) -> _Content:
+def _calibration(report: ReportData, summaries: style.Summaries) -> _Content:
+    held_out = len(report.labels) - len(report.labels) // 2
     return (
         FigureSpec(
             "reliability",
             "Reliability",
-            f"Reliability diagram and confidence histogram of {_methods(rows)}.",
-            "Accuracy of the predictions in each of 15 bins of confidence, on the test split. "
-            "Hatched: the gap to the mean confidence of the bin, white on the bar where the "
-            "network is too modest, dark above it where it is too sure. ECE: the mean gap, "
-            "weighted by the images in a bin. Below: images in each bin, on a logarithmic axis; a "
-            f"bin of few says little.{_first_seeds(rows)}{_in_parentheses(rows)}",
-            functools.partial(calibration.reliability_diagrams, study, rows),
+            f"Reliability diagram and confidence histogram of {_methods(summaries)}.",
+            "Top: accuracy of the predictions in each of 15 confidence bins, on the test split. "
+            "The hatched area is the gap to the mean confidence of the bin: white on the bar if "
+            "the network is underconfident, dark above the bar if it is overconfident. ECE is the "
+            "mean gap, weighted by the number of images in each bin. Bottom: number of images in "
+            "each bin, on a logarithmic axis; bins with few images are unreliable."
+            f"{_first_seeds(summaries)}{_in_parentheses(summaries)}",
+            functools.partial(calibration.reliability_diagrams, report, summaries),
         ),
         FigureSpec(
             "temperature",
             "Temperature scaling",
-            f"Calibration error before and after temperature scaling of {_methods(rows)}.",
-            "T is fitted on a random half of the test split by the likelihood; the calibration "
-            f"errors are those of the other half, {len(study.labels) - len(study.labels) // 2:,} "
-            "images (of fewer images an ECE comes out larger). T above 1 means that a network was "
-            f"too sure of itself, below 1 that it was too modest.{_over_seeds(rows)}",
-            functools.partial(calibration.temperature_scaling, study, rows),
+            f"Calibration error before and after temperature scaling of {_methods(summaries)}.",
+            "The temperature T minimises the negative log-likelihood on a random half of the test "
+            f"split. The calibration errors are measured on the other half, {held_out:,} images "
+            "(ECE is larger for fewer images). T > 1 means that the network is overconfident, "
+            f"T < 1 that it is underconfident.{_over_seeds(summaries)}",
+            functools.partial(calibration.temperature_scaling, report, summaries),
         ),
     ), ()
 
 
-def _embedding(study: ReportData, rows: style.Rows) -> _Content:
-    examples = embedding.sample(study)
-    classes = len(set(study.labels[examples].tolist()))
-    shown = (
-        f"The same {len(examples)} test images of every network, coloured by class, with the "
-        "number of each class at its centre"
+def _embedding(report: ReportData, summaries: style.Summaries) -> _Content:
+    examples = embedding.choose_examples(report)
+    classes = len(set(report.labels[examples].tolist()))
+    points = (
+        f"The same {len(examples)} test images for every network, coloured by class, with the "
+        "class number at the median of each class"
     )
-    if classes < len(study.class_names):
-        shown += f" ({classes} of the {len(study.class_names)} classes, where there is room)"
-    names = _numbered(study, examples)
-    pictures, lacking = [], []
-    components = {one.name: pca(one.embedding) for one in style.firsts(study)}
-    layout, reasons = embedding.layouts(style.firsts(study), examples)
-    lacking += [f"No t-SNE of {name}: {reason}." for name, reason in reasons.items()]
+    if classes < len(report.class_names):
+        points += f" ({classes} of {len(report.class_names)} classes)"
+    names = _class_numbers(report, examples)
+    figures, notes = [], []
+    components = {one.name: pca(one.embedding) for one in report.first_seeds}
+    layout, errors = embedding.layouts(report.first_seeds, examples)
+    notes += [f"No t-SNE of {name}: {error}." for name, error in errors.items()]
     if layout:
-        pictures.append(
+        figures.append(
             FigureSpec(
                 "tsne",
                 "t-SNE",
-                f"t-SNE of the embeddings of {_methods(rows)}.",
-                f"{shown}{names}. Layouts are turned to lie as the first one's; only "
-                "neighbourhoods mean anything. V: V-measure of the predicted against the true "
-                f"classes, all test images.{_first_seeds(rows)}{_in_parentheses(rows)}",
-                functools.partial(embedding.tsne_panels, study, rows, layout, examples),
+                f"t-SNE of the embeddings of {_methods(summaries)}.",
+                f"{points}{names}. Each layout is rotated and mirrored to match the first one; "
+                "only neighbourhoods are meaningful. V: V-measure of the predicted against the "
+                "true classes, on all test images."
+                f"{_first_seeds(summaries)}{_in_parentheses(summaries)}",
+                functools.partial(embedding.tsne_panels, report, summaries, layout, examples),
             )
         )
-    pictures += [
+    figures += [
         FigureSpec(
             "pca",
             "Principal components",
-            f"First two principal components of the embeddings of {_methods(rows)}.",
-            f"The first two principal components, with the share of the variance that each "
-            f"explains. {shown}{'' if layout else names}.{_first_seeds(rows)}",
-            functools.partial(embedding.pca_panels, study, components, examples),
+            f"First two principal components of the embeddings of {_methods(summaries)}.",
+            "First two principal components, with the fraction of the variance that each "
+            f"explains. {points}{'' if layout else names}.{_first_seeds(summaries)}",
+            functools.partial(embedding.pca_panels, report, components, examples),
         ),
         FigureSpec(
             "spectrum",
-            "Spectrum",
-            f"Singular values of the centred embeddings of {_methods(rows)}, in one plot.",
-            "Singular values of the centred embeddings, divided by the largest: the faster they "
-            f"fall, the fewer dimensions a network uses.{_first_seeds(rows)}",
-            functools.partial(embedding.spectrum, study, components),
+            "Singular values",
+            f"Singular values of the centred embeddings of {_methods(summaries)}, in one plot.",
+            "Singular values of the centred embeddings, divided by the largest one. The faster "
+            f"they decay, the fewer dimensions a network uses.{_first_seeds(summaries)}",
+            functools.partial(embedding.spectrum, report, components),
         ),
     ]
-    return tuple(pictures), tuple(lacking)
+    return tuple(figures), tuple(notes)
 
 
-def _activation(study: ReportData, rows: style.Rows) -> _Content:
-    pictures, lacking = [], []
-    shown = activation.images_shown(study)
-    if shown:
-        images = "those test images on which the networks disagree most"
-        if not study.disputed:
-            images = "the test images that were asked for"
-        of = f"{shown} test images (rows) by {_methods(rows)} (columns)"
-        pictures += [
+def _activation(report: ReportData, summaries: style.Summaries) -> _Content:
+    figures, notes = [], []
+    count = activation.num_images(report)
+    if count:
+        images = "the test images on which the networks disagree most"
+        if not report.by_disagreement:
+            images = "the chosen test images"
+        grid = f"{count} test images (rows) and {_methods(summaries)} (columns)"
+        figures += [
             FigureSpec(
                 "attention",
                 "Attention maps",
-                f"Attention maps of {of}, at the low, middle and high level.",
-                f"Attention maps (the sum of squares over the channels) of {images}, at the low, "
-                "middle and high level (stage1, stage2, stage3). At the left: the true class and "
-                "the number of the image. Below a map: its cosine with the teacher's."
-                f"{_first_seeds(rows)}",
-                functools.partial(activation.attention_maps, study),
+                f"Attention maps for {grid}, at the low, middle and high level.",
+                f"Attention maps (sum of squares over the channels) of {images}, at the low, "
+                "middle and high level (stage1, stage2, stage3). Left: true class and index of "
+                "the image. Below each map: cosine with the teacher's map."
+                f"{_first_seeds(summaries)}",
+                functools.partial(activation.attention_maps, report),
             ),
             FigureSpec(
                 "gradcam",
                 "Grad-CAM",
-                f"Grad-CAM of {of}, at the low, middle and high level.",
-                f"What in a feature map speaks for the predicted class, over {images}. At the "
-                "left: the true class. Below: the predicted one; ✗ marks a mistake."
-                f"{_first_seeds(rows)}",
-                functools.partial(activation.grad_cams, study),
+                f"Grad-CAM for {grid}, at the low, middle and high level.",
+                f"Grad-CAM of the predicted class for {images}. Left: true class and index of the "
+                f"image. Below each map: predicted class; ✗ marks errors.{_first_seeds(summaries)}",
+                functools.partial(activation.grad_cams, report),
             ),
         ]
     else:
-        lacking.append("No maps: the test split has no image to show.")
-    if any(row.similarity for row in rows.values()):
-        pictures.append(
+        notes.append("No attention maps and Grad-CAM: there are no sample images.")
+    if any(one.similarity for one in summaries.values()):
+        figures.append(
             FigureSpec(
                 "distance",
-                "Distance to the teacher's maps",
+                "Distance to the teacher's attention maps",
                 "Bars of mean cosine and AM loss between the attention maps of students and "
                 "teacher, for each level.",
-                "Students' attention maps against their teacher's, mean over the test split: "
-                f"cosine (1: the same map) and AM loss (0: the same map), {_am(study)}."
-                f"{_over_seeds(rows)}",
-                functools.partial(activation.distances, study, rows),
+                "Distance between the attention maps of students and teacher, averaged over the "
+                "test split: cosine (1 for equal maps) and AM loss (0 for equal maps), "
+                f"{_am_settings(report)}.{_over_seeds(summaries)}",
+                functools.partial(activation.distances, report, summaries),
             )
         )
     else:
-        lacking.append(_NO_DISTANCE)
-    return tuple(pictures), tuple(lacking)
+        notes.append(_NO_DISTANCE)
+    return tuple(figures), tuple(notes)
 
 
 _NO_DISTANCE = (
-    "No distance to the teacher's maps: that needs a teacher and a student in the workdir, with "
-    "maps whose sizes fit."
+    "No distance to the teacher's attention maps: this needs a teacher and a student whose maps "
+    "have compatible sizes."
 )
 
 
-def _angles(study: ReportData, rows: style.Rows) -> _Content:
-    pictures = [
+def _angles(report: ReportData, summaries: style.Summaries) -> _Content:
+    figures = [
         FigureSpec(
             "angles",
             "Angle of positive and negative map",
-            f"Distribution of the angle between positive and negative map of {_methods(rows)}, for "
-            "each level.",
-            "Angle between the positive map q (attention, unit norm) and the negative map 1 − q, "
-            "over the test split: 0° where attention is the same everywhere, 90° where it is all "
-            f"in one position. Upright line: mean.{_all_seeds(rows)}",
-            functools.partial(angles.map_angles, study, rows),
+            "Distribution of the angle between positive and negative map of "
+            f"{_methods(summaries)}, for each level.",
+            "Angle between the positive map q (attention map of unit norm) and the negative map "
+            "1 − q, over the test split: 0° for uniform attention, 90° for attention at a single "
+            f"position. Vertical line: mean.{_all_seeds(summaries)}",
+            functools.partial(angles.map_angles, report, summaries),
         )
     ]
-    if all(
-        "geodesic_intra" in row.scores and "geodesic_inter" in row.scores for row in rows.values()
-    ):
-        pictures.append(
+    if all({"geodesic_intra", "geodesic_inter"} <= one.scores.keys() for one in summaries.values()):
+        count = len(class_sample(report.labels, len(report.class_names)))
+        figures.append(
             FigureSpec(
                 "geodesic",
                 "Geodesic distances",
-                f"Geodesic distances of embeddings in and between classes, of {_methods(rows)}.",
-                "Geodesic distance (angle) of pairs of embeddings of one class and of two classes, "
-                f"of {len(class_sample(study.labels, len(study.class_names))):,} test images. The "
-                "angular-margin contrastive loss (amc) is to bring the former together and the "
-                f"latter apart.{_all_seeds(rows)}",
-                functools.partial(angles.geodesic, study, rows, angles.class_distances(study)),
+                "Geodesic distances of embeddings within and between classes, of "
+                f"{_methods(summaries)}.",
+                "Geodesic distance (angle) between the embeddings of two test images of the same "
+                f"class and of different classes, for all pairs of {count:,} images. The "
+                "angular-margin contrastive loss (amc) decreases the former and increases the "
+                f"latter.{_all_seeds(summaries)}",
+                functools.partial(
+                    angles.geodesic, report, summaries, angles.class_distances(report)
+                ),
             )
         )
-        return tuple(pictures), ()
-    return tuple(pictures), (
-        "No geodesic distances: that needs test images of two classes, and two of one class.",
+        return tuple(figures), ()
+    return tuple(figures), (
+        "No geodesic distances: this needs test images of two classes, and two of one class.",
     )
 
 
-def _training(study: ReportData, rows: style.Rows) -> _Content:
-    pictures, lacking = [], []
-    if training.has_curve(study, "test", "accuracy"):
-        pictures.append(
+def _training(report: ReportData, summaries: style.Summaries) -> _Content:
+    figures, notes = [], []
+    if training.has_curve(report, "test", "accuracy"):
+        figures.append(
             FigureSpec(
                 "accuracy",
                 "Accuracy",
-                f"Test accuracy over the training steps of {_methods(rows)}.",
-                f"Accuracy on the test split while training.{_over_seeds(rows)}",
-                functools.partial(training.accuracy_curves, study),
+                f"Test accuracy over the training steps of {_methods(summaries)}.",
+                f"Accuracy on the test split during training.{_over_seeds(summaries)}",
+                functools.partial(training.accuracy_curves, report),
             )
         )
     else:
-        lacking.append("No curve of the accuracy: no metrics.jsonl holds an evaluation yet.")
-    if training.has_curve(study, "train", "loss"):
-        pictures.append(
+        notes.append("No accuracy curve: no metrics.jsonl has an evaluation yet.")
+    if training.has_curve(report, "train", "loss"):
+        figures.append(
             FigureSpec(
                 "losses",
                 "Losses",
-                f"Total loss and each of its parts over the training steps of {_methods(rows)}.",
-                "Total loss and its parts on the training batches, the parts without their "
-                "weights (nats for ce and kd). Each method has its own settings and terms, so the "
-                "heights of its curves are its own: for a comparison see the distances to the "
-                f"teacher's maps.{_over_seeds(rows)}",
-                functools.partial(training.loss_curves, study),
+                f"Total loss and its terms over the training steps of {_methods(summaries)}.",
+                "Total loss and its terms on the training batches; the terms are shown without "
+                "their weights (in nats for ce and kd). The methods differ in terms and settings, "
+                "so their losses are not comparable; compare the distances to the teacher's "
+                f"attention maps instead.{_over_seeds(summaries)}",
+                functools.partial(training.loss_curves, report),
             )
         )
     else:
-        lacking.append("No curve of the loss: no metrics.jsonl holds a line of training yet.")
-    if training.common_levels(rows):
-        pictures.append(
+        notes.append("No loss curves: no metrics.jsonl has a training step yet.")
+    if training.common_levels(summaries):
+        figures.append(
             FigureSpec(
                 "am_accuracy",
                 "Accuracy over AM loss",
-                "Test accuracy of each student over its AM loss to the teacher's maps.",
-                "Accuracy over the AM loss on the test split, mean over the levels, "
-                f"{_am(study)}; one mark for each run (Figure 6 of the AMD paper).",
-                functools.partial(training.am_against_accuracy, study, rows),
+                "Test accuracy of each student over its AM loss to the teacher's attention maps.",
+                "Accuracy over the AM loss on the test split, averaged over the levels, "
+                f"{_am_settings(report)}; one marker for each run (Figure 6 of the AMD paper).",
+                functools.partial(training.am_against_accuracy, report, summaries),
             )
         )
     else:
-        lacking.append(_NO_DISTANCE)
-    return tuple(pictures), tuple(lacking)
+        notes.append(_NO_DISTANCE)
+    return tuple(figures), tuple(notes)
 
 
-def _sweeps(study: ReportData, rows: style.Rows) -> _Content:
-    if not study.sweeps:
+def _sweeps(report: ReportData, summaries: style.Summaries) -> _Content:
+    if not report.sweeps:
         return (), (
-            "Nothing was swept. `--config.sweep.key=losses.am.weight "
-            '--config.sweep.choices="(1000.0,3000.0,5000.0)"` would show the accuracy over γ, '
-            "`losses.am.margin` that over m, and `losses.am.terms` that of each term of the AM "
-            "loss.",
+            "No sweep: `--config.sweep.key=losses.am.weight "
+            "--config.sweep.choices=1000.0,3000.0,5000.0` shows the accuracy over γ, "
+            "`losses.am.margin` over m, and `losses.am.terms` for each term of the AM loss.",
         )
     return tuple(
         FigureSpec(
             f"sweep-{key.removeprefix('losses.').replace('.', '-')}",
             f"Accuracy over {key}",
             f"Test accuracy for each value of {key}.",
-            f"Accuracy on the test split for each value of {key}; methods of which nothing was "
-            f"swept are shown for comparison.{_over_seeds(rows)}",
+            f"Accuracy on the test split for each value of {key}; methods that do not use this "
+            f"setting are shown for comparison.{_over_seeds(summaries)}",
             functools.partial(
-                sweeps.curves if sweeps.is_numeric(study, key) else sweeps.bars, study, rows, key
+                sweeps.curves if sweeps.is_numeric(report, key) else sweeps.bars,
+                report,
+                summaries,
+                key,
             ),
         )
-        for key in study.sweeps
+        for key in report.sweeps
     ), ()
 
 
-def _methods(rows: style.Rows) -> str:
-    return f"{len(rows)} methods" if len(rows) > 6 else ", ".join(rows)
+def _methods(summaries: style.Summaries) -> str:
+    return f"{len(summaries)} methods" if len(summaries) > 6 else ", ".join(summaries)
 
 
-def _several(rows: style.Rows) -> bool:
-    return any(len(row.seeds) > 1 for row in rows.values())
+def _several_seeds(summaries: style.Summaries) -> bool:
+    return any(len(one.seeds) > 1 for one in summaries.values())
 
 
-def _first_seeds(rows: style.Rows) -> str:
-    return " Shown is each method's first seed." if _several(rows) else ""
+def _first_seeds(summaries: style.Summaries) -> str:
+    return " First seed of each method." if _several_seeds(summaries) else ""
 
 
-def _all_seeds(rows: style.Rows) -> str:
-    return " All seeds together; mean ± standard deviation over them." if _several(rows) else ""
+def _all_seeds(summaries: style.Summaries) -> str:
+    if not _several_seeds(summaries):
+        return ""
+    return " All seeds together; numbers are mean ± standard deviation over the seeds."
 
 
-def _in_parentheses(rows: style.Rows) -> str:
-    return " In parentheses: mean ± standard deviation over the seeds." if _several(rows) else ""
+def _in_parentheses(summaries: style.Summaries) -> str:
+    if not _several_seeds(summaries):
+        return ""
+    return " In parentheses: mean ± standard deviation over the seeds."
 
 
-def _am(study: ReportData) -> str:
-    """With which settings the AM loss is measured."""
-    am = study.config["losses"]["am"]
-    return f"with m = {am['margin']:g} and s = {am['scale']:g} for all"
+def _over_seeds(summaries: style.Summaries) -> str:
+    return " Mean ± standard deviation over the seeds." if _several_seeds(summaries) else ""
 
 
-def _numbered(study: ReportData, examples: np.ndarray) -> str:
-    """Which class has which number, where its name is another one."""
-    labels = np.unique(study.labels[examples]).tolist()
-    names = {label: style.class_name(study, label) for label in labels}
+def _am_settings(report: ReportData) -> str:
+    """Returns the settings of the AM loss that is measured."""
+    am = report.config["losses"]["am"]
+    return f"with m = {am['margin']:g} and s = {am['scale']:g} for all methods"
+
+
+def _class_numbers(report: ReportData, examples: np.ndarray) -> str:
+    """Returns the numbers and names of the classes; "" if the names are the numbers."""
+    labels = np.unique(report.labels[examples]).tolist()
+    names = {label: style.class_name(report, label) for label in labels}
     if all(name == str(label) for label, name in names.items()):
         return ""
     return f" ({', '.join(f'{label}: {name}' for label, name in names.items())})"
-
-
-def _over_seeds(rows: style.Rows) -> str:
-    return " Mean ± standard deviation over the seeds." if _several(rows) else ""

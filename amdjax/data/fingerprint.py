@@ -1,0 +1,116 @@
+"""The fingerprint of a data set: what tells whether a network was trained on the same images."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from amdjax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Fingerprint:
+    """What is compared of a data set; the folder in which it lies is not part of it.
+
+    Attributes:
+      name: of the data set.
+      class_names: in the order of the labels.
+      image_shape: (H, W, 3) of every image.
+      num_images: split -> number of images.
+      digest: of the names and sizes of the image files; "" for data sets of a fixed content.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, ...]
+    num_images: Mapping[str, int]
+    digest: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fingerprint as JSON values."""
+        return {
+            "name": self.name,
+            "class_names": list(self.class_names),
+            "image_shape": list(self.image_shape),
+            "num_images": dict(self.num_images),
+            "digest": self.digest,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Fingerprint":
+        """Returns the fingerprint of JSON values.
+
+        Raises:
+          KeyError, TypeError, ValueError: if the values are not those of a fingerprint.
+        """
+        return cls(
+            str(values["name"]),
+            tuple(map(str, values["class_names"])),
+            tuple(map(int, values["image_shape"])),
+            {str(split): int(count) for split, count in values["num_images"].items()},
+            str(values["digest"]),
+        )
+
+
+def digest_of(files: Iterable[tuple[str, int]]) -> str:
+    """Returns a digest of (path relative to the data set, size in bytes) in any order."""
+    return hashlib.sha256(repr(sorted(files)).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def check_classes(saved: Fingerprint, current: Fingerprint, subject: str) -> None:
+    """Makes sure that labels mean the same classes.
+
+    Args:
+      saved: of the data that a network was trained on.
+      current: of the data that it is used with.
+      subject: what was trained, for the message.
+
+    Raises:
+      UserError: naming the classes that differ.
+    """
+    if saved.class_names == current.class_names:
+        return
+    gone = [name for name in saved.class_names if name not in current.class_names]
+    new = [name for name in current.class_names if name not in saved.class_names]
+    differences = [
+        f"{word}: {', '.join(map(repr, names[:5]))}{', ...' if len(names) > 5 else ''}"
+        for word, names in (("missing", gone), ("new", new))
+        if names
+    ]
+    raise UserError(
+        f"{subject} was trained on other classes than the data have now "
+        f"({'; '.join(differences) or 'their order differs'}), so its outputs would be read as "
+        "the wrong classes: restore the data, or train again in another --workdir"
+    )
+
+
+def check_images(
+    saved: Fingerprint, current: Fingerprint, subject: str, accept_changes: bool
+) -> str | None:
+    """Compares the images of two fingerprints of the same classes.
+
+    Args:
+      saved: of the data that a network was trained on.
+      current: of the data that it is used with.
+      subject: what was trained, for the message.
+      accept_changes: whether other images are accepted.
+
+    Returns:
+      A sentence about the accepted changes; None if there are none.
+
+    Raises:
+      UserError: if the images differ, unless that is accepted.
+    """
+    if (saved.num_images, saved.digest) == (current.num_images, current.digest):
+        return None
+    counts = ", ".join(
+        f"{split} {saved.num_images.get(split, 0):,} -> {count:,}"
+        for split, count in current.num_images.items()
+    )
+    change = f"the images have changed since {subject} was started ({counts} images)"
+    if accept_changes:
+        return change
+    raise UserError(
+        f"{change}; set --config.data.accept_changes=True to continue with them, or choose another "
+        "--workdir"
+    )

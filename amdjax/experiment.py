@@ -1,0 +1,183 @@
+"""The runs of an experiment: the teacher's, then one for each method, sweep value and seed."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+
+from amdjax.errors import UserError, unknown_name
+from amdjax.losses import build_objective
+from amdjax.methods import canonical_name, method_losses, needs_early_teacher
+
+TEACHER = "teacher"
+EARLY_TEACHER = "teacher_early"
+TEACHERS = (TEACHER, EARLY_TEACHER)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One training of an experiment: the teacher's, or a student's with one method.
+
+    Attributes:
+      name: the run's folder in the workdir: its label, followed by the seed where that is not
+        `config.seed`.
+      method: a student's method, or "teacher" or "teacher_early".
+      model: name of the network that is trained.
+      losses: name -> settings, for `build_objective`.
+      seed: of all random numbers.
+      teacher: name of the run that trains the teacher; None where no loss reads one.
+      epoch_fraction: fraction of `config.epochs` to train; the schedules still span all epochs.
+      sweep_key: `config.sweep.key`, where it concerns the method; else "".
+      sweep_value: the value of that setting.
+    """
+
+    name: str
+    method: str
+    model: str
+    losses: dict[str, dict[str, Any]]
+    seed: int
+    teacher: str | None = None
+    epoch_fraction: float = 1.0
+    sweep_key: str = ""
+    sweep_value: Any = None
+
+    @property
+    def is_teacher(self) -> bool:
+        """Whether the run trains a teacher."""
+        return self.method in TEACHERS
+
+    @property
+    def label(self) -> str:
+        """The method with its swept value, which all seeds of it share."""
+        return label_of(self.method, self.sweep_key, self.sweep_value)
+
+
+def label_of(method: str, sweep_key: str, sweep_value: Any) -> str:
+    """Returns a method with its swept value, "amd_g-weight=1000.0"; without a sweep the method."""
+    if not sweep_key:
+        return method
+    if isinstance(sweep_value, list | tuple):
+        sweep_value = "+".join(map(str, sweep_value))
+    return f"{method}-{sweep_key.rpartition('.')[2]}={sweep_value}"
+
+
+def plan_runs(config: ml_collections.ConfigDict) -> list[RunSpec]:
+    """Returns the runs of an experiment in their order: first the teachers that must be trained.
+
+    Raises:
+      UserError: on an unknown method or setting of a loss, or a method that cannot learn from the
+        given teacher.
+    """
+    students = [
+        _student(config, method, losses, seed, *swept)
+        for method in map(canonical_name, config.methods)
+        for losses, *swept in _sweep(config, method)
+        for seed in config.seeds or (config.seed,)
+    ]
+    wanted = {spec.teacher for spec in students}
+    if config.teacher.checkpoint:
+        if EARLY_TEACHER in wanted:
+            raise UserError(
+                "eskd trains a teacher that is stopped early, but config.teacher.checkpoint gives "
+                "one: leave that empty, or give an early checkpoint and use the method kd with "
+                "--config.losses.kd.end_fraction=0.25"
+            )
+        return students
+    losses = method_losses("scratch", config.losses)
+    fractions = {TEACHER: 1.0, EARLY_TEACHER: config.teacher.early_fraction}
+    teachers = [
+        RunSpec(
+            name=name,
+            method=name,
+            model=config.teacher.name,
+            losses=losses,
+            seed=config.seed,
+            epoch_fraction=fraction,
+        )
+        for name, fraction in fractions.items()
+        if name in wanted
+    ]
+    return [*teachers, *students]
+
+
+def group_seeds(runs: Sequence[RunSpec], seeds_at_once: bool) -> list[tuple[RunSpec, ...]]:
+    """Returns the runs in their order, with the seeds of a method together if so configured."""
+    if not seeds_at_once:
+        return [(spec,) for spec in runs]
+    by_label = itertools.groupby(runs, key=lambda spec: spec.label)
+    return [tuple(group) for _, group in by_label]
+
+
+def total_steps(epochs: int, epoch_fraction: float, max_steps: int, steps_per_epoch: int) -> int:
+    """Returns the number of steps of a run.
+
+    Args:
+      epochs: `config.epochs`.
+      epoch_fraction: fraction of the epochs to train.
+      max_steps: `config.max_steps`; 0: no limit.
+      steps_per_epoch: full batches in the training split.
+    """
+    total = max(1, round(steps_per_epoch * epochs * epoch_fraction))
+    return min(total, max_steps) if max_steps else total
+
+
+def _sweep(
+    config: ml_collections.ConfigDict, method: str
+) -> list[tuple[dict[str, dict[str, Any]], str, Any]]:
+    """Returns (losses, key, value) of a method for each value of the sweep that concerns it."""
+    losses = method_losses(method, config.losses)
+    key = config.sweep.key
+    if not key:
+        return [(losses, "", None)]
+    known = {f"losses.{name}.{hyper}" for name, loss in config.losses.items() for hyper in loss}
+    if key not in known:
+        raise unknown_name("config.sweep.key", key, known)
+    if not config.sweep.choices:
+        raise UserError(f"config.sweep.choices is empty; give the values of {key}")
+    _, name, hyper = key.split(".")
+    if name not in losses:
+        return [(losses, "", None)]
+    swept = []
+    for value in config.sweep.choices:
+        changed = config.losses.copy_and_resolve_references()
+        try:
+            changed[name][hyper] = value
+        except TypeError as error:
+            raise UserError(f"config.sweep.choices: {value!r} is not a value of {key}") from error
+        swept.append((method_losses(method, changed), key, value))
+    if len(swept) > 1 and swept[0][0] == swept[1][0]:
+        raise UserError(f"config.sweep.key: the method {method} sets {key} itself")
+    return swept
+
+
+def _student(
+    config: ml_collections.ConfigDict,
+    method: str,
+    losses: dict[str, dict[str, Any]],
+    seed: int,
+    sweep_key: str,
+    sweep_value: Any,
+) -> RunSpec:
+    objective = build_objective(losses)
+    teacher = None
+    if objective.needs_teacher:
+        teacher = EARLY_TEACHER if needs_early_teacher(method) else TEACHER
+    if objective.needs_hard_labels and config.mix.name != "none":
+        raise UserError(
+            f"{method}: {' and '.join(objective.needs_hard_labels)} needs class labels and cannot "
+            f"use the mixed labels of config.mix.name={config.mix.name!r}; set it to none (pairs "
+            "are defined for mixed images with config.losses.amc.pair_labels=predicted)"
+        )
+    label = label_of(method, sweep_key, sweep_value)
+    return RunSpec(
+        name=label if seed == config.seed else f"{label}-seed{seed}",
+        method=method,
+        model=config.student.name,
+        losses=losses,
+        seed=seed,
+        teacher=teacher,
+        sweep_key=sweep_key,
+        sweep_value=sweep_value,
+    )

@@ -1,0 +1,75 @@
+"""Files that are written whole or not at all, and what a full or read-only disk says."""
+
+import errno
+import os
+from pathlib import Path
+
+from amdjax.errors import UserError
+
+_DISK_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EFBIG,
+)
+
+
+def local_path(text: str, name: str) -> Path:
+    """Returns a path in the local file system, with "~" replaced by the home folder.
+
+    Args:
+      text: what the user wrote.
+      name: of the flag or setting, for the message.
+
+    Raises:
+      UserError: for a URL such as gs://bucket/runs, or "~" without a home folder.
+    """
+    if "://" in text:
+        raise UserError(
+            f"{name}={text} is a URL; amdjax reads and writes local folders only: mount or copy it"
+        )
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{name}={text}: {error}; write the whole path") from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file so that after a crash it is complete, or as it was before."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def check_writable(folder: Path) -> None:
+    """Creates a folder, and makes sure that files can be written to it.
+
+    Raises:
+      UserError: if not.
+    """
+    probe = folder / ".probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(bytes(4096))
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror}; free some space there or choose another "
+            "folder"
+        ) from error
+
+
+def disk_error(error: BaseException) -> str | None:
+    """Returns the system's message if an error comes from a full or protected disk, else None."""
+    while error is not None:
+        for code in _DISK_ERRORS:
+            message = os.strerror(code)
+            if message in str(error) or (isinstance(error, OSError) and error.errno == code):
+                return message
+        error = error.__cause__ or error.__context__
+    return None

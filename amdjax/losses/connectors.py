@@ -1,0 +1,60 @@
+"""Trained layers that bring the student's features to the shape of the teacher's."""
+
+import flax.linen as nn
+import jax
+
+from amdjax.errors import UserError
+
+_EPS = 1e-5  # PyTorch's addend of the variance
+
+
+class BatchNorm(nn.Module):
+    """Batch norm over the channels with the statistics of the batch.
+
+    It has no running statistics: the layers of a loss are used in training only. Under data
+    parallelism it needs the whole batch (`LossSpec.whole_batch`).
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalizes a float array [...,C] over all axes but the last."""
+        axes = tuple(range(x.ndim - 1))
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        return (x - x.mean(axes)) * jax.lax.rsqrt(x.var(axes) + _EPS) * scale + bias
+
+
+class Regressor(nn.Module):
+    """A convolution from the student's to the teacher's shape, and batch norm.
+
+    The convolution is 3x3 with stride 2 to half the size, a transposed 4x4 with stride 2 to twice
+    the size, and else as large as the difference of the sizes and one, without padding: 1x1 for
+    equal sizes.
+
+    Attributes:
+      shape: (H', W', C') of the teacher's feature.
+    """
+
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps a feature [B,H,W,C] to [B,H',W',C'].
+
+        Raises:
+          UserError: if the teacher's map is larger, but not twice as large.
+        """
+        (height, width), (to_height, to_width, channels) = x.shape[1:3], self.shape
+        if (height, width) == (2 * to_height, 2 * to_width):
+            x = nn.Conv(channels, (3, 3), strides=2, padding=1, name="conv")(x)
+        elif (2 * height, 2 * width) == (to_height, to_width):
+            x = nn.ConvTranspose(channels, (4, 4), strides=(2, 2), padding="SAME", name="conv")(x)
+        elif height >= to_height and width >= to_width:
+            kernel = (1 + height - to_height, 1 + width - to_width)
+            x = nn.Conv(channels, kernel, padding="VALID", name="conv")(x)
+        else:
+            raise UserError(
+                f"a feature map of {height}x{width} of the student has no regressor to the "
+                f"teacher's {to_height}x{to_width}: choose other `features` for this loss"
+            )
+        return BatchNorm(name="bn")(x)

@@ -1,0 +1,67 @@
+"""Variables of models: initial values, number of parameters, shapes."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+
+from amdjax import distributed
+from amdjax.errors import UserError
+from amdjax.models.layers import Model
+
+
+def init_variables(model: Model, key: jax.Array, image_shape: tuple[int, ...]) -> dict:
+    """Draws a model's initial variables.
+
+    Args:
+      model: from `create_model`.
+      key: a JAX random key.
+      image_shape: (H, W, 3).
+
+    Returns:
+      {"params": ..., "batch_stats": ...}, all float32.
+    """
+    return _initializer(model, tuple(image_shape))(key)
+
+
+@functools.cache  # models of equal definition are equal, so that all seeds use one executable
+def _initializer(model: Model, image_shape: tuple[int, ...]) -> Callable[[jax.Array], dict]:
+    return distributed.jit(lambda key: model.init(key, jnp.zeros((1, *image_shape), jnp.float32)))
+
+
+def count_parameters(variables: Mapping[str, Any]) -> int:
+    """Returns the number of values in `variables["params"]`."""
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+def variable_shapes(model: Model) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes and dtypes of a model's variables, by path: "params/fc/kernel"."""
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    shapes = jax.eval_shape(lambda images: model.init(jax.random.key(0), images), images)
+    return flax.traverse_util.flatten_dict(shapes, sep="/")
+
+
+def check_shapes(arrays: Mapping[str, Any], expected: Mapping[str, Any], subject: str) -> None:
+    """Checks that arrays have the expected names and shapes.
+
+    Args:
+      arrays: name -> array.
+      expected: name -> array or `jax.ShapeDtypeStruct`.
+      subject: beginning of the error message: "FILE does not match MODEL".
+
+    Raises:
+      UserError: on the first array that is missing or has another shape, or on unexpected ones.
+    """
+    for name, leaf in expected.items():
+        if name not in arrays:
+            raise UserError(f"{subject}: {name!r} is missing")
+        if arrays[name].shape != leaf.shape:
+            raise UserError(
+                f"{subject}: {name!r} has the shape {arrays[name].shape}, expected {leaf.shape}"
+            )
+    if extra := sorted(arrays.keys() - expected.keys()):
+        more = f" and {len(extra) - 3} more" if len(extra) > 3 else ""
+        raise UserError(f"{subject}: unexpected {', '.join(map(repr, extra[:3]))}{more}")

@@ -1,0 +1,77 @@
+"""Prediction with a network: preprocessing, forward pass and the prediction rule of its losses."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from amdjax import distributed
+from amdjax.data.augment import normalize
+from amdjax.losses import LOSSES, build_objective
+from amdjax.models import Model, Outputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A network's module with its preprocessing and prediction rule: all but its variables.
+
+    Predictors of equal definition are equal and hash alike, so that a function with a static
+    argument of this type is compiled once for all of them.
+
+    Attributes:
+      module: the network.
+      predict: outputs -> outputs whose logits' softmax are the predicted probabilities.
+      mean: of each channel of the images, on the scale 0 to 1.
+      std: of each channel of the images, on the scale 0 to 1.
+    """
+
+    module: Model
+    predict: Callable[[Outputs], Outputs]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def normalize(self, images: jax.Array) -> jax.Array:
+        """Turns images, uint8 [B,H,W,3], into the network's input, float32."""
+        return normalize(images, self.mean, self.std)
+
+    def __call__(self, variables: dict, images: jax.Array) -> Outputs:
+        """Returns the outputs for images, uint8 [B,H,W,3], in evaluation mode."""
+        outputs: Any = self.module.apply(variables, self.normalize(images), train=False)
+        return self.predict(outputs)
+
+
+def create_predictor(
+    module: Model,
+    augment: ml_collections.ConfigDict,
+    losses: Mapping[str, Mapping[str, Any]],
+) -> Predictor:
+    """Returns the predictor of a network that is trained with some losses.
+
+    Args:
+      module: the network.
+      augment: `config.augment`, of which mean and standard deviation are read.
+      losses: name -> settings; those that replace the softmax of the logits count.
+    """
+    rules = {name: losses[name] for name in losses if name in LOSSES and LOSSES[name].logits_fn}
+    return Predictor(
+        module,
+        _prediction_rule(json.dumps(rules, sort_keys=True)),
+        tuple(map(float, augment.mean)),
+        tuple(map(float, augment.std)),
+    )
+
+
+@functools.cache
+def _prediction_rule(losses: str) -> Callable[[Outputs], Outputs]:
+    """Returns `Objective.predict` for losses in JSON; the same function for the same losses."""
+    return build_objective({"ce": {}, **json.loads(losses)}).predict
+
+
+@functools.partial(distributed.jit, static_argnames="predictor")
+def forward(predictor: Predictor, variables: dict, images: jax.Array) -> jax.Array:
+    """Returns the logits [B,C] of the predicted probabilities of images, uint8 [B,H,W,3]."""
+    return predictor(variables, images).logits

@@ -1,0 +1,28 @@
+"""Ramps of the learning rate and of loss weights, as functions of the epoch."""
+
+import jax
+import jax.numpy as jnp
+
+
+def epoch_of(step: jax.Array, steps_per_epoch: int) -> jax.Array:
+    """Returns the number of whole epochs done at a step, float32."""
+    return jnp.floor(jnp.asarray(step, jnp.float32) / steps_per_epoch)
+
+
+def ramp_up(epoch: jax.Array, length: float) -> jax.Array:
+    """Returns `exp(-5 (1 - epoch / length)^2)` below `length` epochs and 1 from there on."""
+    if length <= 0:
+        return jnp.ones_like(epoch)
+    return jnp.exp(-5.0 * jnp.square(1.0 - jnp.clip(epoch / length, 0.0, 1.0)))
+
+
+def linear_ramp_up(epoch: jax.Array, length: float) -> jax.Array:
+    """Returns `min((epoch + 1) / length, 1)`: epochs count from 1, as in the published warm-ups."""
+    return jnp.minimum((epoch + 1.0) / length, 1.0)
+
+
+def ramp_down(epoch: jax.Array, length: float, epochs: float) -> jax.Array:
+    """Returns `exp(-(x / 2)^2 / length)`, x the epochs into the last `length` of `epochs`."""
+    if length <= 0:
+        return jnp.ones_like(epoch)
+    return jnp.exp(-jnp.square(0.5 * jnp.maximum(epoch - (epochs - length), 0.0)) / length)

@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import pytest
+import tensorflow_datasets as tfds
+
+from amdjax.data import load_dataset
+from amdjax.errors import UserError
+from tests.data.archives import manual_path, write_cifar10
+from tests.make_data import data_settings, write_folder
+
+
+@pytest.fixture
+def cifar10_dir(tmp_path: Path) -> Path:
+    """A data directory with a prepared CIFAR-10."""
+    write_cifar10(tmp_path)
+    load_dataset(data_settings("cifar10", tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "archive"),
+    [
+        ("tiny_imagenet", "tiny-imagenet-200.zip"),
+        ("cifar10", "cifar-10-binary.tar.gz"),
+        ("cifar100", "cifar-100-binary.tar.gz"),
+    ],
+)
+def test_find_archive_without_network_says_where_to_put_it(tmp_path, monkeypatch, name, archive):
+    def fail(self, url):
+        raise ConnectionError(f"no route\nto {url}")
+
+    monkeypatch.setattr(tfds.download.DownloadManager, "download", fail)
+    path = manual_path(tmp_path, archive)
+    with pytest.raises(UserError, match=f"no route to http.*put it at {path}$"):
+        load_dataset(data_settings(name, tmp_path))
+    assert not list(tmp_path.glob("**/dataset_info.json"))
+
+
+def test_prepare_reports_on_stderr_only(tmp_path, capfd):
+    folder = write_folder(tmp_path / "images", per_class=2)
+    load_dataset(data_settings("folder", tmp_path, folder=str(folder), image_size=32))
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("preparing folder in ")
+
+
+def test_prepare_error_names_a_data_dir_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot prepare digits in .*file"):
+        load_dataset(data_settings("digits", tmp_path / "file"))
+
+
+def test_prepare_accepts_the_files_of_a_concurrent_process(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path / "images", per_class=2)
+    data = data_settings("folder", tmp_path, folder=str(folder), image_size=32)
+    build = tfds.core.GeneratorBasedBuilder._download_and_prepare
+
+    def build_while_another_finishes(self, *args, **kwargs):
+        build(self, *args, **kwargs)
+        monkeypatch.setattr(tfds.core.GeneratorBasedBuilder, "_download_and_prepare", build)
+        load_dataset(data)
+
+    monkeypatch.setattr(
+        tfds.core.GeneratorBasedBuilder, "_download_and_prepare", build_while_another_finishes
+    )
+    assert len(load_dataset(data).train) == 8
+
+
+def test_open_split_error_on_tfrecord_files(cifar10_dir):
+    info = cifar10_dir / "cifar10/3.0.2/dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(UserError, match="prepared as tfrecord, which only TensorFlow reads"):
+        load_dataset(data_settings("cifar10", cifar10_dir))
+
+
+def test_prepare_error_on_an_incomplete_data_set(cifar10_dir):
+    (cifar10_dir / "cifar10/3.0.2/dataset_info.json").unlink()
+    with pytest.raises(UserError, match="holds no complete data set; remove it"):
+        load_dataset(data_settings("cifar10", cifar10_dir))
+
+
+@pytest.mark.parametrize("end", [5000, None], ids=["truncated", "missing"])
+def test_open_split_error_names_damaged_files(cifar10_dir, end):
+    (records,) = cifar10_dir.glob("cifar10/3.0.2/*train.array_record*")
+    if end is None:
+        records.unlink()
+    else:
+        records.write_bytes(records.read_bytes()[:end])
+    with pytest.raises(UserError, match=r"cifar10.* cannot be read.*; remove"):
+        load_dataset(data_settings("cifar10", cifar10_dir))

@@ -1,0 +1,142 @@
+"""The package as it is built and installed: contents, requirements, commands, a training run."""
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_run import QUICK_COMPILATION, ROOT
+
+DATA = {"report/page.html", "cpu/kernels.cc", "cpu/README.md"}
+SOURCES = ("amdjax", "configs", "pyproject.toml", "README.md", "LICENSE")
+
+
+def _project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def _requirements(path: Path) -> list[str]:
+    lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
+    return [line for line in lines if line]
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The source archive of a clean copy, and the wheel that is built from it."""
+    pytest.importorskip("build", reason="build is not installed")
+    clean, output = tmp_path_factory.mktemp("clean"), tmp_path_factory.mktemp("dist")
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            unwanted = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, clean / name, symlinks=True, ignore=unwanted)
+        else:
+            shutil.copy(ROOT / name, clean)
+    words = [sys.executable, "-m", "build", "--no-isolation", "--outdir", output, clean]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (archive,), (wheel,) = output.glob("*.tar.gz"), output.glob("*.whl")
+    return archive, wheel
+
+
+@pytest.fixture(scope="module")
+def installed(distributions: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin folder of an environment with the wheel, and the dependencies of this one."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False)
+    python = folder / "bin" / "python"
+    words = ["-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--quiet"]
+    subprocess.run([sys.executable, *words, distributions[1]], check=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    return folder / "bin"
+
+
+def _run(cwd: Path, *words: str | Path) -> subprocess.CompletedProcess:
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment |= {"XLA_FLAGS": QUICK_COMPILATION, "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def _files(folder: Path) -> set[str]:
+    wanted = (path for path in folder.rglob("*") if path.suffix == ".py")
+    return {path.relative_to(folder).as_posix() for path in wanted}
+
+
+def test_wheel_contains_code_data_and_recipes(distributions):
+    names = set(zipfile.ZipFile(distributions[1]).namelist())
+    files = {name.removeprefix("amdjax/") for name in names if name.startswith("amdjax/")}
+    recipes = {f"configs/{name}" for name in _files(ROOT / "configs")}
+    assert files == _files(ROOT / "amdjax") | recipes | DATA
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"amdjax"}
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_sdist_contains_recipes_as_files(distributions):
+    with tarfile.open(distributions[0]) as archive:
+        recipe = next(m for m in archive if m.name.endswith("amdjax/configs/cifar10.py"))
+        assert recipe.isreg()
+        assert any(m.name.endswith("/LICENSE") for m in archive)
+
+
+def test_package_imports_without_the_repository(installed, tmp_path):
+    code = (
+        "import amdjax; print(amdjax.__version__, amdjax.losses.kd_loss.__name__, amdjax.__file__)"
+    )
+    done = _run(tmp_path, installed / "python", "-c", code)
+    assert done.returncode == 0, done.stderr
+    version, name, file = done.stdout.split()
+    assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+    assert name == "kd_loss"
+    assert Path(file).is_relative_to(installed.parent)
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "text"),
+    [
+        ("amdjax", "--list", "amd_gl"),
+        ("amdjax-report", "--help", "--images"),
+        ("amdjax-predict", "--help", "--layer"),
+    ],
+)
+def test_console_script_runs(command, flag, text, installed, tmp_path):
+    done = _run(tmp_path, installed / command, flag)
+    assert text in done.stdout, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_packaged_recipe_trains_from_an_empty_folder(installed, tmp_path):
+    flags = ["--config=digits.py", "--config.max_steps=2", "--config.methods=kd"]
+    done = _run(
+        tmp_path, installed / "amdjax", *flags, f"--config.data.data_dir={tmp_path / 'data'}"
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "digits" / "results.json").is_file()
+
+
+def test_requirements_agree_with_the_project():
+    project = _project()
+    assert _requirements(ROOT / "requirements.txt") == project["dependencies"]
+    extras = project["optional-dependencies"]
+    assert _requirements(ROOT / "tests" / "requirements.txt") == extras["dev"] + extras["docs"]
+
+
+def test_installed_version_is_that_of_the_package():
+    import amdjax
+
+    try:
+        assert importlib.metadata.version("amdjax") == amdjax.__version__
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("amdjax is not installed here")
+    assert f"version: {amdjax.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"## {amdjax.__version__} " in (ROOT / "CHANGELOG.md").read_text()

@@ -1,0 +1,59 @@
+"""Settings that exclude each other, found before any data are read."""
+
+import pytest
+
+from amdjax.configs import default
+from amdjax.errors import UserError
+from amdjax.experiment import plan_runs
+from amdjax.losses import build_objective
+from amdjax.models import create_model
+from amdjax.training.preflight import check_cached_sizes, check_settings, dummy_outputs
+
+
+def _check(methods=("kd",), **settings):
+    config = default.get_config()
+    config.methods = methods
+    config.update_from_flattened_dict(settings)
+    check_settings(config, plan_runs(config))
+
+
+@pytest.mark.parametrize(
+    ("methods", "settings", "message"),
+    [
+        (("kd",), {"augment.padding": 2}, r"config\.augment\.padding=2 changes the images"),
+        (("kd",), {"augment.noise": 0.1}, r"config\.augment\.noise=0\.1 changes the images"),
+        (("kd",), {"mix.name": "mixup"}, r"config\.mix\.name='mixup' changes the images"),
+        (("kd",), {"data.random_resized_crop": True}, "random_resized_crop=True changes"),
+        (("kd+sp+fitnet",), {}, "sp and fitnet needs whole features"),
+    ],
+)
+def test_check_settings_refuses_a_teacher_cache_that_is_not_exact(methods, settings, message):
+    with pytest.raises(UserError, match=message):
+        _check(methods, **{"teacher.cached": True}, **settings)
+
+
+def test_check_settings_accepts_a_teacher_cache_for_images_that_are_not_changed():
+    settings = {"teacher.cached": True, "mix.name": "cutmix", "mix.teacher_sees_mixed": False}
+    _check(("amd_gl", "kd+at+rkd"), **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mix.name": "mixpu"}, "unknown mix 'mixpu'; did you mean mixup"),
+        ({"optim.name": "sdg"}, "unknown optimiser 'sdg'; did you mean sgd"),
+        ({"augment.pad_mode": "zeros"}, "did you mean zero"),
+        ({"student.name": "resnet9"}, "kd: unknown model 'resnet9'"),
+        ({"teacher.name": "wrn_11_1"}, "a wide ResNet needs a depth of 6n"),
+    ],
+)
+def test_check_settings_names_what_does_not_exist(settings, message):
+    with pytest.raises(UserError, match=message):
+        _check(**settings)
+
+
+def test_check_cached_sizes_refuses_maps_that_would_be_pooled():
+    model = create_model("resnet8", 4)
+    student, teacher = dummy_outputs(model, (16, 16, 3)), dummy_outputs(model, (32, 32, 3))
+    with pytest.raises(UserError, match=r"stage1 \(32x32\) is larger than the student's \(16x16\)"):
+        check_cached_sizes(build_objective({"at": {}}), student, teacher)
