@@ -3,6 +3,7 @@
 Most of the tests' time is compilation, so LLVM optimises as little as leaves the results the same.
 """
 
+import collections
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,6 +18,12 @@ os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} {QUICK_COMPILATION} "
     "--xla_force_host_platform_device_count=4"
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Runs files with slow tests first, so that no worker is left alone with one at the end."""
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])  # stable: the order within a file is kept
 
 
 @pytest.fixture(scope="session")
