@@ -123,6 +123,7 @@ def _run(devices, losses, steps=10, sync=True):
     return np.asarray(history), state
 
 
+@pytest.mark.slow
 def test_train_step_does_not_depend_on_the_number_of_devices():
     everything = {name: {} for name in ("ce", "kd", "amc", "contrastive")}
     everything |= {name: {"weight": 10.0} for name in ("at", "sp", "am")}
@@ -137,6 +138,7 @@ def test_train_step_does_not_depend_on_the_number_of_devices():
         )
 
 
+@pytest.mark.slow
 def test_no_loss_depends_on_the_number_of_devices():
     catalogue = {
         name: {"weight": min(loss.weight, 1.0)}
@@ -189,6 +191,7 @@ def test_train_step_updates_the_ema():
     )
 
 
+@pytest.mark.slow
 def test_train_step_averages_statistics_of_unsynchronised_batch_norm():
     one, _ = _run(1, AMD, steps=2, sync=False)
     synchronised, _ = _run(1, AMD, steps=2)
