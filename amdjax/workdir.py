@@ -25,7 +25,7 @@ from amdjax.experiment import (
     plan_runs,
     total_steps,
 )
-from amdjax.files import write_atomically
+from amdjax.files import local_path, write_atomically
 from amdjax.models import create_model
 from amdjax.predictor import Predictor, create_predictor, forward
 from amdjax.pretrained import check_variables, count_classes, load_teacher
@@ -167,17 +167,25 @@ def _read_run_file(folder: Path) -> dict[str, Any]:
         if not isinstance(run, dict) or not isinstance(run.get("settings"), dict):
             raise ValueError("not the description of a run")
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); remove the folder {folder}") from error
+        raise _damaged(folder, str(error)) from error
     return run
+
+
+def _damaged(folder: Path, reason: str) -> UserError:
+    return UserError(f"{folder / RUN_FILE} is damaged ({reason}); remove the folder {folder}")
+
+
+def _saved_sweep(run: dict[str, Any]) -> tuple[str, Any]:
+    """Returns the key and the value of a run's sweep; ("", None) without one."""
+    sweep = run["sweep"]
+    return (sweep["key"], _with_tuples(sweep["value"])) if sweep else ("", None)
 
 
 def _saved_fingerprint(run: dict[str, Any], folder: Path) -> Fingerprint:
     try:
         return Fingerprint.from_dict(run["data"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{folder / RUN_FILE} is damaged ({error!r}); remove the folder {folder}"
-        ) from error
+        raise _damaged(folder, repr(error)) from error
 
 
 def _settings(config: ml_collections.ConfigDict, spec: RunSpec) -> dict[str, Any]:
@@ -272,19 +280,11 @@ class TrainedModel:
         return forward(self.predictor, self.variables, images)
 
 
-class RunIdentity(NamedTuple):
-    """The method and the seed of a run, as its folder describes them."""
-
-    label: str
-    seed: int
-
-
-def identify_run(folder: Path) -> RunIdentity | None:
-    """Returns who a run is; None if the folder does not describe a run."""
+def read_label(folder: Path) -> str | None:
+    """Returns the label of a run, see `RunSpec`; None if the folder does not describe a run."""
     try:
         run = _read_run_file(folder)
-        sweep = run["sweep"] or {"key": "", "value": None}
-        return RunIdentity(label_of(run["method"], sweep["key"], sweep["value"]), run["seed"])
+        return label_of(run["method"], *_saved_sweep(run))
     except (UserError, KeyError, TypeError):
         return None
 
@@ -306,7 +306,7 @@ def load_run(folder: Path | str) -> TrainedModel:
     Raises:
       UserError: if there is no checkpoint, or its files are damaged.
     """
-    return restore(Path(folder).expanduser())
+    return restore(local_path(str(folder), "folder"))
 
 
 def restore(folder: Path, num_classes: int | None = None) -> TrainedModel:
@@ -335,7 +335,7 @@ def restore(folder: Path, num_classes: int | None = None) -> TrainedModel:
     try:
         settings = run["settings"]
         saved = ml_collections.ConfigDict(settings)
-        sweep = run["sweep"] or {"key": "", "value": None}
+        sweep_key, sweep_value = _saved_sweep(run)
         fields = {
             "method": run["method"],
             "seed": int(run["seed"]),
@@ -352,15 +352,13 @@ def restore(folder: Path, num_classes: int | None = None) -> TrainedModel:
                 float(settings["epoch_fraction"]),
                 int(settings["batch_size"]),
             ),
-            "sweep_key": sweep["key"],
-            "sweep_value": _with_tuples(sweep["value"]),
+            "sweep_key": sweep_key,
+            "sweep_value": sweep_value,
         }
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{folder / RUN_FILE} is damaged ({error!r}); remove the folder {folder}"
-        ) from error
+        raise _damaged(folder, repr(error)) from error
     check_variables(variables, fields["model"], classes, folder)
     return TrainedModel(name=folder.name, variables=jax.device_put(variables), step=step, **fields)
 

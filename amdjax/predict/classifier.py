@@ -29,8 +29,8 @@ from amdjax.predictor import Predictor
 from amdjax.workdir import (
     TrainedModel,
     has_checkpoint,
-    identify_run,
     read_config,
+    read_label,
     restore,
     restore_imported_teacher,
     run_names,
@@ -170,8 +170,7 @@ def format_table(probabilities: dict[str, np.ndarray], class_names: Sequence[str
 def _find_student(workdir: Path, config: ml_collections.ConfigDict, method: str | None) -> str:
     """Returns the folder of a method: its first seed that has a checkpoint."""
     names = run_names(workdir, config)
-    runs = {name: identify_run(workdir / name) for name in names}
-    labels = {name: name if run is None else run.label for name, run in runs.items()}
+    labels = {name: read_label(workdir / name) or name for name in names}
     if method is None:
         wanted = [spec.label for spec in reversed(plan_runs(config)) if not spec.is_teacher]
     elif method in names or method in labels.values():
