@@ -2,7 +2,9 @@
 
 The losses are functions of arrays (`amdjax.losses`), the networks linen modules (`create_model`).
 A whole experiment is `run(config, workdir)`; the parts of it are `plan_runs`, `load_dataset` and
-`build_trainer`, and `load_run` reads a trained network back.
+`build_trainer`, and `load_run` reads a trained network back. The `register_*` functions add losses,
+methods, networks, data sets, optimisers, augmentations and trackers from modules outside the
+package.
 """
 
 import importlib
@@ -12,10 +14,20 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from amdjax import losses, metrics, models
-    from amdjax.data import load_dataset
+    from amdjax.data import load_dataset, register_dataset
+    from amdjax.data.policies import register_augmentation
     from amdjax.experiment import plan_runs
-    from amdjax.models import create_model, import_torch_state_dict, init_variables
+    from amdjax.losses import register_loss
+    from amdjax.methods import register_method
+    from amdjax.models import (
+        create_model,
+        import_torch_state_dict,
+        init_variables,
+        register_model,
+    )
+    from amdjax.training.optimizer import register_optimizer
     from amdjax.training.run import run
+    from amdjax.training.trackers import register_tracker
     from amdjax.training.trainer import build_trainer
     from amdjax.workdir import load_run
 
@@ -28,6 +40,13 @@ _MODULES = {
     "load_dataset": "data",
     "load_run": "workdir",
     "plan_runs": "experiment",
+    "register_augmentation": "data.policies",
+    "register_dataset": "data",
+    "register_loss": "losses",
+    "register_method": "methods",
+    "register_model": "models",
+    "register_optimizer": "training.optimizer",
+    "register_tracker": "training.trackers",
     "run": "training.run",
 }
 _PACKAGES = ("losses", "metrics", "models")
@@ -44,6 +63,13 @@ __all__ = [
     "metrics",
     "models",
     "plan_runs",
+    "register_augmentation",
+    "register_dataset",
+    "register_loss",
+    "register_method",
+    "register_model",
+    "register_optimizer",
+    "register_tracker",
     "run",
 ]
 

@@ -1,7 +1,12 @@
-"""Checkpoints of a run: the latest and the best, each complete or absent."""
+"""Checkpoints of a run: the last two and the best, each complete, unchanged or not used."""
 
+import json
 import os
+import shutil
+import sys
 import time
+import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +21,50 @@ from amdjax.files import disk_error
 
 FOLDER = "checkpoints"
 _SELECT = "accuracy"  # the evaluation's value by which the best is chosen
+# The folders of a checkpoint: the state, and the JSON that comes with it.
+_STATE, _RUN = "default", "run"
+_RUN_FILE = f"{_RUN}/metadata"  # orbax's name
+_CHECKSUMS = "checksums.json"
+_ORBAX_METADATA = "_CHECKPOINT_METADATA"
+_RESERVE = ".reserve."
+_BLOCK = 1 << 20  # bytes
 
 
 class Checkpoints:
-    """The checkpoints of one run, kept by orbax: the newest and the most accurate.
+    """The checkpoints of one run, kept by orbax: the last two and the most accurate.
 
     A step's checkpoint is written beside its final name and renamed when it is complete, so a
-    killed run leaves the one before it. Saving waits for the disk: the next step may then reuse
-    the state's memory, and a full disk is reported immediately.
+    killed run leaves the one before it. The checksums of its files are part of it: a checkpoint
+    that was changed on the disk is removed, and the one before it is the newest. Saving waits for
+    the disk: the next step may then reuse the state's memory, and a full disk is reported
+    immediately.
     """
 
-    def __init__(self, run_folder: Path):
-        """Opens, or creates, `run_folder/checkpoints`.
+    def __init__(self, run_folder: Path, description: dict[str, Any] | None = None):
+        """Opens, or creates, `run_folder/checkpoints`, and removes damaged checkpoints from it.
+
+        Args:
+          run_folder: of the run.
+          description: of the run in JSON values, saved with each checkpoint, see
+            `read_description`; None: checkpoints are only read.
 
         Raises:
-          UserError: if this process does not see the folder that the first process created.
+          UserError: if all checkpoints are damaged, or this process does not see the folder that
+            the first process created.
         """
         policies = checkpoint_managers
         self._folder = run_folder / FOLDER
+        self._description = description
+        if distributed.is_primary():  # the others wait for it in orbax's constructor
+            _clean(self._folder)
         self._manager = ocp.CheckpointManager(
             self._folder.absolute(),
+            item_names=(_STATE, _RUN),
             options=ocp.CheckpointManagerOptions(
                 best_fn=_accuracy,
                 preservation_policy=policies.AnyPreservationPolicy(
                     [
-                        policies.LatestN(1),
+                        policies.LatestN(2),
                         policies.BestN(
                             get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False
                         ),
@@ -48,6 +72,7 @@ class Checkpoints:
                 ),
                 cleanup_tmp_directories=True,
                 enable_async_checkpointing=False,
+                temporary_path_class=_ChecksummedPath,
             ),
         )
         wait_for_folder(self._folder)
@@ -57,23 +82,67 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def restore_latest(self, state: Any) -> Any:
-        """Returns the newest checkpoint in the structure, shapes and shardings of `state`."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-        return self._manager.restore(self.latest_step(), args=ocp.args.StandardRestore(abstract))
-
-    def save(self, step: int, state: Any, evaluation: dict[str, float] | None = None) -> None:
-        """Writes a checkpoint, with the values of an evaluation where there was one.
+        """Returns the newest checkpoint in the structure, shapes and shardings of `state`.
 
         Raises:
-          UserError: if the disk is full or may not be written.
+          UserError: if the checkpoint does not fit, or has no checksums and is damaged.
         """
+        return self.restore(max(self._manager.all_steps()), state)
+
+    def restore(self, step: int, state: Any) -> Any:
+        """Returns a checkpoint in the structure, shapes and shardings of `state`.
+
+        Raises:
+          UserError: if the checkpoint does not fit, or has no checksums and is damaged.
+        """
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+        try:
+            restored = self._manager.restore(
+                step, args=ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(abstract)})
+            )
+        except Exception as error:  # orbax has no common class for what may be wrong in a folder
+            raise UserError(
+                f"the checkpoint {self._folder / str(step)} cannot be read: {_reason(error)}; "
+                "remove that folder to continue from the one before it, if there is one"
+            ) from error
+        return restored[_STATE]
+
+    def restore_log(self) -> dict[str, Any]:
+        """Returns what `save` got as `log` with the newest checkpoint; {} where there is none."""
+        return _read_json(self._folder / str(self.latest_step()), _RUN_FILE).get("log", {})
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        evaluation: dict[str, float] | None = None,
+        log: dict[str, Any] | None = None,
+    ) -> None:
+        """Writes a checkpoint.
+
+        Args:
+          step: of the state.
+          state: a pytree of arrays.
+          evaluation: the values of an evaluation of this step, where there was one.
+          log: JSON values with which the log of the run continues, see `RunLogger.pending`.
+
+        Raises:
+          UserError: if the disk is full or may not be written, or the folder was removed.
+        """
+        run = {"description": self._description, "log": log or {}}
+        items = {_STATE: ocp.args.StandardSave(state), _RUN: ocp.args.JsonSave(run)}
         try:
             if distributed.is_primary():
                 _reserve(self._folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
             self._manager.save(
-                step, args=ocp.args.StandardSave(state), metrics=evaluation, force=True
+                step, args=ocp.args.Composite(**items), metrics=evaluation, force=True
             )
         except Exception as error:
+            if not self._folder.is_dir():
+                raise UserError(
+                    f"cannot write the checkpoint of step {step}: {self._folder} was removed "
+                    "during the training; repeat the command to train the run again"
+                ) from error
             reason = disk_error(error)
             if reason is None:
                 raise
@@ -96,45 +165,93 @@ class Checkpoints:
         self._manager.close()
 
 
-def best_step(evaluations: dict[int, dict[str, float]]) -> int:
-    """Returns the step with the best evaluation, the later one of equals."""
-    return max(evaluations, key=lambda step: (_accuracy(evaluations[step]), step))
+def best_step(evaluations: dict[int, dict[str, float]], key: str = _SELECT) -> int:
+    """Returns the step with the largest value of a key, the later one of equals."""
+    return max(evaluations, key=lambda step: (evaluations[step][key], step))
 
 
-def read_network(folder: Path) -> tuple[int, dict]:
+def read_network(folder: Path, losses: Collection[str] = ()) -> tuple[int, dict]:
     """Reads a network's variables from a checkpoint, whatever devices it was written on.
 
     Args:
-      folder: a run's folder, its `checkpoints` folder (the newest is taken), or one step in it.
+      folder: as for `read_state`.
+      losses: names of the losses whose variables are read, too.
 
     Returns:
       (step, {"params": ..., "batch_stats": ...} of NumPy arrays): the moving averages where the
-      checkpoint has them, since these are evaluated.
+      checkpoint has them, since these are evaluated. With `losses` there is a third entry,
+      "losses", in the form of `Objective.predicting_variables`.
 
     Raises:
-      UserError: if there is no checkpoint, or it is damaged.
+      UserError: if there is no checkpoint, or all of them are damaged.
+    """
+    tree = read_state(folder)
+    result = tree.get("ema") or tree
+    network = {key: result[key] for key in ("params", "batch_stats") if key in result}
+    if losses:
+        network["losses"] = {
+            collection: {name: trees[name] for name in losses if name in trees}
+            for collection, trees in tree["loss_variables"].items()
+        }
+    return int(tree.get("step", 0)), network
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Reads the state of a run from a checkpoint, whatever devices it was written on.
+
+    Args:
+      folder: a run's folder or its `checkpoints` folder, of which the newest checkpoint is read
+        that is not damaged; or one checkpoint.
+
+    Returns:
+      The fields of `TrainState` as nested dictionaries of NumPy arrays.
+
+    Raises:
+      UserError: if there is no checkpoint, or all of them are damaged.
     """
     if (folder / FOLDER).is_dir():
         folder = folder / FOLDER
-    try:
-        steps = [int(child.name) for child in folder.iterdir() if child.name.isdigit()]
-        if steps:
-            folder = folder / str(max(steps))
-        state = (folder / "default" if (folder / "default").is_dir() else folder).absolute()
-        with ocp.StandardCheckpointer() as checkpointer:
-            metadata = checkpointer.metadata(state).item_metadata
-            if metadata is None:
-                raise FileNotFoundError("its contents cannot be read")
-            saved = metadata.tree
-            # Arrays of NumPy ask for no device: without them orbax wants those of the writer.
-            wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
-            tree = checkpointer.restore(state, wanted)
-    except Exception as error:  # orbax has no common class for what may be wrong in a folder
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{folder} holds no complete checkpoint: {reason}") from error
-    result = tree.get("ema") or tree
-    network = {key: result[key] for key in ("params", "batch_stats") if key in result}
-    return int(tree.get("step", 0)), network
+    damaged = []
+    for checkpoint in _newest_first(folder) or [folder]:
+        try:
+            if reason := _damage(checkpoint):
+                raise ValueError(reason)
+            tree = _read_state(checkpoint)
+        except Exception as error:  # orbax has no common class for what may be wrong in a folder
+            damaged.append(f"{checkpoint} is damaged ({_reason(error)})")
+            continue
+        for sentence in damaged:
+            _print_note(f"{sentence}; {checkpoint} is used instead")
+        return tree
+    raise UserError(f"{folder} holds no complete checkpoint: {damaged[0]}")
+
+
+def read_evaluation(folder: Path) -> dict[str, float]:
+    """Returns the evaluation that came with the newest checkpoint, else {}.
+
+    Args:
+      folder: as for `read_network`.
+    """
+    if (folder / FOLDER).is_dir():
+        folder = folder / FOLDER
+    checkpoint = next(iter(_newest_first(folder)), folder)
+    return _read_json(checkpoint, "metrics/metrics")  # saved between two evaluations: {}
+
+
+def has_checkpoint(run_folder: Path) -> bool:
+    """Returns whether a run's folder has a checkpoint, damaged or not."""
+    return bool(_newest_first(run_folder / FOLDER))
+
+
+def read_description(run_folder: Path) -> dict[str, Any] | None:
+    """Returns the description that was saved with a run's newest checkpoint.
+
+    Damaged copies are skipped; all checkpoints of a run have the same. None if there is none.
+    """
+    for checkpoint in _newest_first(run_folder / FOLDER):
+        if description := _read_json(checkpoint, _RUN_FILE).get("description"):
+            return description
+    return None
 
 
 def wait_for_folder(folder: Path, seconds: float = 45) -> None:
@@ -157,9 +274,126 @@ def wait_for_folder(folder: Path, seconds: float = 45) -> None:
         time.sleep(0.5)
 
 
+class _ChecksummedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """The temporary folder of a checkpoint; checksums are added before it gets its final name."""
+
+    async def finalize(self) -> None:
+        """Writes the checksums and renames the folder; one process does it."""
+        folder = Path(self.get())
+        if self.get_final().name.isdecimal():  # else it is the folder of an item
+            checksums = {
+                str(file.relative_to(folder)): _checksum(file)
+                for file in sorted(folder.rglob("*"))
+                if file.is_file() and file.name != _ORBAX_METADATA  # changed by the renaming
+            }
+            (folder / _CHECKSUMS).write_text(json.dumps(checksums, indent=1) + "\n")
+        await super().finalize()
+
+
+def _checksum(file: Path) -> str:
+    checksum = 0
+    with file.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            checksum = zlib.crc32(block, checksum)
+    return f"{checksum:08x}"
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """Returns what is wrong with the files of a checkpoint; None if nothing is.
+
+    Checkpoints of earlier versions have no checksums; orbax finds some of their damages.
+    """
+    if not checkpoint.is_dir():
+        return "not a folder"
+    metadata, file = checkpoint / _ORBAX_METADATA, checkpoint / _CHECKSUMS
+    try:
+        if metadata.exists() and not isinstance(json.loads(metadata.read_bytes()), dict):
+            return f"{_ORBAX_METADATA} is damaged"  # it is not among the checksums
+        if not file.exists():
+            return f"{_CHECKSUMS} is missing" if (checkpoint / _RUN).exists() else None
+        checksums = json.loads(file.read_bytes())
+        if not checksums:
+            return f"{_CHECKSUMS} is empty"
+        for name, checksum in checksums.items():
+            if _checksum(checkpoint / name) != checksum:
+                return f"{name} has changed"
+    except OSError as error:
+        return f"{Path(error.filename).relative_to(checkpoint)}: {error.strerror}"
+    except (ValueError, TypeError, AttributeError) as error:
+        return _reason(error)
+    return None
+
+
+def _clean(folder: Path) -> None:
+    """Removes the damaged checkpoints of a run, and what a killed process left there.
+
+    Raises:
+      UserError: if no checkpoint is left.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; remove it to train the run from its start")
+    for file in folder.glob(f"{_RESERVE}*"):
+        file.unlink()
+    checkpoints = _newest_first(folder)
+    damaged = {path: reason for path in checkpoints if (reason := _damage(path))}
+    if damaged and len(damaged) == len(checkpoints):
+        path, reason = next(iter(damaged.items()))
+        raise UserError(
+            f"every checkpoint in {folder} is damaged ({path.name}: {reason}); remove that folder "
+            "to train the run from its start"
+        )
+    newest = next((path for path in checkpoints if path not in damaged), None)
+    for path, reason in damaged.items():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        _print_note(
+            f"{path} was damaged or incomplete ({reason}) and is removed; the newest checkpoint is "
+            f"that of step {newest.name}"
+        )
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    """Returns the checkpoints in a folder of checkpoints."""
+    found = list(folder.iterdir()) if folder.is_dir() else []
+    steps = [path for path in found if path.name.isdecimal()]
+    return sorted(steps, key=lambda path: int(path.name), reverse=True)
+
+
+def _read_json(checkpoint: Path, name: str) -> dict[str, Any]:
+    """Returns the values of a JSON file of a checkpoint; {} if there is none or it is damaged."""
+    try:
+        checksums = json.loads((checkpoint / _CHECKSUMS).read_bytes())
+        if checksums[name] == _checksum(checkpoint / name):
+            return json.loads((checkpoint / name).read_bytes())
+    except (OSError, ValueError, TypeError, LookupError):
+        pass
+    return {}
+
+
+def _read_state(checkpoint: Path) -> dict[str, Any]:
+    """Returns the state of a checkpoint as nested dictionaries of NumPy arrays."""
+    state = checkpoint / _STATE
+    state = (state if state.is_dir() else checkpoint).absolute()
+    with ocp.StandardCheckpointer() as checkpointer:
+        metadata = checkpointer.metadata(state).item_metadata
+        if metadata is None:
+            raise FileNotFoundError("its contents cannot be read")
+        # Arrays of NumPy ask for no device: without them orbax wants those of the writer.
+        wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata.tree)
+        return checkpointer.restore(state, wanted)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _print_note(sentence: str) -> None:
+    if distributed.is_primary():
+        print(f"note: {sentence}", file=sys.stderr)
+
+
 def _reserve(folder: Path, size: int) -> None:
     """Reserves space on the disk and releases it: orbax reports a full disk with pages of text."""
-    probe = folder / f".reserve.{os.getpid()}"
+    probe = folder / f"{_RESERVE}{os.getpid()}"
     try:
         with probe.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, size)

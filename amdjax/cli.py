@@ -13,21 +13,29 @@ from typing import Any
 import flax.traverse_util
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
-from ml_collections.config_flags.config_flags import UnsupportedOperationError
+from ml_collections.config_flags.config_flags import (
+    ConfigFileFlagParser,
+    UnsupportedOperationError,
+)
 
 from amdjax import cpu, distributed
 from amdjax.configs import default
 from amdjax.data.mixing import MIXES
+from amdjax.data.policies import AUGMENTATIONS
 from amdjax.data.registry import DATASETS
 from amdjax.errors import UserError, unknown_name
-from amdjax.files import disk_error
+from amdjax.files import disk_error, removed_file
+from amdjax.imports import apply_imports, import_modules, search_folders
 from amdjax.losses import LOSSES
 from amdjax.losses.registry import SCHEDULE
 from amdjax.methods import METHODS
 from amdjax.models import MODELS
-from amdjax.recipes import find_recipe
+from amdjax.recipes import RECIPES, find_recipe
+from amdjax.training.optimizer import OPTIMIZERS
+from amdjax.training.trackers import TRACKERS
 
 _CONFIG_FLAGS = ("--config", "-config")
+_IMPORT_FLAGS = ("--config.imports", "-config.imports")
 
 
 class _ListParser(flags.ArgumentParser):
@@ -54,6 +62,34 @@ class _ListParser(flags.ArgumentParser):
     def flag_type(self) -> str:
         """Returns the word that absl's help shows."""
         return "list"
+
+
+class _RecipeParser(ConfigFileFlagParser):
+    """Parser of `--config` that imports the modules of `config.imports`.
+
+    The settings of the losses that they register can then be overridden like all others.
+
+    Attributes:
+      imports: modules that the command line names in place of those of the recipe; None: it names
+        none.
+    """
+
+    def __init__(self, imports: tuple[str, ...] | None):
+        super().__init__("config")
+        self.imports = imports
+
+    def parse(self, path: str) -> Any:
+        """Returns the config of a recipe, with the settings of all losses."""
+        folder = Path(path.split(":")[0]).absolute().parent
+        search_folders([folder] if folder != RECIPES else [])
+        if self.imports is not None:
+            import_modules(self.imports)  # before the recipe sets what depends on them
+        config = super().parse(path)
+        if isinstance(config, ConfigDict) and {"imports", "losses", "augment"} <= set(config):
+            if self.imports is not None:
+                config.imports = self.imports
+            apply_imports(config)
+        return config
 
 
 def _literal(text: str) -> Any:
@@ -99,6 +135,11 @@ def run_command(main: Callable[[list[str]], None]) -> None:
                 f"to resume from the last checkpoint ({str(error).splitlines()[0]})"
             )
             code = 1  # starting again helps
+        elif reason := removed_file(error):
+            message = (
+                f"a file was removed while it was in use: {reason}; repeat the command to continue "
+                "from what is left"
+            )
         else:
             traceback.print_exc()
             distributed.exit_process(1)
@@ -121,19 +162,24 @@ def parse_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> 
     """
     logging.set_verbosity(logging.ERROR)
     words = list(argv)
-    file = None
+    file, imports = None, None
     for i, (word, following) in enumerate(itertools.zip_longest(words, words[1:], fillvalue="")):
         if match := re.fullmatch(r"(--?config=)(.*)", word):
             prefix, value, position = match[1], match[2], i
         elif word in _CONFIG_FLAGS:
             prefix, value, position = "", following, min(i + 1, len(words) - 1)
         else:
+            name, equals, text = word.partition("=")
+            if name in _IMPORT_FLAGS:
+                imports = _ListParser().parse(text if equals else following)
             continue
         value = find_recipe(value)
         file = value.split(":")[0]
         if not Path(file).is_file():
             raise UserError(f"--config: {file or 'the name of a recipe'} is not there")
         words[position] = prefix + value
+    if file is not None:
+        values["config"].parser = _RecipeParser(imports)
     try:
         arguments = values(words)
     except Exception as error:
@@ -166,11 +212,12 @@ def _chain(error: BaseException | None) -> Iterable[BaseException]:
 
 def _config_file_error(error: Exception, file: str | None) -> UserError | None:
     """Returns what is wrong in the config file, if the error comes from there."""
-    for cause in reversed(list(_chain(error))):
-        if isinstance(cause, UserError):
+    causes = list(_chain(error))
+    for cause in causes:
+        # ml_collections raises the recipe's error a second time, with the traceback as its text.
+        if isinstance(cause, UserError) and not str(cause).startswith("Error whilst parsing"):
             return cause
-        if file is None:
-            continue
+    for cause in reversed(causes if file is not None else []):
         if isinstance(cause, SyntaxError) and cause.filename == file:
             return UserError(f"--config: {file}, line {cause.lineno}: {cause.msg}")
         frames = traceback.extract_tb(cause.__traceback__)
@@ -212,13 +259,16 @@ def _one_line(error: Exception) -> str:
 
 
 def list_registries() -> str:
-    """Returns methods, losses, networks, data sets and mixes, a line for each entry."""
+    """Returns the entries of all registries, a line for each."""
     parts = (
         ("methods (config.methods; + joins several)", _summaries(METHODS)),
         ("losses (config.losses.NAME.SETTING)", _losses()),
         ("networks (config.teacher.name, config.student.name)", _summaries(MODELS)),
         ("data sets (config.data.name)", _summaries(DATASETS)),
+        ("augmentations (config.augment.policy; + joins several)", _summaries(AUGMENTATIONS)),
         ("mixes (config.mix.name)", MIXES.items()),
+        ("optimisers (config.optim.name)", _summaries(OPTIMIZERS)),
+        ("trackers (config.trackers)", _summaries(TRACKERS)),
     )
     return "\n\n".join(f"{title}\n{_lines(entries)}" for title, entries in parts)
 

@@ -7,6 +7,7 @@ import flax.traverse_util
 import jax.numpy as jnp
 import ml_collections
 
+from amdjax.data.policies import NUM_LEVELS
 from amdjax.errors import UserError, unknown_name
 from amdjax.methods import METHODS, canonical_name
 
@@ -40,26 +41,38 @@ _FRACTION = _Range(0, 1)
 _POSITIVE_FRACTION = _Range(0, 1, exclusive_low=True)
 _DECAY = _Range(0, 1, exclusive_high=True)
 
+_GIVEN_TEACHERS = ("checkpoint", "ensemble", "outputs")  # settings of config.teacher
 _RANGES = {
     "seed": _AT_LEAST_0,
     "batch_size": _AT_LEAST_1,
+    "accumulate": _AT_LEAST_1,
     "epochs": _AT_LEAST_1,
     "max_steps": _AT_LEAST_0,
     "ema_decay": _DECAY,
     "eval_every_epochs": _AT_LEAST_1,
     "log_every_steps": _AT_LEAST_1,
     "checkpoint_every_steps": _AT_LEAST_1,
+    "checkpoint_every_minutes": _AT_LEAST_0,
     "teacher.early_fraction": _POSITIVE_FRACTION,
+    "teacher.learning_rate": _AT_LEAST_0,
     "data.image_size": _AT_LEAST_0,
+    "data.validation": _DECAY,
+    "data.validation_seed": _AT_LEAST_0,
     "data.memory_gib": _AT_LEAST_0,
     "data.device_gib": _AT_LEAST_0,
     "augment.padding": _AT_LEAST_0,
+    "augment.randaugment.num_ops": _AT_LEAST_1,
+    "augment.randaugment.magnitude": _Range(0, NUM_LEVELS - 1),
     "augment.noise": _AT_LEAST_0,
+    "augment.erasing": _FRACTION,
     "mix.alpha": _POSITIVE,
     "mix.probability": _FRACTION,
     "mix.moex_lam": _FRACTION,
     "optim.learning_rate": _POSITIVE,
     "optim.factor": _POSITIVE,
+    "optim.end_learning_rate": _AT_LEAST_0,
+    "optim.warmup_epochs": _AT_LEAST_0,
+    "optim.clip_norm": _AT_LEAST_0,
     "optim.momentum": _DECAY,
     "optim.weight_decay": _AT_LEAST_0,
     "optim.ramp_up_epochs": _AT_LEAST_0,
@@ -80,6 +93,7 @@ _LOSS_RANGES = {
     "margin": _POSITIVE,
     "global_weight": _FRACTION,
     "mask_threshold": _DECAY,
+    "label_smoothing": _DECAY,
 }
 
 
@@ -96,13 +110,21 @@ def validate(config: ml_collections.ConfigDict) -> None:
         raise unknown_name("config.dtype", config.dtype, _DTYPES)
     if not config.methods:
         raise UserError(f"config.methods is empty; known methods: {', '.join(METHODS)}")
-    for key in ("methods", "seeds"):
+    for key in ("methods", "seeds", "trackers"):
         values = [canonical_name(str(value)) for value in config[key]]
         if len(set(values)) < len(values):
             raise UserError(f"config.{key} has duplicates: {', '.join(values)}")
     for seed in config.seeds:
         if not isinstance(seed, int) or seed < 0:
             raise UserError(f"config.seeds must be whole numbers of at least 0, not {seed!r}")
+    if config.data.unlabeled_only and not config.data.unlabeled:
+        raise UserError(
+            "config.data.unlabeled_only needs config.data.unlabeled, the folder of the images"
+        )
+    given = [f"config.teacher.{key}" for key in _GIVEN_TEACHERS if config.teacher[key]]
+    if len(given) > 1:
+        raise UserError(f"{given[0]} and {given[1]} both give a teacher; set one of them")
+    _check_ensemble(config.teacher)
     if config.seeds_at_once and len(config.seeds) < 2:
         raise UserError("config.seeds_at_once needs at least two config.seeds, such as 0,1,2")
     for epoch in config.optim.boundaries:
@@ -110,9 +132,33 @@ def validate(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"config.optim.boundaries must be numbers of epochs, not {epoch!r}")
 
 
+def given_teacher(config: ml_collections.ConfigDict) -> str:
+    """Returns the setting of `config.teacher` that gives a trained teacher; "" if none does."""
+    return next((key for key in _GIVEN_TEACHERS if config.teacher[key]), "")
+
+
 def compute_dtype(config: ml_collections.ConfigDict) -> Any:
     """Returns the dtype that `config.dtype` names."""
     return _DTYPES[config.dtype]
+
+
+def _check_ensemble(teacher: ml_collections.ConfigDict) -> None:
+    count = len(teacher.ensemble)
+    if count == 1:
+        raise UserError(
+            "config.teacher.ensemble names one network; name several, or use "
+            f"config.teacher.checkpoint={teacher.ensemble[0]}"
+        )
+    for key in ("ensemble_models", "ensemble_weights"):
+        if teacher[key] and len(teacher[key]) != count:
+            raise UserError(
+                f"config.teacher.{key} has {len(teacher[key])} entries and config.teacher.ensemble "
+                f"{count}: give one for each network, or none"
+            )
+    for weight in teacher.ensemble_weights:
+        if not isinstance(weight, int | float):
+            raise UserError(f"config.teacher.ensemble_weights must be numbers, not {weight!r}")
+        _check_range("config.teacher.ensemble_weights", weight, _POSITIVE)
 
 
 def _range_of(key: str) -> _Range | None:
@@ -122,5 +168,7 @@ def _range_of(key: str) -> _Range | None:
 
 
 def _check_range(key: str, value: Any, allowed: _Range | None) -> None:
-    if allowed is not None and not (math.isfinite(value) and allowed.allows(value)):
+    if allowed is None or not isinstance(value, int | float):
+        return  # a setting of the same name of somebody's loss may be a tuple
+    if not (math.isfinite(value) and allowed.allows(value)):
         raise UserError(f"{key} must be {allowed}, not {value}")

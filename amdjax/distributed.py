@@ -4,6 +4,7 @@ A step is written for one device's shard of the batch with a named axis, `BATCH_
 maps it over all devices of all processes.
 """
 
+import contextlib
 import faulthandler
 import functools
 import os
@@ -46,7 +47,8 @@ def initialize() -> None:
     MPI's and those of a TPU slice on Kubernetes. Without them there is one process.
 
     Raises:
-      UserError: if a number of processes, or the id of this one, is not a number.
+      UserError: if a number of processes, or the id of this one, is not a number, or there is no
+        device.
     """
     environment = os.environ
     if "JAX_COORDINATOR_ADDRESS" in environment and "JAX_PROCESS_ID" in environment:
@@ -55,18 +57,40 @@ def initialize() -> None:
             process_id=_number("JAX_PROCESS_ID"),
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         )
-    elif (
-        # Tasks of the step, not of the job: an interactive shell in a job is a step of one task.
-        _number("SLURM_STEP_NUM_TASKS", default="1") > 1
-        or _number("OMPI_COMM_WORLD_SIZE", default="1") > 1
-        or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+    # Tasks of the step, not of the job: an interactive shell in a job is a step of one task.
+    elif (tasks := _number("SLURM_STEP_NUM_TASKS", default="1")) > 1:
+        jax.distributed.initialize(
+            num_processes=tasks, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
+        )
+    elif _number("OMPI_COMM_WORLD_SIZE", default="1") > 1 or "," in environment.get(
+        "TPU_WORKER_HOSTNAMES", ""
     ):
         jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+    check_devices()
     if process_count() > 1:
         _warm_up_collectives()
         # Where the coordinator dies, a thread of JAX's reports it and aborts; tracebacks of all
         # Python threads would bury the report.
         faulthandler.disable()
+
+
+def check_devices() -> None:
+    """Makes sure that JAX has the devices that JAX_PLATFORMS asks for.
+
+    Raises:
+      UserError: if not.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where a plugin is not installed
+        config: Any = jax.config
+        reason = str(error).partition(" (set JAX_PLATFORMS=")[0].split("\n")[0]
+        raise UserError(
+            f"JAX has no device for JAX_PLATFORMS={config.jax_platforms or ''}: "
+            f"{reason or 'its plugin is not installed or finds none'}; install JAX for this "
+            'accelerator, such as pip install "jax[cuda13]", check its driver, or unset '
+            "JAX_PLATFORMS"
+        ) from error
 
 
 def _number(name: str, default: str = "") -> int:
@@ -87,6 +111,12 @@ def _warm_up_collectives() -> None:
     jax.block_until_ready(jax.jit(jnp.sum)(ones))  # the group of all devices
 
 
+def wait_for_all(name: str) -> None:
+    """Waits until all processes have come to the point of this name."""
+    if process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
 def enable_compilation_cache() -> None:
     """Keeps compiled programs on disk, on accelerators, in $JAX_COMPILATION_CACHE_DIR or ~/.cache.
 
@@ -94,8 +124,9 @@ def enable_compilation_cache() -> None:
     """
     config: Any = jax.config  # its settings are unknown to type checkers
     if on_accelerator() and not config.jax_compilation_cache_dir:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        config.update("jax_compilation_cache_dir", str(cache / "amdjax" / "xla"))
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+        with contextlib.suppress(RuntimeError):  # the user has no home folder
+            config.update("jax_compilation_cache_dir", str(cache.expanduser() / "amdjax" / "xla"))
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -106,12 +137,14 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     )
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises UserError unless the devices divide the global batch into equal shards."""
-    if batch_size < 1 or batch_size % mesh.size:
+def check_batch_size(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
+    """Raises UserError unless devices and parts divide the global batch into equal pieces."""
+    pieces = mesh.size * parts
+    if batch_size < 1 or batch_size % pieces:
+        each = "" if parts == 1 else f" in {parts} parts (config.accumulate) each"
         raise UserError(
-            f"batch_size={batch_size} cannot be divided among {mesh.size} devices: "
-            f"take a positive multiple of {mesh.size}"
+            f"batch_size={batch_size} cannot be divided among {mesh.size} devices{each}: "
+            f"take a positive multiple of {pieces}"
         )
 
 
@@ -144,7 +177,9 @@ def shard_step(
         mapped = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
         return mapped(*arguments)
 
-    return jax.jit(global_step, donate_argnums=donate, compiler_options=_compiler_options())
+    platform = mesh.devices.flat[0].platform  # a program can be compiled for another host's devices
+    options = _compiler_options(platform)
+    return jax.jit(global_step, donate_argnums=donate, compiler_options=options)
 
 
 def jit(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
@@ -160,7 +195,8 @@ def jit(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
 
     @functools.cache
     def compiled() -> Callable[..., Any]:
-        return jax.jit(function, compiler_options=_compiler_options(), **settings)
+        options = _compiler_options(jax.default_backend())
+        return jax.jit(function, compiler_options=options, **settings)
 
     @functools.wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
@@ -169,8 +205,8 @@ def jit(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
     return call
 
 
-def _compiler_options() -> dict[str, Any] | None:
-    if on_accelerator():
+def _compiler_options(platform: str) -> dict[str, Any] | None:
+    if platform != "cpu":
         return None
     flags = os.environ.get("XLA_FLAGS", "")  # what the user sets there is kept
     return {name: value for name, value in _CPU_OPTIONS.items() if name not in flags}
@@ -290,6 +326,13 @@ def process_count() -> int:
     return jax.process_count()
 
 
+def of_primary(value: bool) -> bool:
+    """Returns the first process's value; to be called by all processes at the same step."""
+    if process_count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
 class Preemption:
     """Requests to stop: SIGTERM or Ctrl-C, which the train loop polls between two steps.
 
@@ -297,6 +340,10 @@ class Preemption:
     With several processes JAX's preemption service handles SIGTERM and makes all processes stop
     after the same step.
     """
+
+    def __init__(self, check: Callable[[], None] = lambda: None):
+        """Takes a function that is called at each poll; what it raises ends the run unsaved."""
+        self._check = check
 
     def __enter__(self) -> "Preemption":
         """Installs the handlers."""
@@ -319,6 +366,7 @@ class Preemption:
 
     def requested(self) -> bool:
         """Returns whether to save and stop now; to be called by all processes equally often."""
+        self._check()
         if process_count() > 1:
             # JAX stops at the call whose number is one above the last that any process has made:
             # with numbers that do not start at 1 or have gaps, as steps do, it can be missed.

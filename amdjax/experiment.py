@@ -7,8 +7,9 @@ from typing import Any
 
 import ml_collections
 
+from amdjax.config import given_teacher
 from amdjax.errors import UserError, unknown_name
-from amdjax.losses import build_objective
+from amdjax.losses import Objective, build_objective
 from amdjax.methods import canonical_name, method_losses, needs_early_teacher
 
 TEACHER = "teacher"
@@ -77,12 +78,12 @@ def plan_runs(config: ml_collections.ConfigDict) -> list[RunSpec]:
         for seed in config.seeds or (config.seed,)
     ]
     wanted = {spec.teacher for spec in students}
-    if config.teacher.checkpoint:
+    if given := given_teacher(config):
         if EARLY_TEACHER in wanted:
             raise UserError(
-                "eskd trains a teacher that is stopped early, but config.teacher.checkpoint gives "
-                "one: leave that empty, or give an early checkpoint and use the method kd with "
-                "--config.losses.kd.end_fraction=0.25"
+                f"eskd trains a teacher that is stopped early, but config.teacher.{given} gives "
+                "one: leave that empty, or give that of an early teacher and use the method kd "
+                "with --config.losses.kd.end_fraction=0.25"
             )
         return students
     losses = method_losses("scratch", config.losses)
@@ -121,6 +122,14 @@ def total_steps(epochs: int, epoch_fraction: float, max_steps: int, steps_per_ep
     """
     total = max(1, round(steps_per_epoch * epochs * epoch_fraction))
     return min(total, max_steps) if max_steps else total
+
+
+def optim_of(config: ml_collections.ConfigDict, spec: RunSpec) -> ml_collections.ConfigDict:
+    """Returns `config.optim` for a run: a teacher has the learning rate of `config.teacher`."""
+    optim = config.optim.copy_and_resolve_references()
+    if spec.is_teacher and config.teacher.learning_rate:
+        optim.learning_rate = config.teacher.learning_rate
+    return optim
 
 
 def _sweep(
@@ -170,6 +179,8 @@ def _student(
             f"use the mixed labels of config.mix.name={config.mix.name!r}; set it to none (pairs "
             "are defined for mixed images with config.losses.amc.pair_labels=predicted)"
         )
+    if config.data.unlabeled:
+        _check_unlabeled(config, method, objective)
     label = label_of(method, sweep_key, sweep_value)
     return RunSpec(
         name=label if seed == config.seed else f"{label}-seed{seed}",
@@ -181,3 +192,23 @@ def _student(
         sweep_key=sweep_key,
         sweep_value=sweep_value,
     )
+
+
+def _check_unlabeled(config: ml_collections.ConfigDict, method: str, objective: Objective) -> None:
+    """Makes sure that a method can learn from images without labels."""
+    if len(objective.label_losses) == len(objective.terms):
+        raise UserError(
+            f"{method}: every loss reads labels, so the images of config.data.unlabeled teach "
+            "nothing; choose methods with losses of the teacher's outputs, such as kd and at"
+        )
+    if objective.needs_all_labels:
+        raise UserError(
+            f"{method}: {' and '.join(objective.needs_all_labels)} compares images by their "
+            "labels, which those of config.data.unlabeled do not have; choose another method"
+        )
+    if objective.label_losses and config.mix.name != "none":
+        raise UserError(
+            f"{method}: {' and '.join(objective.label_losses)} reads labels, which cannot be mixed "
+            f"with images of config.data.unlabeled; set config.mix.name={config.mix.name!r} to "
+            "none, or the weight of the loss to 0"
+        )

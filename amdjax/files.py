@@ -1,7 +1,9 @@
 """Files that are written whole or not at all, and what a full or read-only disk says."""
 
 import errno
+import itertools
 import os
+import sys
 from pathlib import Path
 
 from amdjax.errors import UserError
@@ -37,13 +39,28 @@ def local_path(text: str, name: str) -> Path:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a file so that after a crash it is complete, or as it was before."""
+    """Writes a file so that after a crash it is complete, or as it was before.
+
+    A folder of that name is renamed, see `set_aside`.
+    """
+    if path.is_dir():
+        set_aside(path)
     partial = path.with_name(path.name + ".partial")
     with partial.open("w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def set_aside(path: Path) -> None:
+    """Renames what takes the name of a file to NAME.damaged, or NAME.damaged2 and so on."""
+    names = (
+        f"{path.name}.damaged{number or ''}" for number in itertools.chain([0], itertools.count(2))
+    )
+    free = next(other for name in names if not (other := path.with_name(name)).exists())
+    path.rename(free)
+    print(f"note: {path} cannot be used; it is {free.name} now", file=sys.stderr)
 
 
 def check_writable(folder: Path) -> None:
@@ -58,10 +75,22 @@ def check_writable(folder: Path) -> None:
         probe.write_bytes(bytes(4096))
         probe.unlink()
     except OSError as error:
-        raise UserError(
-            f"cannot write to {folder}: {error.strerror}; free some space there or choose another "
-            "folder"
-        ) from error
+        raise not_writable(folder, error) from error
+
+
+def not_writable(folder: Path, error: OSError) -> UserError:
+    """Returns the error for a folder to which files cannot be written."""
+    if folder.is_file():
+        return UserError(f"{folder} is a file, not a folder; remove it or choose another folder")
+    return UserError(
+        f"cannot write to {folder}: {error.strerror}; free some space there or choose another "
+        "folder"
+    )
+
+
+def is_special(path: Path) -> bool:
+    """Returns whether a path is a pipe, a socket or a device: reading it may wait forever."""
+    return path.exists() and not (path.is_file() or path.is_dir())
 
 
 def disk_error(error: BaseException) -> str | None:
@@ -71,5 +100,14 @@ def disk_error(error: BaseException) -> str | None:
             message = os.strerror(code)
             if message in str(error) or (isinstance(error, OSError) and error.errno == code):
                 return message
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def removed_file(error: BaseException) -> str | None:
+    """Returns what names the file, if an error comes from one that was removed, else None."""
+    while error is not None:
+        if isinstance(error, FileNotFoundError | NotADirectoryError) or "NOT_FOUND:" in str(error):
+            return str(error).strip().splitlines()[0]
         error = error.__cause__ or error.__context__
     return None

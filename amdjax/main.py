@@ -11,7 +11,7 @@ from amdjax import distributed
 from amdjax.cli import list_registries, run_command
 from amdjax.errors import UserError
 from amdjax.files import local_path
-from amdjax.training.run import run
+from amdjax.training.run import prepare, run
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Name of a recipe, such as cifar10.py:b, or a file of your own."
@@ -22,11 +22,14 @@ _WORKDIR = flags.DEFINE_string(
 _STOP_CODE = flags.DEFINE_integer(
     "stop_code", 0, "Exit code after SIGTERM or Ctrl-C, for a scheduler that starts the run again."
 )
+_PREPARE_ONLY = flags.DEFINE_bool(
+    "prepare_only", False, "Prepare the data and check the settings, and train nothing."
+)
 _LIST = flags.DEFINE_bool("list", False, "Print methods, losses, networks and data sets, and exit.")
 
 
 def main(_: list[str]) -> None:
-    """Runs the config and leaves everything in the workdir; or lists what there is."""
+    """Runs the config and leaves everything in the workdir; or prepares its data or lists names."""
     if _LIST.value:
         print(list_registries())
         return
@@ -38,7 +41,9 @@ def main(_: list[str]) -> None:
     file, _, setup = config_flag.config_filename.partition(":")
     name = f"{Path(file).stem}-{setup}" if setup else Path(file).stem
     workdir = local_path(_WORKDIR.value or f"runs/{name}", "--workdir")
-    if not run(_CONFIG.value, workdir):
+    if _PREPARE_ONLY.value:
+        prepare(_CONFIG.value, workdir)
+    elif not run(_CONFIG.value, workdir):
         sys.exit(_STOP_CODE.value)
 
 

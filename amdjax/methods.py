@@ -1,10 +1,13 @@
 """Method registry: the losses of each method."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import ml_collections
 
-from amdjax.errors import unknown_name
+from amdjax.errors import UserError, unknown_name
+from amdjax.losses import build_objective
+from amdjax.registry import register
 
 
 class Method(NamedTuple):
@@ -20,6 +23,9 @@ class Method(NamedTuple):
     summary: str
     early_teacher: bool = False
 
+
+# Folders of a workdir that are not those of students.
+_RESERVED = ("teacher", "teacher_early", "report")
 
 _UNIT = {"weight": 1.0}
 _GLOBAL = {"global_weight": 1.0}
@@ -63,6 +69,19 @@ METHODS: dict[str, Method] = {
     "nkd": _with_ce("nkd", "normalized knowledge distillation"),
     "rld": _with_ce("rld", "refined logit distillation"),
     "wkd_l": _with_ce("wkd_l", "WKD-L: Wasserstein distance of the probabilities"),
+    "ctkd": Method({"ce": {"weight": 0.1}, "ctkd": {}}, "KD with a curriculum of the temperature"),
+    "mlkd": Method(
+        {"ce": {"weight": 0.1}, "ce_strong": {}, "mlkd": {}},
+        "multi-level logit distillation of two views of each image",
+    ),
+    "mlkd_ls": Method(
+        {
+            "ce": {"weight": 0.1},
+            "ce_strong": {},
+            "mlkd": {"weight": 9.0, "temperature": 2.0, "standardize": True},
+        },
+        "multi-level distillation with logit standardisation",
+    ),
     "fitnet": _with_ce("fitnet", "FitNet hint, trained jointly with cross-entropy"),
     "at": _with_ce("at", "attention transfer"),
     "sp": _with_ce("sp", "similarity preserving"),
@@ -70,6 +89,7 @@ METHODS: dict[str, Method] = {
     "vid": _with_ce("vid", "variational information distillation"),
     "pkt": _with_ce("pkt", "probabilistic knowledge transfer"),
     "cc": _with_ce("cc", "correlation congruence"),
+    "crd": _with_ce("crd", "contrastive representation distillation"),
     "nst": _with_ce("nst", "neuron selectivity transfer"),
     "ft": _with_ce("ft", "factor transfer, distance of the factors"),
     "ft_factor": _with_ce("ft_factor", "factor transfer with paraphraser and translator"),
@@ -77,6 +97,7 @@ METHODS: dict[str, Method] = {
     "ab": _with_ce("ab", "activation boundaries, trained jointly with cross-entropy"),
     "reviewkd": _with_ce("reviewkd", "knowledge review"),
     "wkd_f": _with_ce("wkd_f", "WKD-F: Wasserstein distance of the channels' distributions"),
+    "simkd": Method({"simkd": {}}, "SimKD: the student predicts with the teacher's classifier"),
     "afd": Method(
         {"ce": _UNIT, "kd": {"weight": 0.9, "temperature": 4.0}, "afd": {}},
         "attention-based feature matching, with KD",
@@ -97,6 +118,30 @@ METHODS: dict[str, Method] = {
     "spherical_softmax": _supervised("spherical_softmax", "spherical softmax"),
     "taylor_softmax": _supervised("taylor_softmax", "Taylor softmax"),
 }
+
+
+def register_method(
+    name: str, summary: str, losses: Mapping[str, Mapping[str, Any]], *, early_teacher: bool = False
+) -> None:
+    """Registers a method: a sum of losses.
+
+    Args:
+      name: of the method, for `config.methods`.
+      summary: description in one line, for `--list`.
+      losses: name of the loss -> settings that override those in `config.losses`; {} for none.
+      early_teacher: whether the student learns from the early-stopped teacher.
+
+    Raises:
+      UserError: if the name is taken, or a loss or one of its settings does not exist.
+    """
+    if name in _RESERVED:
+        raise UserError(f"{name!r} cannot be the name of a method: it is a folder of each workdir")
+    try:
+        build_objective(losses)
+    except UserError as error:
+        raise UserError(f"the method {name!r}: {error}") from error
+    settings = {loss: dict(changes) for loss, changes in losses.items()}
+    register(METHODS, "method", name, Method(settings, summary, early_teacher))
 
 
 def canonical_name(name: str) -> str:

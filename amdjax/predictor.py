@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -24,13 +24,14 @@ class Predictor:
 
     Attributes:
       module: the network.
-      predict: outputs -> outputs whose logits' softmax are the predicted probabilities.
+      predict: outputs -> outputs whose logits' softmax are the predicted probabilities; takes the
+        variables of losses as a second argument where these predict, see `bind`.
       mean: of each channel of the images, on the scale 0 to 1.
       std: of each channel of the images, on the scale 0 to 1.
     """
 
     module: Model
-    predict: Callable[[Outputs], Outputs]
+    predict: Callable[..., Outputs]
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -39,9 +40,25 @@ class Predictor:
         return normalize(images, self.mean, self.std)
 
     def __call__(self, variables: dict, images: jax.Array) -> Outputs:
-        """Returns the outputs for images, uint8 [B,H,W,3], in evaluation mode."""
+        """Returns the outputs for images, uint8 [B,H,W,3], in evaluation mode.
+
+        Args:
+          variables: {"params": ..., "batch_stats": ...} of the network, and "losses", see `bind`.
+          images: uint8 [B,H,W,3].
+        """
         outputs: Any = self.module.apply(variables, self.normalize(images), train=False)
-        return self.predict(outputs)
+        return self.bind(variables)(outputs)
+
+    def bind(self, variables: dict) -> Callable[[Outputs], Outputs]:
+        """Returns `predict` with the variables of losses, if there are any.
+
+        Args:
+          variables: of the network, with `Objective.predicting_variables` as "losses" where a loss
+            with variables defines the prediction.
+        """
+        if "losses" not in variables:
+            return self.predict
+        return functools.partial(self.predict, variables=variables["losses"])
 
 
 def create_predictor(
@@ -63,6 +80,12 @@ def create_predictor(
         tuple(map(float, augment.mean)),
         tuple(map(float, augment.std)),
     )
+
+
+def predicting_losses(losses: Iterable[str]) -> list[str]:
+    """Returns the names of those losses whose variables are part of the prediction."""
+    known = (name for name in losses if name in LOSSES)
+    return [name for name in known if LOSSES[name].logits_fn and LOSSES[name].has_variables]
 
 
 @functools.cache

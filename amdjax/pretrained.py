@@ -1,36 +1,155 @@
-"""Weights of a teacher that was trained before: in a run of amdjax, or in PyTorch."""
+"""Teachers that were trained before: in a run of amdjax, or in PyTorch."""
 
+import argparse
 import pickle
+import re
+import sys
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.traverse_util
+import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
-from amdjax.checkpoint import read_network
+from amdjax import distributed
+from amdjax.checkpoint import read_description, read_network
 from amdjax.errors import UserError
 from amdjax.files import local_path
 from amdjax.models import (
+    Ensemble,
+    Model,
     check_shapes,
     create_model,
     import_torch_state_dict,
+    join_variables,
+    select_network,
     variable_shapes,
 )
 
-# Where training scripts put the state dict inside a .pth file.
-_NESTED = ("state_dict", "model_state_dict", "model", "net")
+# Where training scripts keep the weights in a .pth file; moving averages come first, since they are
+# what the scripts evaluate.
+_AVERAGES = ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema", "shadow")
+_NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "student", "module")
+_SUGGESTION = "save the weights alone: torch.save(model.state_dict(), 'weights.pth')"
 
 
-def load_teacher(path: str, name: str, num_classes: int) -> dict:
-    """Reads a teacher's variables.
+class TeacherSource(NamedTuple):
+    """A network of the teacher: where its variables are read, and what it is.
+
+    Attributes:
+      checkpoint: `config.teacher.checkpoint`, or one of `config.teacher.ensemble`; "" for a teacher
+        that the run trains.
+      model: name of the network.
+      weight: of its logits.
+    """
+
+    checkpoint: str
+    model: str
+    weight: float
+
+
+def teacher_sources(teacher: ml_collections.ConfigDict) -> tuple[TeacherSource, ...]:
+    """Returns the networks of the teacher: one, or those of an ensemble.
+
+    The weights are divided by their sum.
 
     Args:
-      path: `config.teacher.checkpoint`: a run's folder, its `checkpoints` folder or one step in
-        it (the newest is taken), or PyTorch weights as `.npz`, `.safetensors`, `.pth` or `.pt`.
+      teacher: `config.teacher`.
+
+    Raises:
+      UserError: if a member of the ensemble does not say which network it is.
+    """
+    if not teacher.ensemble:
+        return (TeacherSource(teacher.checkpoint, teacher.name, 1.0),)
+    models = teacher.ensemble_models or map(_model_of_run, teacher.ensemble)
+    weights = teacher.ensemble_weights or (1.0,) * len(teacher.ensemble)
+    shares = (weight / sum(weights) for weight in weights)
+    return tuple(map(TeacherSource, teacher.ensemble, models, shares))
+
+
+def teacher_name(teacher: ml_collections.ConfigDict) -> str:
+    """Returns the name of the teacher's network; those of an ensemble joined by " + "."""
+    return " + ".join(one.model for one in teacher_sources(teacher))
+
+
+def _model_of_run(path: str) -> str:
+    run = read_description(local_path(path, "config.teacher.ensemble"))
+    if run is None:
+        raise UserError(
+            f"config.teacher.ensemble: {path} is not the folder of a run with a checkpoint, which "
+            "says what network it is; name the networks of all members in "
+            "config.teacher.ensemble_models"
+        )
+    return run["settings"]["model"]
+
+
+def create_teacher(
+    teacher: ml_collections.ConfigDict,
+    num_classes: int,
+    dtype: Any = jnp.float32,
+    axis_name: str | None = None,
+) -> Model:
+    """Creates the teacher's network, or an ensemble of several.
+
+    Args:
+      teacher: `config.teacher`.
+      num_classes: as for `create_model`.
+      dtype: as for `create_model`.
+      axis_name: as for `create_model`.
+
+    Raises:
+      UserError: see `teacher_sources` and `create_model`.
+    """
+    sources = teacher_sources(teacher)
+    members = [create_model(one.model, num_classes, dtype, axis_name) for one in sources]
+    if not teacher.ensemble:
+        return members[0]
+    return Ensemble(
+        members=tuple(members),
+        weights=tuple(one.weight for one in sources),
+        num_classes=num_classes,
+        dtype=dtype,
+        axis_name=axis_name,
+    )
+
+
+def load_given_teacher(teacher: ml_collections.ConfigDict, num_classes: int) -> dict:
+    """Reads the variables of `create_teacher` from `config.teacher.checkpoint` or `.ensemble`.
+
+    Args:
+      teacher: `config.teacher`.
+      num_classes: that each network must have.
+
+    Raises:
+      UserError: see `load_teacher`.
+    """
+    sources = teacher_sources(teacher)
+    if not teacher.ensemble:
+        return load_teacher(teacher.checkpoint, teacher.name, num_classes)
+    return join_variables(
+        [
+            load_teacher(one.checkpoint, one.model, num_classes, "config.teacher.ensemble")
+            for one in sources
+        ]
+    )
+
+
+def load_teacher(
+    path: str, name: str, num_classes: int, setting: str = "config.teacher.checkpoint"
+) -> dict:
+    """Reads a network's variables.
+
+    Args:
+      path: value of the setting: a run's folder, its `checkpoints` folder or one step in
+        it (the newest is taken), or PyTorch weights as `.npz`, `.safetensors`, `.pth`, `.pt`,
+        `.ckpt` or `.bin`, or a folder of the Hugging Face Hub with such a file.
       name: the model that the weights belong to.
       num_classes: that the teacher must have.
+      setting: that names the path, for messages.
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32 arrays.
@@ -38,36 +157,82 @@ def load_teacher(path: str, name: str, num_classes: int) -> dict:
     Raises:
       UserError: if the file is missing, damaged, of another model, or of other classes.
     """
-    file = local_path(path, "config.teacher.checkpoint")
+    file = local_path(path, setting)
     if not file.exists():
-        raise UserError(f"config.teacher.checkpoint: {path} does not exist")
-    if file.is_dir():
-        variables = read_network(file)[1]
-    else:
-        variables = import_torch_state_dict(name, _read_file(file))
+        raise UserError(f"{setting}: {path} does not exist")
+    weights = find_weights(file)
+    variables = read_network(file)[1] if weights is None else read_weights(weights, name)
     check_variables(variables, name, num_classes, file)
     return variables
 
 
-def _read_file(file: Path) -> Mapping[str, Any]:
+def find_weights(path: Path) -> Path | None:
+    """Returns the file of PyTorch weights in a folder of the Hub, or the path itself if a file.
+
+    Safetensors are preferred. None: the folder has no such file, as that of a run.
+
+    Raises:
+      UserError: if there are several files to choose from.
+    """
+    if not path.is_dir():
+        return path
+    for pattern in ("model.safetensors", "*.safetensors", "pytorch_model.bin", "*.bin"):
+        files = sorted(path.glob(pattern))
+        if len(files) > 1:
+            names = ", ".join(file.name for file in files[:3])
+            raise UserError(f"{path} has several files of weights ({names}); name one of them")
+        if files:
+            return files[0]
+    return None
+
+
+def read_weights(file: Path, name: str) -> dict:
+    """Reads a network's variables from a file of PyTorch weights.
+
+    Args:
+      file: of a type that `load_teacher` lists.
+      name: the model that the weights belong to.
+
+    Returns:
+      {"params": ..., "batch_stats": ...} of float32 arrays.
+
+    Raises:
+      UserError: if the file is damaged, or of another model.
+    """
+    content = _read_file(file)
+    weights = _select(content, file)
+    _, left_out = select_network(weights)
+    if left_out:
+        _print_note(f"{file}: {', '.join(left_out)} is not part of the network and is not read")
+    try:
+        return import_torch_state_dict(name, weights)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+
+
+def _read_file(file: Path) -> Any:
     readers = {
         ".npz": _read_npz,
         ".safetensors": _read_safetensors,
         ".pth": _read_torch,
         ".pt": _read_torch,
+        ".ckpt": _read_torch,
+        ".bin": _read_torch,
+        ".pth.tar": _read_torch,
     }
-    if file.suffix not in readers:
+    ending = ".pth.tar" if file.name.endswith(".pth.tar") else file.suffix
+    if ending not in readers:
         raise UserError(
-            f"the teacher {file} has an unknown format: it must be a checkpoint folder or end in "
-            f"{', '.join(readers)}"
+            f"the weights {file} have an unknown format: they must be a checkpoint folder or end "
+            f"in {', '.join(readers)}"
         )
     try:
-        return readers[file.suffix](file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        return readers[ending](file)
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         if isinstance(error, UserError):
             raise
-        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"the teacher {file} cannot be read: {reason}") from error
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
+        raise UserError(f"the weights {file} cannot be read: {reason}") from error
 
 
 def _read_npz(file: Path) -> Mapping[str, Any]:
@@ -85,26 +250,100 @@ def _read_safetensors(file: Path) -> Mapping[str, Any]:
         raise ValueError(str(error)) from error
 
 
-def _read_torch(file: Path) -> Mapping[str, Any]:
+def _read_torch(file: Path) -> Any:
+    """Returns the content of a file of `torch.save` with its tensors as arrays.
+
+    Only tensors, containers and plain values are read: other objects would run code of the file.
+    """
     try:
         import torch
     except ImportError as error:
         raise UserError(
-            f"reading the teacher {file} needs PyTorch (pip install torch); or convert it once: "
-            "safetensors.torch.save_file(state_dict, 'teacher.safetensors')"
+            f"reading the weights {file} needs PyTorch (pip install torch); or convert them once: "
+            "safetensors.torch.save_file(state_dict, 'weights.safetensors')"
         ) from error
+    # What scripts save beside the weights, and what runs no code: options and NumPy's numbers.
+    harmless = [argparse.Namespace, np.dtype, np.ndarray, *_numpy_functions()]
+    harmless += [type(np.dtype(name)) for name in ("f4", "f8", "i4", "i8", "bool")]
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(harmless), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about archives of TorchScript, which are refused
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if found is None:
+            raise ValueError("it is damaged, or not a file of torch.save") from error
+        raise UserError(
+            f"the weights {file} hold an object of {found[1]}, which cannot be read without "
+            f"running code of the file; in the program that wrote it, {_SUGGESTION}"
+        ) from error
     except RuntimeError as error:
-        raise ValueError(str(error)) from error
-    for key in _NESTED:
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    return {key: value.numpy() for key, value in content.items() if hasattr(value, "numpy")}
+        if "TorchScript" in str(error):
+            raise UserError(
+                f"the weights {file} are a program of TorchScript; in PyTorch, load it with "
+                f"torch.jit.load, and {_SUGGESTION}"
+            ) from error
+        raise
+
+    def to_numpy(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            value = value.detach()
+            return (value.float() if value.is_floating_point() else value).numpy()
+        if isinstance(value, Mapping):
+            return {key: to_numpy(entry) for key, entry in value.items()}
+        return [to_numpy(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+    return to_numpy(content)
 
 
-def check_variables(variables: dict, name: str, num_classes: int, source: Path) -> None:
+def _numpy_functions() -> list[Any]:
+    """Returns the functions by which pickles make NumPy's scalars and arrays."""
+    return [np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]]
+
+
+def _select(content: Any, file: Path) -> dict[str, Any]:
+    """Returns the state dict in what a training script has saved.
+
+    Raises:
+      UserError: if there is none.
+    """
+    if isinstance(content, list):
+        dicts = [entry for entry in content if _has_arrays(entry)]
+        if len(dicts) != 1:
+            raise UserError(
+                f"the weights {file} are a list of {len(content)} entries, of which {len(dicts)} "
+                f"name their arrays; {_SUGGESTION}"
+            )
+        return _select(dicts[0], file)
+    if not _has_arrays(content):
+        raise UserError(f"the weights {file} hold no arrays with names; {_SUGGESTION}")
+    for key in (*_AVERAGES, *_NESTED):
+        if _has_arrays(content.get(key)):
+            if key in _AVERAGES:
+                _print_note(f"{file}: the moving averages {key!r} are used")
+            return _select(content[key], file)
+    return {key: value for key, value in content.items() if isinstance(value, np.ndarray)}
+
+
+def _has_arrays(content: Any) -> bool:
+    """Returns whether a dictionary, or one in it, has arrays."""
+    return isinstance(content, Mapping) and any(
+        isinstance(value, np.ndarray) or _has_arrays(value) for value in content.values()
+    )
+
+
+def _print_note(sentence: str) -> None:
+    if distributed.is_primary():
+        print(f"note: {sentence}", file=sys.stderr)
+
+
+def check_variables(
+    variables: dict,
+    name: str,
+    num_classes: int,
+    source: Path,
+    image_shape: tuple[int, ...] = (32, 32, 3),
+) -> None:
     """Makes sure that variables belong to a model.
 
     Args:
@@ -112,6 +351,7 @@ def check_variables(variables: dict, name: str, num_classes: int, source: Path) 
       name: of the model.
       num_classes: that it must have.
       source: where they were read, for the message.
+      image_shape: (H, W, 3), on which the shapes of a network may depend.
 
     Raises:
       UserError: naming the first variable that does not fit, or the number of classes.
@@ -124,7 +364,7 @@ def check_variables(variables: dict, name: str, num_classes: int, source: Path) 
         )
     check_shapes(
         flax.traverse_util.flatten_dict(variables, sep="/"),
-        variable_shapes(create_model(name, num_classes)),
+        variable_shapes(create_model(name, num_classes), image_shape),
         f"{source} does not match {name}",
     )
 

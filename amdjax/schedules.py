@@ -16,9 +16,12 @@ def ramp_up(epoch: jax.Array, length: float) -> jax.Array:
     return jnp.exp(-5.0 * jnp.square(1.0 - jnp.clip(epoch / length, 0.0, 1.0)))
 
 
-def linear_ramp_up(epoch: jax.Array, length: float) -> jax.Array:
-    """Returns `min((epoch + 1) / length, 1)`: epochs count from 1, as in the published warm-ups."""
-    return jnp.minimum((epoch + 1.0) / length, 1.0)
+def linear_ramp_up(done: jax.Array, length: float) -> jax.Array:
+    """Returns `min((done + 1) / length, 1)` of the epochs, or steps, that are done.
+
+    They count from 1, as in the published warm-ups.
+    """
+    return jnp.minimum((done + 1.0) / length, 1.0)
 
 
 def ramp_down(epoch: jax.Array, length: float, epochs: float) -> jax.Array:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,10 +12,11 @@ import jax
 import ml_collections
 import numpy as np
 
-from amdjax.checkpoint import FOLDER, read_network
-from amdjax.config import compute_dtype
+from amdjax.checkpoint import has_checkpoint, read_description, read_network
+from amdjax.config import compute_dtype, validate
 from amdjax.configs import default
 from amdjax.data.fingerprint import Fingerprint, check_classes, check_images
+from amdjax.data.policies import AUGMENTATIONS
 from amdjax.errors import UserError
 from amdjax.experiment import (
     EARLY_TEACHER,
@@ -22,19 +24,30 @@ from amdjax.experiment import (
     TEACHERS,
     RunSpec,
     label_of,
+    optim_of,
     plan_runs,
     total_steps,
 )
 from amdjax.files import local_path, write_atomically
+from amdjax.imports import import_again, imported_files
 from amdjax.models import create_model
-from amdjax.predictor import Predictor, create_predictor, forward
-from amdjax.pretrained import check_variables, count_classes, load_teacher
+from amdjax.predictor import Predictor, create_predictor, forward, predicting_losses
+from amdjax.pretrained import (
+    check_variables,
+    count_classes,
+    create_teacher,
+    load_given_teacher,
+    teacher_name,
+    teacher_sources,
+)
+from amdjax.teacher_outputs.stored import open_outputs
 
 RUN_FILE = "run.json"
 _OLD_RUN_FILE = "recipe.json"  # of version 0.1
 _CONFIG_FILE = "config.json"
 # Settings that may change when a run is resumed, since no number of its training depends on them.
 _FREE_SETTINGS = (
+    "imports",
     "methods",
     "seeds",
     "seeds_at_once",
@@ -42,23 +55,28 @@ _FREE_SETTINGS = (
     "max_steps",
     "log_every_steps",
     "checkpoint_every_steps",
+    "checkpoint_every_minutes",
     "profile",
+    "trackers",
     "data.data_dir",
     "data.folder",  # the fingerprint of the data is compared instead
+    "data.unlabeled",
+    "data.unlabeled_only",
+    "data.unknown",
     "data.accept_changes",
     "data.memory_gib",
     "data.device_gib",
     "teacher.cached",
 )
 # Settings of the whole experiment in whose place `RunSpec` has what holds for one run.
-_PLANNED_SETTINGS = ("seed", "losses", "student", "teacher", "mix")
+_PLANNED_SETTINGS = ("seed", "losses", "student", "teacher", "mix", "init_from")
 
 
 def check_resumable(config: ml_collections.ConfigDict, spec: RunSpec, folder: Path) -> None:
     """Makes sure that a run's folder holds nothing that was trained with a different config.
 
     Compared are all settings but those of `_FREE_SETTINGS`: where data and logs lie, and how far
-    to train for now, may change.
+    to train for now, may change. A setting that the folder does not have counts as its default.
 
     Args:
       config: of the experiment.
@@ -70,20 +88,30 @@ def check_resumable(config: ml_collections.ConfigDict, spec: RunSpec, folder: Pa
     """
     if (folder / _OLD_RUN_FILE).exists() and not (folder / RUN_FILE).exists():
         raise UserError(_old_workdir(folder))
-    if not (folder / RUN_FILE).exists():
+    run = _read_started(folder)
+    if run is None:
         return
-    saved = _flatten(_read_run_file(folder)["settings"])
-    requested = _flatten(_settings(config, spec))
     missing = "(none)"
+    requested = _flatten(_settings(config, spec))
+    # A setting that amdjax got after the run was started had its default's effect.
+    defaults = _flatten(_to_json(default.get_config(imports=config.imports).to_dict()))
+    added = {key: defaults.get(key, missing) for key in requested}
+    saved = {**added, **_flatten(run["settings"])}
     differing = [
         f"{key}: saved {saved.get(key, missing)!r}, requested {requested.get(key, missing)!r}"
-        for key in sorted({*saved, *requested})
+        for key in sorted(saved)
         if saved.get(key, missing) != requested.get(key, missing)
     ]
     if differing:
+        use = f"--config.init_from={folder} to start from these weights"
+        if spec.is_teacher:
+            use = (
+                f"--config.teacher.checkpoint={folder} to learn from this teacher and "
+                "--config.init_from=RUN to start from a student's weights"
+            )
         raise UserError(
             f"{folder} was trained with a different config: {'; '.join(differing)}. Choose another "
-            "--workdir, or remove that folder"
+            f"--workdir, there with {use}, or remove that folder"
         )
 
 
@@ -101,40 +129,62 @@ def check_data(config: ml_collections.ConfigDict, folder: Path, current: Fingerp
     Raises:
       UserError: naming the classes or the numbers of images that differ.
     """
-    if not (folder / RUN_FILE).exists():
+    run = _read_started(folder)
+    if run is None:
         return None
-    saved = _saved_fingerprint(_read_run_file(folder), folder)
+    saved = _saved_fingerprint(run, folder)
     check_classes(saved, current, str(folder))
     return check_images(saved, current, str(folder), config.data.accept_changes)
 
 
-def write_run_spec(
-    config: ml_collections.ConfigDict, spec: RunSpec, folder: Path, data: Fingerprint
-) -> None:
-    """Writes down who a run is, its data, and the settings that `check_resumable` compares."""
-    run = {
+def describe_run(
+    config: ml_collections.ConfigDict, spec: RunSpec, data: Fingerprint
+) -> dict[str, Any]:
+    """Returns who a run is, its data, and the settings that `check_resumable` compares, as JSON."""
+    return {
         "method": spec.method,
         "seed": spec.seed,
         "sweep": {"key": spec.sweep_key, "value": spec.sweep_value} if spec.sweep_key else None,
         "teacher": spec.teacher,
         "data": data.to_dict(),
+        "imports": imported_files(config.imports),
         "settings": _settings(config, spec),
     }
+
+
+def write_run_spec(
+    config: ml_collections.ConfigDict, spec: RunSpec, folder: Path, data: Fingerprint
+) -> None:
+    """Writes the description of a run to its folder; its checkpoints hold it, too."""
+    run = describe_run(config, spec, data)
     write_atomically(folder / RUN_FILE, json.dumps(run, indent=2) + "\n")
+
+
+def read_identity(folder: Path) -> tuple[str, Fingerprint]:
+    """Returns the name of a run's network, and the fingerprint of the data it was trained on.
+
+    Raises:
+      UserError: if the folder does not describe a run.
+    """
+    run = _read_run(folder)
+    return run["settings"]["model"], _saved_fingerprint(run, folder)
 
 
 def write_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Writes down the config of the workdir's last command, for `read_config`."""
-    write_atomically(workdir / _CONFIG_FILE, json.dumps(config.to_dict(), indent=2) + "\n")
+    values = {**config.to_dict(), "imports": imported_files(config.imports)}
+    write_atomically(workdir / _CONFIG_FILE, json.dumps(values, indent=2) + "\n")
 
 
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
     """Returns the config of the workdir's last command.
 
-    Settings that were added to amdjax later have their defaults.
+    The modules of `config.imports` are imported. Settings that were added to amdjax later have
+    their defaults; unknown ones are left out, with a note.
 
     Raises:
-      UserError: if there is no such folder, or it has no config that can be read.
+      UserError: if there is no such folder, it has no config that can be read, or a module cannot
+        be imported.
     """
     if not workdir.is_dir():
         raise UserError(f"--workdir: {workdir} is not a folder")
@@ -143,13 +193,25 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
         raise UserError(f"{workdir} has no {_CONFIG_FILE}, so amdjax.main was never started in it")
     if any(workdir.glob(f"*/{_OLD_RUN_FILE}")) and not any(workdir.glob(f"*/{RUN_FILE}")):
         raise UserError(_old_workdir(workdir))
-    config = default.get_config()
     try:
-        config.update(_with_tuples(json.loads(path.read_text())))
+        saved = _with_tuples(json.loads(path.read_text()))
+        imports = saved.pop("imports", {})
+        import_again(imports, workdir)
+        config = default.get_config(imports=tuple(imports))
+        saved, known = _flatten(saved), _flatten(config.to_dict())
+        unknown = sorted(saved.keys() - known)
+        kept = {key: value for key, value in saved.items() if key in known}
+        config.update(flax.traverse_util.unflatten_dict(kept, sep="."))
+        validate(config)
+        plan_runs(config)
+    except UserError:
+        raise
     except (OSError, ValueError, TypeError, AttributeError) as error:  # no file, JSON or config
         raise UserError(
             f"{path} is damaged ({error}); repeat the run's command: what was trained is kept"
         ) from error
+    if unknown:
+        print(f"note: {path} has unknown settings: {', '.join(unknown)}", file=sys.stderr)
     return config
 
 
@@ -160,15 +222,32 @@ def _old_workdir(folder: Path) -> str:
     )
 
 
-def _read_run_file(folder: Path) -> dict[str, Any]:
-    path = folder / RUN_FILE
+def _read_run(folder: Path) -> dict[str, Any]:
+    """Returns the description of a run: that of its checkpoints, which have checksums, if any.
+
+    Raises:
+      UserError: if neither its checkpoints nor `run.json` describe it.
+    """
+    if (run := read_description(folder)) is not None:
+        return run
     try:
-        run = json.loads(path.read_text())
-        if not isinstance(run, dict) or not isinstance(run.get("settings"), dict):
-            raise ValueError("not the description of a run")
-    except (OSError, ValueError) as error:
+        run = json.loads((folder / RUN_FILE).read_bytes())
+        if not isinstance(run["settings"], dict):
+            raise TypeError("the settings are not a dictionary")
+        Fingerprint.from_dict(run["data"])
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise _damaged(folder, str(error)) from error
     return run
+
+
+def _read_started(folder: Path) -> dict[str, Any] | None:
+    """Returns the description of a run; None where none was started or nothing of it is lost."""
+    try:
+        return _read_run(folder)
+    except UserError:
+        if has_checkpoint(folder):
+            raise
+        return None
 
 
 def _damaged(folder: Path, reason: str) -> UserError:
@@ -190,7 +269,11 @@ def _saved_fingerprint(run: dict[str, Any], folder: Path) -> Fingerprint:
 
 def _settings(config: ml_collections.ConfigDict, spec: RunSpec) -> dict[str, Any]:
     settings = flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
-    planned = (*_FREE_SETTINGS, *_PLANNED_SETTINGS)
+    # The settings of augmentations that are not used come and go with `config.imports`.
+    policies = f"{config.augment.policy}+{config.augment.strong_policy}".split("+")
+    used = {name.strip() for name in policies}
+    unused = (f"augment.{name}" for name in AUGMENTATIONS if name not in used)
+    planned = (*_FREE_SETTINGS, *_PLANNED_SETTINGS, *unused)
     kept = {
         key: value
         for key, value in settings.items()
@@ -201,20 +284,31 @@ def _settings(config: ml_collections.ConfigDict, spec: RunSpec) -> dict[str, Any
         "model": spec.model,
         "losses": spec.losses,
         "epoch_fraction": spec.epoch_fraction,
+        "optim": optim_of(config, spec).to_dict(),
     }
     if not spec.is_teacher:
+        run["init_from"] = config.init_from
         mixes = config.mix.name != "none"
         run["mix"] = config.mix.to_dict() if mixes else {"name": config.mix.name}
-    if spec.teacher is not None:
+    if spec.teacher is not None and config.teacher.outputs:
+        run["teacher"] = {"outputs": open_outputs(config.teacher.outputs).digest}
+    elif spec.teacher is not None and config.teacher.ensemble:
+        run["teacher"] = {"ensemble": [one._asdict() for one in teacher_sources(config.teacher)]}
+    elif spec.teacher is not None:
         keys = ("name", "checkpoint")
         run["teacher"] = {"seed": config.seed, **{key: config.teacher[key] for key in keys}}
     if spec.teacher == EARLY_TEACHER:
         run["teacher"]["early_fraction"] = config.teacher.early_fraction
-    return json.loads(json.dumps(run))  # tuples become lists, as they are in the file
+    return _to_json(run)
 
 
 def _flatten(settings: dict[str, Any]) -> dict[str, Any]:
     return flax.traverse_util.flatten_dict(settings, sep=".", keep_empty_nodes=True)
+
+
+def _to_json(value: Any) -> Any:
+    """Returns a value as it is read back from JSON: tuples become lists."""
+    return json.loads(json.dumps(value))
 
 
 def _with_tuples(value: Any) -> Any:
@@ -245,7 +339,8 @@ class TrainedModel:
       data: fingerprint of the data that it was trained on; None for a teacher that was trained
         elsewhere.
       predictor: module, preprocessing and prediction rule.
-      variables: {"params": ..., "batch_stats": ...} of float32 arrays.
+      variables: {"params": ..., "batch_stats": ...} of float32 arrays, and "losses" where the
+        variables of a loss are part of the prediction, see `Predictor.bind`.
       step: the training step of the variables; 0 for a teacher that was trained elsewhere.
       length: of its training; None for a teacher that was trained elsewhere.
       sweep_key: the swept setting, "losses.am.margin"; "" without a sweep.
@@ -283,15 +378,10 @@ class TrainedModel:
 def read_label(folder: Path) -> str | None:
     """Returns the label of a run, see `RunSpec`; None if the folder does not describe a run."""
     try:
-        run = _read_run_file(folder)
+        run = _read_run(folder)
         return label_of(run["method"], *_saved_sweep(run))
     except (UserError, KeyError, TypeError):
         return None
-
-
-def has_checkpoint(folder: Path) -> bool:
-    """Returns whether a run's folder has a checkpoint to restore."""
-    return (folder / RUN_FILE).exists() and any((folder / FOLDER).glob("[0-9]*"))
 
 
 def load_run(folder: Path | str) -> TrainedModel:
@@ -321,17 +411,18 @@ def restore(folder: Path, num_classes: int | None = None) -> TrainedModel:
       any, and with the prediction rule of its loss.
 
     Raises:
-      UserError: if the run was not started, or its files are damaged or of other classes.
+      UserError: if the run was not started, its files are damaged or of other classes, or a module
+        of its `config.imports` cannot be imported.
     """
     if not has_checkpoint(folder):
         if (folder / _OLD_RUN_FILE).exists():
             raise UserError(_old_workdir(folder))
         raise UserError(f"{folder} has no checkpoint yet; repeat the run's command to train it")
-    run = _read_run_file(folder)
-    step, variables = read_network(folder)
-    classes = count_classes(variables) if num_classes is None else num_classes
-    if classes is None:
-        raise UserError(f"the checkpoint of {folder} has no classifier")
+    run = _read_run(folder)
+    import_again(run.get("imports", {}), folder)
+    data = _saved_fingerprint(run, folder)
+    step, variables = read_network(folder, predicting_losses(run["settings"].get("losses", {})))
+    classes = num_classes or count_classes(variables) or len(data.class_names)
     try:
         settings = run["settings"]
         saved = ml_collections.ConfigDict(settings)
@@ -341,7 +432,7 @@ def restore(folder: Path, num_classes: int | None = None) -> TrainedModel:
             "seed": int(run["seed"]),
             "model": settings["model"],
             "teacher": run["teacher"] or TEACHER,
-            "data": _saved_fingerprint(run, folder),
+            "data": data,
             "predictor": create_predictor(
                 create_model(settings["model"], classes, compute_dtype(saved)),
                 saved.augment,
@@ -359,31 +450,31 @@ def restore(folder: Path, num_classes: int | None = None) -> TrainedModel:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(folder, repr(error)) from error
-    check_variables(variables, fields["model"], classes, folder)
+    network = {name: tree for name, tree in variables.items() if name != "losses"}
+    check_variables(network, fields["model"], classes, folder, data.image_shape)
     return TrainedModel(name=folder.name, variables=jax.device_put(variables), step=step, **fields)
 
 
 def restore_imported_teacher(config: ml_collections.ConfigDict, num_classes: int) -> TrainedModel:
-    """Reads the teacher of `config.teacher.checkpoint`.
+    """Reads the teacher of `config.teacher.checkpoint` or `config.teacher.ensemble`.
 
     Args:
       config: of the experiment.
       num_classes: of the data set.
 
     Raises:
-      UserError: see `load_teacher`.
+      UserError: see `load_given_teacher`.
     """
-    model = config.teacher.name
-    variables = load_teacher(config.teacher.checkpoint, model, num_classes)
+    variables = load_given_teacher(config.teacher, num_classes)
     return TrainedModel(
         name=TEACHER,
         method=TEACHER,
         seed=config.seed,
-        model=model,
+        model=teacher_name(config.teacher),
         teacher=TEACHER,
         data=None,
         predictor=create_predictor(
-            create_model(model, num_classes, compute_dtype(config)), config.augment, {}
+            create_teacher(config.teacher, num_classes, compute_dtype(config)), config.augment, {}
         ),
         variables=jax.device_put(variables),
         step=0,
@@ -407,7 +498,7 @@ def restore_all(
       is not finished.
     """
     networks, notes = [], []
-    num_classes, num_train = len(data.class_names), data.num_images["train"]
+    num_classes = len(data.class_names)
 
     def attempt(read: Callable[[], TrainedModel], name: str) -> None:
         try:
@@ -426,12 +517,14 @@ def restore_all(
 
     if config.teacher.checkpoint:
         attempt(lambda: restore_imported_teacher(config, num_classes), TEACHER)
+    if config.teacher.ensemble:
+        notes.append(f"{TEACHER}: skipped: an ensemble has no features to show")
     for name in run_names(workdir, config):
         attempt(lambda name=name: restore(workdir / name), name)
     notes += [
         f"{network.name}: trained for {network.step} of {total} steps so far"
         for network in networks
-        if network.length and network.step < (total := _total_steps(network, config, num_train))
+        if network.length and network.step < (total := _total_steps(network, config))
     ]
     return networks, notes
 
@@ -442,13 +535,16 @@ def run_names(workdir: Path, config: ml_collections.ConfigDict) -> list[str]:
     The teachers are first; then come the config's students in its order, then others by name.
     """
     planned = [spec.name for spec in plan_runs(config)]
-    found = {path.parent.name for path in workdir.glob(f"*/{RUN_FILE}")}
-    if config.teacher.checkpoint:  # a teacher of an earlier command is not the config's
+    folders = list(workdir.iterdir())
+    found = {path.name for path in folders if (path / RUN_FILE).exists() or has_checkpoint(path)}
+    if config.teacher.checkpoint or config.teacher.ensemble:
+        # A teacher of an earlier command is not the config's.
         found.discard(TEACHER)
     names = [*planned, *sorted(found.difference(planned))]
     return sorted(names, key=lambda name: (*TEACHERS, name).index(name))
 
 
-def _total_steps(network: TrainedModel, config: ml_collections.ConfigDict, num_train: int) -> int:
+def _total_steps(network: TrainedModel, config: ml_collections.ConfigDict) -> int:
+    num_train = network.data.num_images["train"]
     epochs, epoch_fraction, batch_size = network.length
     return total_steps(epochs, epoch_fraction, config.max_steps, num_train // batch_size)

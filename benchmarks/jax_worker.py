@@ -11,7 +11,7 @@ from amdjax import cpu, distributed
 from amdjax.configs import default
 from amdjax.data import Dataset, InMemorySource
 from amdjax.experiment import TEACHER, RunSpec
-from amdjax.models import Outputs, count_parameters, init_variables
+from amdjax.models import Model, Outputs, count_parameters, init_variables
 from amdjax.training.multi_step import StepRunner
 from amdjax.training.teacher_cache import cache_teacher_outputs
 from amdjax.training.train_state import TrainState
@@ -58,7 +58,7 @@ def _build(method: str, size: int, batch: int, dtype: str, variant: str) -> _Row
     names = tuple(map(str, range(worker.NUM_CLASSES)))
     trainer = build_trainer(config, spec, Dataset("random", names, shape, source, source))
     variables, cache = None, None
-    if trainer.teacher is not None:
+    if isinstance(trainer.teacher, Model):
         variables = init_variables(trainer.teacher, jax.random.key(1), shape)
         variables = distributed.replicate(variables, trainer.mesh)
         if variant == "cached":

@@ -7,18 +7,20 @@ Trained teacher: --config.teacher.checkpoint=FILE or the folder of a finished ru
 Published test accuracy (%) of wrn_40_2-wrn_16_2, from RepDistiller's README: teacher 75.61, student
 without a teacher 73.26, KD 74.92, AT 74.08, SP 73.83, VID 74.11, RKD 73.35, CC 73.56, PKT 74.54.
 
-Learning rate: 0.05, for MobileNet and ShuffleNet students 0.01, which a teacher trained in the same
-run then has too. To train that teacher at 0.05, as published, train it with another set-up and pass
-the folder of its run.
-Losses: KD, AT, SP, VID, RKD, CC and PKT have RepDistiller's settings, AMD those of its paper. Two
-differ from the defaults: AT has the weight 3000 of the mean over three layers, which is 1000 of
-their sum, and SP reads the last of the three stages alone.
-Layers: feature losses compare layers of the same name, "stage1" to "stage3". RepDistiller's AT
-compares four stages in pairs of VGG, ResNet-50 and MobileNet ("stage2" to "stage5" of a VGG, else
-"stage1" to "stage4"), and "stage2" to "stage4" of a ShuffleNet with "stage1" to "stage3" of its
-teacher. Its SP compares the last stages: "stage5" of a VGG, "stage4" of ResNet-50, MobileNet and
-ShuffleNet, "stage3" of the others.
+Learning rate: 0.05, for MobileNet and ShuffleNet students 0.01; teachers always have 0.05.
+Losses: KD, FitNet, AT, SP, VID, NST, FT, FSP, AB, RKD, CC, PKT and CRD have the settings of
+RepDistiller, DKD the weights by pair of mdistiller, WKD those of its repository for the two pairs
+that are published there (the others have those of resnet32x4-resnet8x4), and AMD those of its
+paper. AT, VID and NST are sums over the layers there and means here, so their weights are
+multiplied by the number of layers. FitNet, AB, FT and FSP are trained jointly with cross-entropy.
+MLKD is published with the learning rate 0.025 in place of 0.05: --config.optim.learning_rate=0.025.
+Layers: those of RepDistiller, which are "stage2" to "stage5" of a VGG, "stage1" to "stage4" of
+ResNet-50 and MobileNet, "stage2" to "stage4" of a ShuffleNet, and "stage1" to "stage3" of the
+others; FitNet compares the second of them, SP, FT and WKD-F the last. The other losses, AMD among
+them, compare layers of the same name, "stage1" to "stage3".
 """
+
+from typing import Any
 
 import ml_collections
 
@@ -41,9 +43,30 @@ CROSS_FAMILY = (
     ("resnet32x4", "shufflenet_v2"),
     ("wrn_40_2", "shufflenet_v1"),
 )
+# Layers by the beginning of the network's name.
+LAYERS = {
+    "vgg": ("stage2", "stage3", "stage4", "stage5"),
+    "cifar_resnet50": ("stage1", "stage2", "stage3", "stage4"),
+    "mobilenet_v2_half": ("stage1", "stage2", "stage3", "stage4"),
+    "shufflenet": ("stage2", "stage3", "stage4"),
+    "": ("stage1", "stage2", "stage3"),
+}
+# Weight of the other classes in DKD by the beginning of the set-up's name.
+DKD_WEIGHTS = {
+    "wrn_40_2-shufflenet": 8.0,
+    "wrn_40_2": 6.0,
+    "vgg13": 6.0,
+    "resnet56": 2.0,
+    "resnet110": 2.0,
+    "": 8.0,
+}
 SETUPS = {
     f"{teacher}-{student}": (teacher, student) for teacher, student in SAME_FAMILY + CROSS_FAMILY
 }
+
+
+def _by_prefix(table: dict[str, Any], name: str) -> Any:
+    return next(value for prefix, value in table.items() if name.startswith(prefix))
 
 
 def get_config(setup: str = "wrn_40_2-wrn_16_2") -> ml_collections.ConfigDict:
@@ -63,6 +86,24 @@ def get_config(setup: str = "wrn_40_2-wrn_16_2") -> ml_collections.ConfigDict:
     config.optim.boundaries = (150, 180, 210)
     config.optim.factor = 0.1
     config.optim.weight_decay = 5e-4
-    config.losses.at.weight = 3000.0
-    config.losses.sp.features = ("stage3",)
+    config.teacher.learning_rate = 0.05
+    student, teacher = (
+        _by_prefix(LAYERS, network.name) for network in (config.student, config.teacher)
+    )
+    losses, count = config.losses, len(student)
+    for name, layers in (
+        *((name, slice(None)) for name in ("at", "vid", "nst", "ab")),
+        *((name, slice(-1, None)) for name in ("sp", "ft_factor", "wkd_f")),
+        ("fitnet", slice(1, 2)),
+    ):
+        losses[name].features, losses[name].teacher_features = student[layers], teacher[layers]
+    losses.fsp.features, losses.fsp.teacher_features = ("stem", *student), ("stem", *teacher)
+    losses.at.weight, losses.vid.weight, losses.nst.weight = 1000.0 * count, count, 50.0 * count
+    losses.fitnet.weight = 100.0
+    losses.dkd.other_weight = _by_prefix(DKD_WEIGHTS, setup)
+    losses.wkd_l.temperature, losses.wkd_l.gamma = 8.0, 800.0
+    losses.wkd_f.weight, losses.wkd_f.ratio, losses.wkd_f.grid = 0.08, 4.0, 1
+    if setup == "wrn_40_2-shufflenet_v1":
+        losses.wkd_l.temperature, losses.wkd_l.gamma = 6.0, 200.0
+        losses.wkd_f.weight, losses.wkd_f.ratio, losses.wkd_f.grid = 0.3, 3.0, 4
     return config

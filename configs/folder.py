@@ -1,4 +1,4 @@
-"""Your own images: train/CLASS/* and val/CLASS/* (or test/CLASS/*) under one folder.
+"""Your own images: train/CLASS/* and test/CLASS/*, or CLASS/*, or labels.csv in one folder.
 
 Command: python -m amdjax.main --config=configs/folder.py --config.data.folder=PATH \
     --config.data.image_size=64 --workdir=runs/folder

@@ -10,11 +10,14 @@ from ml_collections import config_flags
 
 from amdjax.cli import list_registries, parse_flags
 from amdjax.data.mixing import MIXES
+from amdjax.data.policies import AUGMENTATIONS
 from amdjax.data.registry import DATASETS
 from amdjax.errors import UserError
 from amdjax.losses import LOSSES
 from amdjax.methods import METHODS
 from amdjax.models import MODELS
+from amdjax.training.optimizer import OPTIMIZERS
+from amdjax.training.trackers import TRACKERS
 from tests.tiny_run import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -66,6 +69,17 @@ def test_faults_show_a_traceback(kind):
     code, _, err = _run(f"raise {kind}('an unexpected fault')")
     assert code == 1
     assert b"Traceback" in err and b"an unexpected fault" in err
+
+
+@pytest.mark.parametrize(
+    "error", ["FileNotFoundError(2, 'No such file', 'a.json')", "ValueError('NOT_FOUND: a.json')"]
+)
+def test_files_that_vanish_are_named_in_one_line(error):
+    code, _, err = _run(f"raise {error}")
+    assert code == 2
+    assert err.startswith(b"error: a file was removed while it was in use: ")
+    assert b"a.json" in err
+    assert len(err.splitlines()) == 1
 
 
 def _parse(*words):
@@ -136,7 +150,7 @@ def test_parse_flags_takes_the_last_of_several_lists():
         (
             "import ml_collections\ndef get_config():\n"
             "    return ml_collections.ConfigDict({'epochs': 1})\n",
-            r"lacks \d+ settings, such as augment\.flip",
+            r"lacks \d+ settings, such as ",
         ),
     ],
 )
@@ -161,7 +175,7 @@ def test_parse_flags_names_an_unknown_setup():
 
 def test_list_registries_has_a_line_for_every_entry():
     lines = {line.split()[0]: line for line in list_registries().splitlines() if line[:2] == "  "}
-    for registry in (METHODS, LOSSES, MODELS, DATASETS, MIXES):
+    for registry in (METHODS, LOSSES, MODELS, DATASETS, AUGMENTATIONS, MIXES, OPTIMIZERS, TRACKERS):
         for name in registry:
             assert len(lines[name].split()) > 1
     assert "margin=1.35" in list_registries()

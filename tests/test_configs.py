@@ -12,7 +12,7 @@ from amdjax.config import validate
 from amdjax.configs import cifar100, default
 from amdjax.data.registry import DATASETS
 from amdjax.errors import UserError
-from amdjax.experiment import plan_runs
+from amdjax.experiment import optim_of, plan_runs
 from amdjax.losses import LOSSES
 from amdjax.methods import METHODS
 from amdjax.models import create_model
@@ -80,10 +80,19 @@ def test_plan_runs_repeats_the_methods_that_a_sweep_concerns():
         plan_runs(config)
 
 
+def test_cifar100_teachers_have_the_learning_rate_of_large_networks():
+    config = cifar100.get_config("resnet32x4-shufflenet_v1")
+    teacher, student, *_ = plan_runs(config)
+    assert optim_of(config, teacher).learning_rate == 0.05
+    assert optim_of(config, student).learning_rate == 0.01
+    config.teacher.learning_rate = 0.0
+    assert optim_of(config, teacher).learning_rate == 0.01
+
+
 @pytest.mark.parametrize("setup", cifar100.SETUPS)
 def test_cifar100_losses_compare_the_layers_of_every_pair(setup):
     config = cifar100.get_config(setup)
-    config.methods = ("at+sp+amd_gl",)
+    config.methods = ("at+sp+vid+fitnet+amd_gl",)
     check_shapes(config, plan_runs(config)[-1:], 100, (32, 32, 3))
 
 

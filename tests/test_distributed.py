@@ -125,7 +125,7 @@ def test_killed_processes_resume_as_one_with_the_same_numbers(
     assert evaluation["accuracy"] == expected["accuracy"]
     np.testing.assert_allclose(evaluation["nll"], expected["nll"], rtol=1e-3)
     assert _checkpoints(student)[-1] == 32
-    assert len(_checkpoints(student)) == len(list((student / "checkpoints").iterdir())) <= 2
+    assert len(_checkpoints(student)) == len(list((student / "checkpoints").iterdir())) <= 3
 
 
 @pytest.mark.slow
@@ -175,3 +175,54 @@ def test_initialize_refuses_an_incomplete_environment(monkeypatch, count):
         monkeypatch.setenv(f"JAX_{name}", value)
     with pytest.raises(UserError, match=f"JAX_NUM_PROCESSES='{count}' must be a number"):
         distributed.initialize()
+
+
+def test_check_devices_names_a_plugin_that_is_not_installed(monkeypatch):
+    """JAX then fails at an assertion without words."""
+
+    def fail():
+        raise AssertionError
+
+    monkeypatch.setattr(jax, "devices", fail)
+    with pytest.raises(UserError, match="its plugin is not installed or finds none; install JAX"):
+        distributed.check_devices()
+
+
+def test_initialize_ignores_the_tasks_of_a_job_in_an_interactive_shell(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "4(x2)")
+    for tasks in (None, "1"):
+        if tasks:
+            monkeypatch.setenv("SLURM_STEP_NUM_TASKS", tasks)
+        distributed.initialize()
+        assert not jax.distributed.is_initialized()
+
+
+def test_initialize_takes_the_tasks_of_a_step(monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "4(x2)")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    settings = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **words: settings.append(words))
+    distributed.initialize()
+    assert settings[0]["num_processes"] == 8
+
+
+def test_compilation_cache_is_left_out_without_a_home_folder(monkeypatch):
+    monkeypatch.setattr(distributed, "on_accelerator", lambda: True)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def fail(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(distributed.Path, "expanduser", fail)
+    distributed.enable_compilation_cache()
+    assert not jax.config.jax_compilation_cache_dir
+
+
+def test_preemption_ends_the_run_with_the_error_of_its_check():
+    def fail():
+        raise UserError("the workdir was taken over")
+
+    with distributed.Preemption(fail) as preemption, pytest.raises(UserError, match="taken over"):
+        preemption.requested()

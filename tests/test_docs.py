@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 
@@ -13,8 +12,8 @@ from amdjax.config import validate
 from amdjax.configs import default
 from amdjax.losses import LOSSES
 from amdjax.methods import METHODS
-from amdjax.models import MODELS
 from amdjax.recipes import RECIPES
+from tests.registries import temporary_registrations
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -52,10 +51,14 @@ def test_docs_build_without_warnings(tmp_path):
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if _blocks(p)], ids=lambda page: page.stem)
-def test_python_blocks_of_a_page_run(page):
+def test_python_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     names = {"__name__": "page"}
-    with patch.dict(LOSSES), patch.dict(METHODS), patch.dict(MODELS):
+    monkeypatch.chdir(tmp_path)
+    with temporary_registrations():
         for block in _blocks(page):
+            if file := re.match(r"# (\w+\.py)\n", block):  # that the page imports
+                names["__file__"] = str(tmp_path / file[1])
+                (tmp_path / file[1]).write_text(block)
             exec(compile(block, str(page), "exec"), names)
         if "get_config" in names:
             validate(names["get_config"]())
@@ -68,6 +71,8 @@ def test_page_names_only_settings_that_exist(page):
     old = set(filter(OLD_NAMES.search, (f"--config.{name}" for name in settings)))
     if page == RENAMES:
         settings -= {name.removeprefix("--config.") for name in old}
+    registered = re.findall(r'register_\w+\(\s*"(\w+)"', page.read_text())
+    settings = {name for name in settings if not set(registered) & set(name.split("."))}
     for setting in settings - {"losses."}:
         entry = config
         for key in setting.split("."):
@@ -79,7 +84,7 @@ def test_page_names_only_settings_that_exist(page):
 def test_page_names_only_recipes_and_links_that_exist(page):
     text = page.read_text()
     for name in re.findall(r"--config=(\w+)\.py", text):
-        assert name in ("mine", "NAME") or (RECIPES / f"{name}.py").is_file(), name
+        assert name in ("mine", "mylab", "NAME") or (RECIPES / f"{name}.py").is_file(), name
     for link in re.findall(r"\]\(([^)#]+)", text):
         assert link.startswith("https://") or (page.parent / link).exists(), link
 

@@ -1,11 +1,12 @@
 """Paths that users write, and files that are written whole."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from amdjax.errors import UserError
-from amdjax.files import check_writable, local_path, write_atomically
+from amdjax.files import check_writable, is_special, local_path, set_aside, write_atomically
 
 
 def test_local_path_expands_the_home_folder(monkeypatch, tmp_path):
@@ -35,3 +36,34 @@ def test_write_atomically_leaves_no_partial_file(tmp_path):
 def test_check_writable_names_a_folder_that_cannot_be_created():
     with pytest.raises(UserError, match="cannot write to /dev/null/x: Not a directory"):
         check_writable(Path("/dev/null/x"))
+
+
+def test_check_writable_names_a_file_in_place_of_a_folder(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(UserError, match="run is a file, not a folder; remove it"):
+        check_writable(tmp_path / "run")
+
+
+def test_write_atomically_renames_a_folder_of_that_name(tmp_path, capsys):
+    (tmp_path / "a.json").mkdir()
+    write_atomically(tmp_path / "a.json", "text")
+    assert (tmp_path / "a.json").read_text() == "text"
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: {tmp_path / 'a.json'} cannot be used; it is a.json.damaged now"
+    ]
+
+
+def test_set_aside_takes_the_first_name_that_is_free(tmp_path):
+    for _ in range(3):
+        (tmp_path / "a").mkdir()
+        set_aside(tmp_path / "a")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["a.damaged", "a.damaged2", "a.damaged3"]
+
+
+def test_is_special_is_true_for_pipes_only(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("nothing")
+    names = ("pipe", "file", "link", "missing", ".")
+    assert [is_special(tmp_path / name) for name in names] == [True, *[False] * 4]

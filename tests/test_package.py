@@ -1,6 +1,7 @@
 """The package as it is built and installed: contents, requirements, commands, a training run."""
 
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,9 @@ import venv
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.tiny_run import QUICK_COMPILATION, ROOT
 
@@ -106,6 +109,8 @@ def test_package_imports_without_the_repository(installed, tmp_path):
         ("amdjax", "--list", "amd_gl"),
         ("amdjax-report", "--help", "--images"),
         ("amdjax-predict", "--help", "--layer"),
+        ("amdjax-export", "--help", "--license"),
+        ("amdjax-teacher-outputs", "--help", "--teacher"),
     ],
 )
 def test_console_script_runs(command, flag, text, installed, tmp_path):
@@ -122,6 +127,32 @@ def test_packaged_recipe_trains_from_an_empty_folder(installed, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "digits" / "results.json").is_file()
+
+
+@pytest.mark.slow
+def test_example_of_own_parts_runs_from_an_empty_folder(installed, tmp_path):
+    text = (ROOT / "docs" / "extending.md").read_text()
+    (example,) = re.findall(r"^```python\n(# mylab\.py\n.*?)^```", text, re.DOTALL | re.MULTILINE)
+    (commands,) = re.findall(
+        r"^```sh\n(amdjax --config=mylab.*?)^```", text, re.DOTALL | re.MULTILINE
+    )
+    (tmp_path / "mylab.py").write_text(example)
+    image = tmp_path / "image.png"
+    Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(image)
+    outputs = {}
+    for command in commands.replace("IMAGE...", image.name).splitlines():
+        name, *words = command.split()
+        done = _run(tmp_path, installed / name, *words)
+        assert done.returncode == 0, done.stderr
+        outputs[name] = done.stdout
+    run = json.loads((tmp_path / "runs" / "mylab" / "mse" / "run.json").read_text())
+    assert run["imports"] == {"mylab": str(tmp_path / "mylab.py")}
+    assert run["settings"]["losses"]["logit_mse"]["scale"] == 2.0
+    assert (tmp_path / "runs" / "mylab" / "report" / "index.html").is_file()
+    assert re.search(r"1 +bright +\d+\.\d+ %", outputs["amdjax-predict"])
+    # From another folder, the module is found where it was.
+    words = [f"--workdir={tmp_path / 'runs' / 'mylab'}", image]
+    assert _run(Path("/"), installed / "amdjax-predict", *words).returncode == 0
 
 
 def test_requirements_agree_with_the_project():

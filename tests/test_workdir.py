@@ -17,6 +17,7 @@ from amdjax.metrics import negative_log_likelihood
 from amdjax.models import create_model, init_variables
 from amdjax.predictor import Predictor, forward
 from amdjax.workdir import (
+    check_data,
     check_resumable,
     load_run,
     read_config,
@@ -26,7 +27,15 @@ from amdjax.workdir import (
     write_run_spec,
 )
 from tests.tiny_run import tiny_config
-from tests.trained_run import METHODS, add_student, change, change_settings, copy
+from tests.trained_run import (
+    METHODS,
+    add_student,
+    change,
+    change_run,
+    change_settings,
+    copy,
+    forget_description,
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +65,15 @@ def test_read_config_gives_newer_settings_their_defaults(workdir, tmp_path):
     del config["seeds_at_once"], config["losses"]["am"]["margin"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert read_config(tmp_path).to_dict() == read_config(workdir).to_dict()
+
+
+def test_read_config_leaves_out_unknown_settings_with_a_note(workdir, tmp_path, capsys):
+    config = json.loads((workdir / "config.json").read_text())
+    change(
+        copy(workdir, tmp_path / "run") / "config.json", dtypf="x", data={**config["data"], "q": 1}
+    )
+    assert read_config(tmp_path / "run").to_dict() == read_config(workdir).to_dict()
+    assert "has unknown settings: data.q, dtypf" in capsys.readouterr().err
 
 
 def test_forward_in_bfloat16_is_close_to_float32():
@@ -134,9 +152,8 @@ def test_restore_all_orders_networks_and_skips_twins(workdir, tmp_path):
 def test_restore_all_reports_missing_networks(workdir, tmp_path):
     there = copy(workdir, tmp_path / "run")
     change(there / "config.json", methods=["scratch", "kd", "eskd"])
-    for file in (there / "kd" / "checkpoints" / "16" / "default").rglob("*"):
-        if file.is_file():
-            file.write_bytes(b"")
+    for file in (there / "kd" / "checkpoints").glob("*/checksums.json"):
+        file.write_bytes(b"")
     change_settings(there / "teacher", epochs=5)
     networks, missing = restore_all(there, read_config(there), DATA)
     assert [network.name for network in networks] == ["teacher"]
@@ -169,15 +186,39 @@ def test_restore_all_prefers_an_imported_teacher(workdir, tmp_path):
         (lambda folder: (folder / "run.json").write_text("{"), "run.json is damaged"),
         (lambda folder: (folder / "run.json").write_text("{}"), "run.json is damaged"),
         (lambda folder: (folder / "run.json").write_bytes(b"\xff"), "run.json is damaged"),
-        (lambda folder: change_settings(folder, augment=None), "run.json is damaged"),
-        (lambda folder: change_settings(folder, epoch_fraction="all"), "run.json is damaged"),
-        (lambda folder: change_settings(folder, model="resnet14"), "does not match resnet14"),
-        (lambda folder: (folder / "run.json").unlink(), "has no checkpoint yet"),
+        (lambda folder: (folder / "run.json").unlink(), "run.json is damaged"),
+        (lambda folder: change(folder / "run.json", settings={}), "run.json is damaged"),
+        (lambda folder: change(folder / "run.json", data=None), "run.json is damaged"),
     ],
 )
-def test_restore_refuses_a_damaged_run(workdir, tmp_path, spoil, message):
+def test_restore_refuses_a_damaged_run_without_another_description(
+    workdir, tmp_path, spoil, message
+):
     folder = copy(workdir / "kd", tmp_path / "kd")
+    forget_description(folder)
     spoil(folder)
+    with pytest.raises(UserError, match=message):
+        restore(folder, 4)
+
+
+def test_restore_reads_checkpoints_without_checksums(workdir, tmp_path):
+    folder = copy(workdir / "kd", tmp_path / "kd")
+    forget_description(folder)
+    ours, theirs = restore(folder), restore(workdir / "kd")
+    assert (ours.label, ours.step, ours.predictor) == (theirs.label, theirs.step, theirs.predictor)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"augment": None}, "run.json is damaged"),
+        ({"epoch_fraction": "all"}, "run.json is damaged"),
+        ({"model": "resnet14"}, "does not match resnet14"),
+    ],
+)
+def test_restore_refuses_other_settings(workdir, tmp_path, settings, message):
+    folder = copy(workdir / "kd", tmp_path / "kd")
+    change_settings(folder, **settings)
     with pytest.raises(UserError, match=message):
         restore(folder, 4)
 
@@ -200,6 +241,10 @@ def test_restore_refuses_other_classes(workdir):
             lambda path: (path.mkdir(), (path / "config.json").write_text('{"epochs": "many"}')),
             "'epochs'",
         ),
+        (
+            lambda path: (path.mkdir(), (path / "config.json").write_text('{"methods": [5]}')),
+            "is damaged",
+        ),
     ],
 )
 def test_read_config_refuses_other_folders(tmp_path, make, message):
@@ -219,7 +264,7 @@ def test_load_run_reads_a_network_without_its_data(workdir):
 def test_run_spec_keeps_method_seed_and_sweep_as_data(workdir, tmp_path):
     there = copy(workdir, tmp_path / "run")
     sweep = {"key": "losses.kd.weight", "value": 0.5}
-    change(there / "kd" / "run.json", seed=7, sweep=sweep)
+    change_run(there / "kd", seed=7, sweep=sweep)
     network = restore(there / "kd", 4)
     assert (network.label, network.seed) == ("kd-weight=0.5", 7)
     assert (network.sweep_key, network.sweep_value) == ("losses.kd.weight", 0.5)
@@ -253,6 +298,26 @@ def test_check_resumable_accepts_settings_that_change_no_number(tmp_path):
     changes = {"max_steps": 5, "log_every_steps": 1, "data.data_dir": "x", "teacher.cached": True}
     config.update_from_flattened_dict(changes)
     check_resumable(config, spec, tmp_path)
+
+
+def test_check_resumable_takes_the_default_of_a_setting_that_was_added_later(tmp_path):
+    config = figure9.get_config()
+    spec = plan_runs(config)[-1]
+    write_run_spec(config, spec, tmp_path, DATA)
+    settings = json.loads((tmp_path / "run.json").read_text())["settings"]
+    del settings["sync_batch_norm"], settings["optim"]["beta2"], settings["losses"]["am"]["grid"]
+    change(tmp_path / "run.json", settings=settings)
+    check_resumable(config, spec, tmp_path)
+    config.optim.beta2 = 0.5
+    with pytest.raises(UserError, match=r"optim\.beta2: saved 0\.999, requested 0\.5\."):
+        check_resumable(config, spec, tmp_path)
+
+
+def test_check_resumable_ignores_a_damaged_description_where_nothing_was_trained(tmp_path):
+    (tmp_path / "run.json").write_text("{")
+    config = figure9.get_config()
+    check_resumable(config, plan_runs(config)[-1], tmp_path)
+    assert check_data(config, tmp_path, DATA) is None
 
 
 def test_check_resumable_explains_a_workdir_of_version_0_1(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zlib
 from pathlib import Path
 
 from amdjax.training.run import run
@@ -26,16 +27,34 @@ def add_student(
 ) -> None:
     """Adds a student with the weights of `kd` and other settings."""
     copy(workdir / "kd", workdir / name)
-    change(workdir / name / "run.json", method=method or name, seed=seed)
+    change_run(workdir / name, method=method or name, seed=seed)
     change_settings(workdir / name, **settings)
 
 
 def change_settings(folder: Path, **settings: object) -> None:
     """Sets settings in the description of a run."""
     run = json.loads((folder / "run.json").read_text())
-    change(folder / "run.json", settings={**run["settings"], **settings})
+    change_run(folder, settings={**run["settings"], **settings})
+
+
+def change_run(folder: Path, **values: object) -> None:
+    """Sets entries of the description of a run, in `run.json` and in the checkpoints."""
+    change(folder / "run.json", **values)
+    for checkpoint in (folder / "checkpoints").iterdir():
+        file = checkpoint / "run" / "metadata"
+        description = json.loads(file.read_text())["description"]
+        change(file, description={**description, **values})
+        checksum = f"{zlib.crc32(file.read_bytes()):08x}"
+        change(checkpoint / "checksums.json", **{"run/metadata": checksum})
 
 
 def change(path: Path, **values: object) -> None:
     """Sets entries of a JSON file."""
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def forget_description(folder: Path) -> None:
+    """Makes the checkpoints of a run like those of versions without checksums."""
+    for checkpoint in (folder / "checkpoints").iterdir():
+        shutil.rmtree(checkpoint / "run")
+        (checkpoint / "checksums.json").unlink()

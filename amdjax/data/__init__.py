@@ -1,8 +1,21 @@
 """Data sets and their batches."""
 
 from amdjax.data.fingerprint import Fingerprint
-from amdjax.data.pipeline import Batch, Batches, EvalBatches, TrainBatches, prefetch
-from amdjax.data.registry import DATASETS, Dataset, describe_dataset, load_dataset
+from amdjax.data.pipeline import (
+    Batch,
+    Batches,
+    EvalBatches,
+    JoinedBatches,
+    TrainBatches,
+    prefetch,
+)
+from amdjax.data.registry import (
+    DATASETS,
+    Dataset,
+    describe_dataset,
+    load_dataset,
+    register_dataset,
+)
 from amdjax.data.sources import ImageSource, InMemorySource
 
 __all__ = [
@@ -14,8 +27,10 @@ __all__ = [
     "Fingerprint",
     "ImageSource",
     "InMemorySource",
+    "JoinedBatches",
     "TrainBatches",
     "describe_dataset",
     "load_dataset",
     "prefetch",
+    "register_dataset",
 ]

@@ -1,5 +1,7 @@
 """Normalisation and augmentation on the device, with a random key for each example."""
 
+import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -7,17 +9,26 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from amdjax.data import image_ops
+from amdjax.data.policies import AUGMENTATIONS
 from amdjax.errors import UserError, unknown_name
 
 _PAD_MODES = {"zero": "constant", "reflect": "reflect"}
+# An erased rectangle: fraction of the image's area, ratio of height to width, draws until it fits.
+_ERASED_AREA = (0.02, 0.33)
+_ERASED_RATIO = (0.3, 3.3)
+_ERASING_ATTEMPTS = 10
+# What the key of an example is folded with for each use but the crop and the flip, see
+# `_split_keys`; policies count on from the last.
+_NOISE, _COLOR, _ERASE, _POLICY = 2, 3, 4, 5
 
 
 class Augment(NamedTuple):
     """The two functions from uint8 images to the input of a network.
 
     Attributes:
-      train: (keys [B], images [B,H,W,3]) -> float32 [B,H,W,3]; crops, flips, normalises and adds
-        noise as configured.
+      train: (keys [B], images [B,H,W,3]) -> float32 [B,H,W,3]; as configured, crops, flips, applies
+        the policy and jitters colours, normalises, adds noise and erases, in this order.
       evaluate: images [B,H,W,3] -> float32 [B,H,W,3]; normalises.
     """
 
@@ -113,14 +124,124 @@ def add_noise(keys: jax.Array, images: jax.Array, std: float) -> jax.Array:
     return images + std * noise
 
 
+def color_jitter(
+    keys: jax.Array,
+    images: jax.Array,
+    brightness: float = 0.0,
+    contrast: float = 0.0,
+    saturation: float = 0.0,
+    hue: float = 0.0,
+) -> jax.Array:
+    """Changes brightness, contrast, saturation and hue of each image, in random order.
+
+    The first three are blends with black, the mean luma and the luma, whose factor is uniform in
+    [max(0, 1 - x), 1 + x]; the hue is shifted by a uniform part of the circle in [-x, x]. Those of
+    strength 0 are left out. As in torchvision, for Pillow's images.
+
+    Args:
+      keys: random keys [B], one per image.
+      images: uint8 [B,H,W,3].
+      brightness: at least 0.
+      contrast: at least 0.
+      saturation: at least 0.
+      hue: 0 to 0.5.
+
+    Returns:
+      uint8 [B,H,W,3].
+    """
+    strengths = (brightness, contrast, saturation, hue)
+    changes = jnp.asarray([i for i, strength in enumerate(strengths) if strength], jnp.int32)
+    if not changes.size:
+        return images
+    low = jnp.asarray([max(0.0, 1.0 - x) for x in strengths[:3]] + [-hue], jnp.float32)
+    high = jnp.asarray([1.0 + x for x in strengths[:3]] + [hue], jnp.float32)
+
+    def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        order_key, amount_key = jax.random.split(key)
+        order = jax.random.permutation(order_key, changes)
+        return order, jax.random.uniform(amount_key, (4,), minval=low, maxval=high)[order]
+
+    def apply(images: jax.Array, change: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        kind, amount = change[0][:, None, None, None], change[1]
+        degenerate = jnp.select(
+            [kind == 0, kind == 1],
+            [jnp.zeros((), jnp.uint8), image_ops.mean_gray(images)],
+            image_ops.grayscale(images),
+        )
+        changed = image_ops.blend(degenerate, images, amount)
+        if hue:
+            shift = jnp.trunc(255 * amount).astype(jnp.int32)
+            changed = jnp.where(kind == 3, image_ops.shift_hue(images, shift), changed)
+        return changed, None
+
+    order, amounts = jax.vmap(draw)(keys)
+    return jax.lax.scan(apply, images, (order.T, amounts.T))[0]
+
+
+def random_erasing(keys: jax.Array, images: jax.Array, probability: float) -> jax.Array:
+    """Sets a random rectangle of an image to zero: the mean colour of normalised images.
+
+    Its area is uniform in 2 % to 33 % of the image's, the logarithm of height / width uniform
+    between those of 0.3 and 3.3, its position uniform. A rectangle as high or wide as the image is
+    drawn again, at most ten times. Source: Zhong et al., Random erasing, AAAI 2020; as in
+    torchvision.
+
+    Args:
+      keys: random keys [B], one per image.
+      images: float [B,H,W,3].
+      probability: with which an image is erased.
+
+    Returns:
+      float [B,H,W,3].
+    """
+    height, width = images.shape[1:3]
+
+    def inside(key: jax.Array) -> jax.Array:
+        apply_key, area_key, ratio_key, row_key, column_key = jax.random.split(key, 5)
+        attempts = (_ERASING_ATTEMPTS,)
+        low, high = _ERASED_AREA
+        area = height * width * jax.random.uniform(area_key, attempts, minval=low, maxval=high)
+        low, high = map(math.log, _ERASED_RATIO)
+        ratio = jnp.exp(jax.random.uniform(ratio_key, attempts, minval=low, maxval=high))
+        rows, columns = jnp.round(jnp.sqrt(area * ratio)), jnp.round(jnp.sqrt(area / ratio))
+        fits = (rows < height) & (columns < width)
+        first = jnp.argmax(fits)
+        rows, columns = rows[first].astype(jnp.int32), columns[first].astype(jnp.int32)
+        top = jax.random.randint(row_key, (), 0, height - rows + 1)
+        left = jax.random.randint(column_key, (), 0, width - columns + 1)
+        y, x = jnp.arange(height)[:, None], jnp.arange(width)
+        box = (y >= top) & (y < top + rows) & (x >= left) & (x < left + columns)
+        return box & fits[first] & jax.random.bernoulli(apply_key, probability)
+
+    return jnp.where(jax.vmap(inside)(keys)[..., None], 0.0, images)
+
+
+def _fold_in(keys: jax.Array, use: int) -> jax.Array:
+    """Returns the keys [B] of one use of the examples' keys [B]."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, use)
+
+
+def _policies(augment: ml_collections.ConfigDict) -> list[Callable[..., jax.Array]]:
+    """Returns the functions that `config.augment.policy` names, with their settings."""
+    if augment.policy == "none":
+        return []
+    names = [name.strip() for name in augment.policy.split("+")]
+    for name in names:
+        if name not in AUGMENTATIONS:
+            raise unknown_name("config.augment.policy", name, ("none", *AUGMENTATIONS))
+    return [
+        functools.partial(AUGMENTATIONS[name].function, **augment.get(name, {})) for name in names
+    ]
+
+
 def create_augment(augment: ml_collections.ConfigDict) -> Augment:
     """Creates the training and the evaluation transform from `config.augment`.
 
     All settings are checked here, so that this can be called before any data are prepared.
 
     Raises:
-      UserError: on an unknown pad mode, negative padding or noise, or a mean or standard
-        deviation that is not three numbers.
+      UserError: on an unknown pad mode or policy, a value out of range, or a list of another
+        length.
     """
     if augment.pad_mode not in _PAD_MODES:
         raise unknown_name("config.augment.pad_mode", augment.pad_mode, _PAD_MODES)
@@ -131,6 +252,20 @@ def create_augment(augment: ml_collections.ConfigDict) -> Augment:
         raise UserError(f"config.augment.mean needs three numbers, not {augment.mean}")
     if len(augment.std) != 3 or min(augment.std) <= 0:
         raise UserError(f"config.augment.std needs three positive numbers, not {augment.std}")
+    strengths = augment.color_jitter
+    if len(strengths) != 4 or not all(isinstance(x, int | float) and x >= 0 for x in strengths):
+        raise UserError(
+            "config.augment.color_jitter needs four numbers of at least 0, for brightness, "
+            f"contrast, saturation and hue, not {strengths}"
+        )
+    if strengths[3] > 0.5:
+        raise UserError(
+            "config.augment.color_jitter shifts the hue by at most 0.5, half of the circle, not "
+            f"{strengths[3]}"
+        )
+    if not 0 <= augment.erasing <= 1:
+        raise UserError(f"config.augment.erasing must be between 0 and 1, not {augment.erasing}")
+    policies = _policies(augment)
 
     def evaluate(images: jax.Array) -> jax.Array:
         return normalize(images, augment.mean, augment.std)
@@ -141,10 +276,40 @@ def create_augment(augment: ml_collections.ConfigDict) -> Augment:
             images = random_crop(crop_keys, images, augment.padding, augment.pad_mode)
         if augment.flip:
             images = random_flip(flip_keys, images)
+        for use, policy in enumerate(policies, start=_POLICY):
+            images = _checked(policy(_fold_in(keys, use), images), images)
+        if any(strengths):
+            images = color_jitter(_fold_in(keys, _COLOR), images, *strengths)
         images = evaluate(images)
         if augment.noise:
-            noise_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 2)
-            images = add_noise(noise_keys, images, augment.noise)
+            images = add_noise(_fold_in(keys, _NOISE), images, augment.noise)
+        if augment.erasing:
+            images = random_erasing(_fold_in(keys, _ERASE), images, augment.erasing)
         return images
 
     return Augment(train, evaluate)
+
+
+def create_strong_augment(
+    augment: ml_collections.ConfigDict,
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Creates the training transform of the second view that some losses compare with the first.
+
+    It is that of `create_augment` with the policy of `config.augment.strong_policy`.
+
+    Raises:
+      UserError: see `create_augment`.
+    """
+    strong = augment.copy_and_resolve_references()
+    strong.policy = augment.strong_policy
+    return create_augment(strong).train
+
+
+def _checked(result: jax.Array, images: jax.Array) -> jax.Array:
+    """Returns the result of a policy, after a check of its shape and dtype."""
+    if result.shape != images.shape or result.dtype != jnp.uint8:
+        raise UserError(
+            "a function of config.augment.policy must return images of the shape that it gets, "
+            f"uint8 {images.shape}, not {result.dtype} {result.shape}"
+        )
+    return result

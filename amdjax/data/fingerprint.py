@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,7 +18,8 @@ class Fingerprint:
       class_names: in the order of the labels.
       image_shape: (H, W, 3) of every image.
       num_images: split -> number of images.
-      digest: of the names and sizes of the image files; "" for data sets of a fixed content.
+      digest: of the names and sizes of the image files, or of registered arrays; "" for data sets
+        of a fixed content.
     """
 
     name: str
@@ -45,7 +47,8 @@ class Fingerprint:
         """
         return cls(
             str(values["name"]),
-            tuple(map(str, values["class_names"])),
+            # In normal form C, as `list_folder` names the classes.
+            tuple(unicodedata.normalize("NFC", str(name)) for name in values["class_names"]),
             tuple(map(int, values["image_shape"])),
             {str(split): int(count) for split, count in values["num_images"].items()},
             str(values["digest"]),

@@ -5,12 +5,14 @@ batches, of which each process reads a part of the rows. So the global batches d
 the number of processes, and a run resumes at step k by reading batch k.
 """
 
+import dataclasses
 import functools
 import os
 from collections.abc import Generator
 from typing import Any, Protocol
 
 import grain
+import jax
 import numpy as np
 
 from amdjax.data.sources import ImageSource
@@ -91,6 +93,24 @@ class TrainBatches:
 
     def _epoch_order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self._seed, epoch]).permutation(len(self._source))
+
+
+@dataclasses.dataclass(frozen=True)
+class JoinedBatches:
+    """Training batches to which rows of other arrays are added.
+
+    Attributes:
+      batches: of the images.
+      arrays: name -> pytree of arrays with a row for each example of the source.
+    """
+
+    batches: TrainBatches
+    arrays: dict[str, Any]
+
+    def __getitem__(self, step: int) -> Batch:
+        """Reads this process's rows of batch `step`."""
+        indices = self.batches.indices(step)
+        return {**self.batches[step], **jax.tree.map(lambda x: x[indices], self.arrays)}
 
 
 class EvalBatches:

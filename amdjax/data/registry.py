@@ -1,17 +1,19 @@
 """Registry of data sets, which tfds prepares once and which are read without TensorFlow."""
 
 import dataclasses
+import hashlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import ml_collections
+import numpy as np
 import tensorflow_datasets as tfds
 
-from amdjax.data.datasets.builder_utils import open_split, prepare
+from amdjax.data.datasets.builder_utils import open_split, prepare, quiet
 from amdjax.data.datasets.cifar import Cifar10, Cifar100
 from amdjax.data.datasets.cinic10 import Cinic10
 from amdjax.data.datasets.digits import Digits
@@ -21,9 +23,19 @@ from amdjax.data.datasets.mnist import FashionMnist, Mnist
 from amdjax.data.datasets.svhn import SvhnCropped
 from amdjax.data.datasets.tiny_imagenet import TinyImagenet
 from amdjax.data.fingerprint import Fingerprint
-from amdjax.data.sources import ImageSource, StreamedSource, decode_to_memory
+from amdjax.data.sources import (
+    ImageSource,
+    InMemorySource,
+    RecordSource,
+    RecordSubset,
+    StreamedSource,
+    decode_to_memory,
+    read_labels,
+)
+from amdjax.data.splits import hold_out, known_labels
 from amdjax.errors import UserError, unknown_name
 from amdjax.files import local_path
+from amdjax.registry import register
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +49,10 @@ class Dataset:
       train: the training images.
       test: the test images.
       digest: of the image files, see `Fingerprint`.
+      validation: images that are held out from training, on which the best network is chosen;
+        None: there are none.
+      unknown: the test images of the classes that are held out from all of these, with their
+        labels in the whole data set; None: no class is held out.
     """
 
     name: str
@@ -45,6 +61,8 @@ class Dataset:
     train: ImageSource
     test: ImageSource
     digest: str = ""
+    validation: ImageSource | None = None
+    unknown: ImageSource | None = None
 
     @property
     def num_classes(self) -> int:
@@ -52,9 +70,21 @@ class Dataset:
         return len(self.class_names)
 
     @property
+    def selection_split(self) -> str:
+        """The split on which the best network is chosen: "validation", or "test" without one."""
+        return "test" if self.validation is None else "validation"
+
+    @property
+    def selection(self) -> ImageSource:
+        """The images of `selection_split`, which are evaluated during training."""
+        return self.test if self.validation is None else self.validation
+
+    @property
     def fingerprint(self) -> Fingerprint:
         """What is compared when a network is used with these data."""
         counts = {"train": len(self.train), "test": len(self.test)}
+        if self.validation is not None:
+            counts["validation"] = len(self.validation)
         return Fingerprint(self.name, self.class_names, self.image_shape, counts, self.digest)
 
 
@@ -62,7 +92,7 @@ _MakeBuilder = Callable[[], tfds.core.DatasetBuilder]
 
 
 class Entry(NamedTuple):
-    """A known data set.
+    """A known data set that tfds prepares.
 
     Attributes:
       builder: (`config.data`, directory of all prepared data sets) -> function that creates the
@@ -71,6 +101,20 @@ class Entry(NamedTuple):
     """
 
     builder: Callable[[ml_collections.ConfigDict, Path], _MakeBuilder]
+    summary: str
+
+
+class ArrayEntry(NamedTuple):
+    """A known data set that a function returns, see `register_dataset`.
+
+    Attributes:
+      load: "train" or "test" -> images, uint8 [N,H,W,3], and labels, int [N].
+      class_names: in the order of the labels.
+      summary: a one-line description.
+    """
+
+    load: Callable[[str], tuple[np.ndarray, np.ndarray]]
+    class_names: tuple[str, ...]
     summary: str
 
 
@@ -85,9 +129,8 @@ def _folder(data: ml_collections.ConfigDict, data_dir: Path) -> _MakeBuilder:
     if not data.folder:
         raise UserError("data set 'folder' needs config.data.folder, the path of the images")
     _require_image_size(data)
-    return partial(
-        Folder, config=list_folder(local_path(data.folder, "config.data.folder")), data_dir=data_dir
-    )
+    root = local_path(data.folder, "config.data.folder")
+    return partial(Folder, config=list_folder(root, data.validation_split), data_dir=data_dir)
 
 
 def _imagenet(data: ml_collections.ConfigDict, data_dir: Path) -> _MakeBuilder:
@@ -103,7 +146,7 @@ def _require_image_size(data: ml_collections.ConfigDict) -> None:
         )
 
 
-DATASETS: dict[str, Entry] = {
+DATASETS: dict[str, Entry | ArrayEntry] = {
     "cifar10": Entry(_fixed(Cifar10), "CIFAR-10: 50,000 + 10,000 images, 32x32, 10 classes"),
     "cifar100": Entry(_fixed(Cifar100), "CIFAR-100: 50,000 + 10,000 images, 32x32, 100 classes"),
     "cinic10": Entry(_fixed(Cinic10), "CINIC-10: 90,000 + 90,000 images, 32x32, 10 classes"),
@@ -114,7 +157,9 @@ DATASETS: dict[str, Entry] = {
     "fashion_mnist": Entry(
         _fixed(FashionMnist), "Fashion-MNIST: 60,000 + 10,000 images, 28x28, 10 classes"
     ),
-    "folder": Entry(_folder, "your images: train/CLASS/* and test/CLASS/* (or val/CLASS/*)"),
+    "folder": Entry(
+        _folder, "your images: train/CLASS/* and test/CLASS/*, or CLASS/*, or labels.csv"
+    ),
     "imagenet": Entry(_imagenet, "ImageNet: 1,281,167 + 50,000 images, 1,000 classes"),
     "mnist": Entry(_fixed(Mnist), "MNIST: 60,000 + 10,000 images, 28x28, 10 classes"),
     "svhn_cropped": Entry(
@@ -126,28 +171,62 @@ DATASETS: dict[str, Entry] = {
 }
 
 
+_Load = TypeVar("_Load", bound=Callable[[str], tuple[np.ndarray, np.ndarray]])
+
+
+def register_dataset(
+    name: str, summary: str, *, class_names: Sequence[str]
+) -> Callable[[_Load], _Load]:
+    """Returns a decorator that registers a data set of arrays.
+
+    What is decorated is a function of the split, "train" or "test", that returns the images, uint8
+    RGB [N,H,W,3] of one size, and the labels, int [N] in 0..C-1. It is called once for each split
+    when a command starts. The digest of the arrays is part of the data's fingerprint.
+
+    Args:
+      name: of the data set, for `config.data.name`.
+      summary: description in one line, for `--list`.
+      class_names: of the C classes, in the order of the labels.
+
+    Raises:
+      UserError: if the name is taken, or there are fewer than two classes or two of one name.
+    """
+    names = tuple(map(str, class_names))
+    if isinstance(class_names, str) or len(names) < 2 or len(set(names)) < len(names):
+        raise UserError(
+            f"the data set {name!r} needs at least two class_names, all different, not "
+            f"{class_names!r}"
+        )
+
+    def decorate(load: _Load) -> _Load:
+        register(DATASETS, "data set", name, ArrayEntry(load, names, summary), load.__qualname__)
+        return load
+
+    return decorate
+
+
 class DatasetSpec(NamedTuple):
     """What is known of a data set before it is prepared.
 
     Attributes:
       num_classes: C.
       image_shape: (H, W, 3) of every image.
-      make_builder: creates the tfds builder.
+      open: prepares the data set, if that has not been done, and opens it.
     """
 
     num_classes: int
     image_shape: tuple[int, int, int]
-    make_builder: _MakeBuilder
+    open: Callable[[], Dataset]
 
 
 def describe_dataset(data: ml_collections.ConfigDict) -> DatasetSpec:
-    """Checks `config.data` and describes the data set; reads and writes no images.
+    """Checks `config.data` and describes the data set; reads no images but registered arrays.
 
     Args:
       data: see `load_dataset`.
 
     Raises:
-      UserError: on a wrong setting, or an image folder that is missing or empty.
+      UserError: on a wrong setting, an image folder that is missing or empty, or wrong arrays.
     """
     if data.name not in DATASETS:
         raise unknown_name("data set", data.name, DATASETS)
@@ -155,13 +234,85 @@ def describe_dataset(data: ml_collections.ConfigDict) -> DatasetSpec:
         raise UserError(f"config.data.image_size must be at least 0, not {data.image_size}")
     if data.random_resized_crop and not data.image_size:
         raise UserError("config.data.random_resized_crop needs config.data.image_size")
+    if data.validation_split and data.name != "folder":
+        raise UserError(
+            f"config.data.validation_split is for data set 'folder', not for {data.name!r}; hold "
+            "out a fraction of the training images with config.data.validation"
+        )
+    if data.validation_split and data.validation:
+        raise UserError(
+            f"config.data.validation={data.validation} and config.data.validation_split="
+            f"{data.validation_split!r} exclude each other"
+        )
+    entry = DATASETS[data.name]
+    if isinstance(entry, ArrayEntry):
+        return _describe_arrays(entry, data)
     data_dir = data.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     data_dir = local_path(data_dir, "config.data.data_dir")
-    make_builder = DATASETS[data.name].builder(data, data_dir)
-    features = make_builder().info.features
+    make_builder = entry.builder(data, data_dir)
+    with quiet():
+        features = make_builder().info.features
     size = data.image_size
     shape = (size, size, 3) if size else features["image"].shape
-    return DatasetSpec(features["label"].num_classes, shape, make_builder)
+    num_classes = len(_known_names(features["label"].names, data))
+    return DatasetSpec(num_classes, shape, partial(_open_prepared, data, make_builder, shape))
+
+
+def _describe_arrays(entry: ArrayEntry, data: ml_collections.ConfigDict) -> DatasetSpec:
+    sources, digest = {}, hashlib.sha256()
+    class_names = _known_names(entry.class_names, data)
+    new_labels = known_labels(entry.class_names, data.unknown_classes)
+    for split in ("train", "test"):
+        images, labels = _read_arrays(entry, split, data.name)
+        for array in (images, labels):
+            digest.update(np.ascontiguousarray(array).data)
+        if data.unknown_classes:
+            unknown = _find_unknown(labels, new_labels, split, data)
+            if split == "test":
+                sources["unknown"] = InMemorySource(images[unknown], labels[unknown])
+            images, labels = images[~unknown], new_labels[labels[~unknown]]
+        sources[split] = InMemorySource(images, labels)
+    train, test = (sources[split].arrays()[0].shape[1:] for split in ("train", "test"))
+    if train != test:
+        raise UserError(f"data set {data.name!r} has training images {train}, test images {test}")
+    side = data.image_size
+    if (side and train[:2] != (side, side)) or data.random_resized_crop:
+        raise UserError(
+            f"data set {data.name!r} has arrays, which are not resized: set config.data.image_size "
+            "to 0 and config.data.random_resized_crop to False"
+        )
+    if data.validation:
+        held_out = _hold_out_validation(sources["train"], data)
+        images, labels = sources["train"].arrays()
+        for split, rows in (("train", ~held_out), ("validation", held_out)):
+            sources[split] = InMemorySource(images[rows], labels[rows])
+    dataset = Dataset(data.name, class_names, train, **sources, digest=digest.hexdigest()[:16])
+    return DatasetSpec(dataset.num_classes, train, lambda: dataset)
+
+
+def _read_arrays(entry: ArrayEntry, split: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images, uint8 [N,H,W,3], and labels, int32 [N], that a function has returned."""
+    where = f"data set {name!r}, split {split!r}"
+    pair = entry.load(split)
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise UserError(f"{where}: its function must return a tuple (images, labels)")
+    images, labels = map(np.asarray, pair)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or not images.size:
+        raise UserError(
+            f"{where}: images must be uint8 [N,H,W,3] of values from 0 to 255, not {images.dtype} "
+            f"{list(images.shape)}"
+        )
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+        raise UserError(
+            f"{where}: labels must be integers [{len(images)}], one for each image, not "
+            f"{labels.dtype} {list(labels.shape)}"
+        )
+    if not 0 <= labels.min() <= labels.max() < len(entry.class_names):
+        raise UserError(
+            f"{where}: labels from {labels.min()} to {labels.max()} are outside the classes "
+            f"0..{len(entry.class_names) - 1}"
+        )
+    return images, labels.astype(np.int32)
 
 
 def load_dataset(data: ml_collections.ConfigDict, spec: DatasetSpec | None = None) -> Dataset:
@@ -175,8 +326,14 @@ def load_dataset(data: ml_collections.ConfigDict, spec: DatasetSpec | None = Non
         `folder`, the path of the images for "folder";
         `image_size`, the side to which images are resized and cropped square (0: the size of the
         data set);
-        `memory_gib`, the memory for decoded images: train is held in memory if it fits, then test
-        if it fits in the rest, and a split that does not fit is decoded at each read;
+        `memory_gib`, the memory for decoded images: train is held in memory if it fits, then
+        validation and test if they fit in the rest, and a split that does not fit is decoded at
+        each read;
+        `validation`, the fraction of the training images that becomes the validation split, and
+        `validation_seed` of its choice, see `hold_out`;
+        `validation_split`, the part of "folder" that is the validation split instead;
+        `unknown_classes`, the names of classes that are held out from all splits, see
+        `known_labels`;
         `random_resized_crop`, ImageNet's crops: a random part of each training image, different
         in each epoch, and the centre of each test image.
       spec: from `describe_dataset`, if it was called before.
@@ -184,25 +341,92 @@ def load_dataset(data: ml_collections.ConfigDict, spec: DatasetSpec | None = Non
     Raises:
       UserError: on a wrong setting, or on files that are missing, damaged or mislabelled.
     """
-    if spec is None:
-        spec = describe_dataset(data)
-    builder, shape = prepare(spec.make_builder), spec.image_shape
-    class_names = tuple(builder.info.features["label"].names)
+    return (describe_dataset(data) if spec is None else spec).open()
+
+
+def _open_prepared(
+    data: ml_collections.ConfigDict, make_builder: _MakeBuilder, shape: tuple[int, int, int]
+) -> Dataset:
+    builder = prepare(make_builder)
+    all_names = builder.info.features["label"].names
+    class_names = _known_names(all_names, data)
+    new_labels = known_labels(all_names, data.unknown_classes)
+
+    def stream(split: str, records: RecordSource, crop: str = "center") -> StreamedSource:
+        name, classes = f"{data.name} {split}", all_names if split == "unknown" else class_names
+        return StreamedSource(name, records, data.image_size, shape, len(classes), crop)
+
+    unknown_records: dict[str, RecordSource] = {}
+
+    def open_known(split: str) -> RecordSource:
+        records = open_split(builder, split)
+        if not data.unknown_classes:
+            return records
+        unknown = _find_unknown(read_labels(stream(split, records)), new_labels, split, data)
+        unknown_records[split] = RecordSubset(records, np.flatnonzero(unknown))
+        return RecordSubset(records, np.flatnonzero(~unknown), new_labels)
+
+    records = {"train": open_known("train")}
+    if data.validation_split:
+        records["validation"] = open_known("validation")
+    elif data.validation:
+        whole = records["train"]
+        held_out = _hold_out_validation(stream("train", whole), data)
+        for split, rows in (("train", ~held_out), ("validation", held_out)):
+            records[split] = RecordSubset(whole, np.flatnonzero(rows))
+    records["test"] = open_known("test")
 
     budget = data.memory_gib * 2**30
     sources: dict[str, ImageSource] = {}
-    crops = {"train": "center", "test": "center"}
-    if data.random_resized_crop:
-        crops = {"train": "random_resized", "test": "center_224_256"}
-    for split, crop in crops.items():
-        records = open_split(builder, split)
-        source = StreamedSource(
-            f"{data.name} {split}", records, data.image_size, shape, len(class_names), crop
-        )
+    for split, split_records in records.items():
+        crop = "center"
+        if data.random_resized_crop:
+            crop = "random_resized" if split == "train" else "center_224_256"
+        source = stream(split, split_records, crop)
         num_bytes = len(source) * math.prod(shape)
         if num_bytes <= budget and crop != "random_resized":
             budget -= num_bytes
             source = decode_to_memory(source)
         sources[split] = source
+    if unknown_records:
+        crop = "center_224_256" if data.random_resized_crop else "center"
+        sources["unknown"] = stream("unknown", unknown_records["test"], crop)
     digest = getattr(builder.builder_config, "content_digest", "")
     return Dataset(data.name, class_names, shape, **sources, digest=digest)
+
+
+def _hold_out_validation(train: ImageSource, data: ml_collections.ConfigDict) -> np.ndarray:
+    """Returns bool [N], which of the training images are held out for validation."""
+    indices = map(str, range(len(train)))
+    held_out = hold_out(read_labels(train), indices, data.validation, data.validation_seed)
+    if not held_out.any():
+        raise UserError(
+            f"config.data.validation={data.validation}: no class of {data.name} has two training "
+            "images, of which one could be held out"
+        )
+    return held_out
+
+
+def _known_names(class_names: Sequence[str], data: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """Returns the names of the classes that are not held out."""
+    labels = known_labels(class_names, data.unknown_classes)
+    return tuple(name for name, label in zip(class_names, labels, strict=True) if label >= 0)
+
+
+def _find_unknown(
+    labels: np.ndarray, new_labels: np.ndarray, split: str, data: ml_collections.ConfigDict
+) -> np.ndarray:
+    """Returns bool [N], which images of a split are of classes that are held out.
+
+    Raises:
+      UserError: if all are, or if none of the test images is.
+    """
+    unknown = np.isin(labels, np.flatnonzero(new_labels < 0))
+    if unknown.all() or (split == "test" and not unknown.any()):
+        names = ", ".join(map(str, data.unknown_classes))
+        other = "other" if unknown.any() else "these"
+        raise UserError(
+            f"config.data.unknown_classes={names}: the {split} split of {data.name} has no images "
+            f"of {other} classes"
+        )
+    return unknown

@@ -1,7 +1,7 @@
 """Random access to the decoded images of one split, from prepared files or from memory."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -39,6 +39,10 @@ class ImageSource(Protocol):
         """
         ...
 
+    def entries(self, indices: np.ndarray) -> list[tuple[str, int]]:
+        """Returns the id, the index where there is none, and the label of examples [n]."""
+        ...
+
 
 class RecordSource(Protocol):
     """Random access to prepared records, as tfds returns it; several threads may read."""
@@ -50,6 +54,34 @@ class RecordSource(Protocol):
     def __getitems__(self, keys: Sequence[int]) -> Sequence[dict[str, Any]]:
         """Returns records with "image" (encoded bytes), "label" and, in most data sets, "id"."""
         ...
+
+
+class RecordSubset:
+    """Some of the records of a source; see `RecordSource`."""
+
+    def __init__(
+        self, records: RecordSource, indices: np.ndarray, new_labels: np.ndarray | None = None
+    ):
+        """Stores the arguments.
+
+        Args:
+          records: all records.
+          indices: int [n], of the chosen ones.
+          new_labels: int [C], the label that replaces each label; None: they stay as they are.
+        """
+        self._records = records
+        self._indices = indices
+        self._new_labels = new_labels
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitems__(self, keys: Sequence[int]) -> Sequence[dict[str, Any]]:
+        """See `RecordSource.__getitems__`."""
+        records = self._records.__getitems__(self._indices[list(keys)].tolist())
+        if self._new_labels is None:
+            return records
+        return [{**record, "label": self._new_labels[record["label"]]} for record in records]
 
 
 class StreamedSource:
@@ -91,24 +123,36 @@ class StreamedSource:
         """See `ImageSource.read`."""
         images = np.empty([len(indices), *self.image_shape], np.uint8)
         labels = np.empty([len(indices)], np.int32)
+        for row, (index, example) in enumerate(zip(indices, self._examples(indices), strict=True)):
+            images[row], labels[row] = self._decode(index, example, crop_seed)
+        return images, labels
+
+    def entries(self, indices: np.ndarray) -> list[tuple[str, int]]:
+        """See `ImageSource.entries`."""
+        return [
+            (
+                example["id"].decode(errors="surrogateescape") if "id" in example else str(index),
+                int(example["label"]),
+            )
+            for index, example in zip(indices, self._examples(indices), strict=True)
+        ]
+
+    def _examples(self, indices: np.ndarray) -> Sequence[dict[str, Any]]:
         try:
             # One call for all records is three times as fast as one call each.
-            examples = self._records.__getitems__(indices.tolist())
+            return self._records.__getitems__(indices.tolist())
         except Exception as error:  # the record reader does not define an exception type
             raise UserError(
                 f"the prepared files of {self.name} cannot be read: {one_line(error)}; "
                 "remove them, and they will be prepared again"
             ) from error
-        for row, (index, example) in enumerate(zip(indices, examples, strict=True)):
-            images[row], labels[row] = self._decode(index, example, crop_seed)
-        return images, labels
 
     def _decode(
         self, index: int, example: dict[str, Any], crop_seed: tuple[int, int]
     ) -> tuple[np.ndarray, int]:
         name = f"{self.name} example {index}"
         if "id" in example:
-            name += f" ({example['id'].decode()})"
+            name += f" ({example['id'].decode(errors='surrogateescape')})"
         label = int(example["label"])
         if not 0 <= label < self._num_classes:
             raise UserError(
@@ -144,6 +188,10 @@ class InMemorySource:
         """See `ImageSource.read`."""
         return self._images[indices], self._labels[indices]
 
+    def entries(self, indices: np.ndarray) -> list[tuple[str, int]]:
+        """See `ImageSource.entries`; the images in memory have no ids."""
+        return [(str(index), int(self._labels[index])) for index in indices]
+
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns all images, uint8 [n,H,W,3], and all labels, int32 [n]."""
         return self._images, self._labels
@@ -158,18 +206,42 @@ def decode_to_memory(source: StreamedSource) -> InMemorySource:
     images = np.empty([len(source), *source.image_shape], np.uint8)
     labels = np.empty([len(source)], np.int32)
 
-    def decode(first: int) -> int:
-        rows = np.arange(first, min(first + CHUNK, len(source)))
+    def decode(rows: np.ndarray) -> None:
         images[rows], labels[rows] = source.read(rows)
+
+    _for_all_rows(len(source), decode, f"decoding {source.name}")
+    return InMemorySource(images, labels)
+
+
+def read_labels(source: ImageSource) -> np.ndarray:
+    """Returns the labels, int32 [n], of all images of a source, read with several threads.
+
+    Raises:
+      UserError: if the prepared files cannot be read.
+    """
+    labels = np.empty([len(source)], np.int32)
+
+    def read(rows: np.ndarray) -> None:
+        labels[rows] = [label for _, label in source.entries(rows)]
+
+    _for_all_rows(len(source), read, "reading labels")
+    return labels
+
+
+def _for_all_rows(count: int, action: Callable[[np.ndarray], None], description: str) -> None:
+    """Calls a function in several threads with the indices 0..count - 1, a chunk at a time."""
+
+    def on_chunk(first: int) -> int:
+        rows = np.arange(first, min(first + CHUNK, count))
+        action(rows)
         return len(rows)
 
     # disable=None: no progress bar if stderr is not a terminal.
-    bar = tqdm(total=len(source), desc=f"decoding {source.name}", unit=" images", disable=None)
+    bar = tqdm(total=count, desc=description, unit=" images", disable=None)
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         with bar:
-            for done in pool.map(decode, range(0, len(source), CHUNK)):
+            for done in pool.map(on_chunk, range(0, count, CHUNK)):
                 bar.update(done)
     finally:
-        pool.shutdown(cancel_futures=True)  # after an error, do not decode the rest
-    return InMemorySource(images, labels)
+        pool.shutdown(cancel_futures=True)  # after an error, do not go on with the rest

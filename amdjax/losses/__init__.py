@@ -6,6 +6,8 @@ from amdjax.losses.amc import amc_loss, contrastive_loss
 from amdjax.losses.at import at_loss
 from amdjax.losses.cc import cc_loss
 from amdjax.losses.ce import cross_entropy
+from amdjax.losses.crd import crd_loss
+from amdjax.losses.ctkd import ctkd_loss
 from amdjax.losses.dist import dist_loss
 from amdjax.losses.dkd import dkd_loss
 from amdjax.losses.fitnet import hint_loss
@@ -13,11 +15,12 @@ from amdjax.losses.fsp import flow_matrix, fsp_loss
 from amdjax.losses.ft import ft_loss
 from amdjax.losses.kd import kd_loss
 from amdjax.losses.margin_softmax import a_softmax_loss, arcface_loss, cosface_loss
+from amdjax.losses.mlkd import mlkd_loss
 from amdjax.losses.nkd import nkd_loss
 from amdjax.losses.nst import nst_loss
 from amdjax.losses.objective import LossVariables, Objective, build_objective, default_losses
 from amdjax.losses.pkt import pkt_loss
-from amdjax.losses.registry import LOSSES, LossInputs, LossSpec
+from amdjax.losses.registry import LOSSES, LossInputs, LossSpec, register_loss
 from amdjax.losses.reviewkd import hcl_loss
 from amdjax.losses.rkd import rkd_loss
 from amdjax.losses.rld import rld_loss
@@ -47,7 +50,9 @@ __all__ = [
     "class_cost",
     "contrastive_loss",
     "cosface_loss",
+    "crd_loss",
     "cross_entropy",
+    "ctkd_loss",
     "default_losses",
     "dist_loss",
     "dkd_loss",
@@ -57,9 +62,11 @@ __all__ = [
     "hcl_loss",
     "hint_loss",
     "kd_loss",
+    "mlkd_loss",
     "nkd_loss",
     "nst_loss",
     "pkt_loss",
+    "register_loss",
     "rkd_loss",
     "rld_loss",
     "sp_loss",

@@ -12,7 +12,7 @@ REDUCTIONS = ("batchmean", "mean")
 def kd_loss(
     student_logits: jax.Array,
     teacher_logits: jax.Array,
-    temperature: float = 4.0,
+    temperature: float | jax.Array = 4.0,
     standardize: bool = False,
     reduction: str = "batchmean",
 ) -> jax.Array:

@@ -59,11 +59,13 @@ class Objective:
       terms: the losses, in the order in which they are added.
       steps_per_epoch: batches in an epoch.
       epochs: length of the training, to which `end_fraction` refers.
+      some_unlabeled: whether labels may be -1. A loss of labels is zero for such an image.
     """
 
     terms: tuple[Term, ...]
     steps_per_epoch: int = 1
     epochs: int = 1
+    some_unlabeled: bool = False
 
     def init(self, key: jax.Array, inputs: LossInputs) -> LossVariables:
         """Initialises the variables of the losses that have variables.
@@ -80,7 +82,7 @@ class Objective:
             if not term.spec.has_variables:
                 continue
             module = term.spec.function(**term.hyper)
-            for call, arrays in self._calls(term, inputs).items():
+            for call, arrays in self._calls(term, inputs, None).items():
                 key, init_key = jax.random.split(key)
                 for collection, tree in module.init(init_key, *arrays).items():
                     variables[collection].setdefault(term.name, {})[call] = tree
@@ -100,9 +102,12 @@ class Objective:
           the values without their weights. Per-sample losses are averaged over this shard.
         """
         total, parts, state = jnp.zeros((), jnp.float32), {}, {}
+        if self.some_unlabeled:
+            labeled = inputs.labels >= 0
+            inputs = inputs._replace(labels=jnp.maximum(inputs.labels, 0))
         for term in self.terms:
             values: list[Any] = []
-            for call, arrays in self._calls(term, inputs).items():
+            for call, arrays in self._calls(term, inputs, variables).items():
                 function: Any = term.spec.function
                 if term.spec.has_variables:
                     module = function(**term.hyper)
@@ -113,22 +118,78 @@ class Objective:
                         state.setdefault(term.name, {})[call] = updates["state"]
                 else:
                     value = function(*arrays, **term.hyper)
+                if self.some_unlabeled and term.spec.reads_labels(term.selection):
+                    value = jnp.where(labeled, value, 0.0)
                 values.append(jnp.mean(value))
             parts[term.name] = sum(values) / len(values)
             total += self._weight(term, inputs.step) * parts[term.name]
         return total, parts, state
 
-    def predict(self, outputs: Outputs) -> Outputs:
-        """Returns the outputs with the logits whose softmax are the predicted probabilities."""
+    def predict(self, outputs: Outputs, variables: LossVariables | None = None) -> Outputs:
+        """Returns the outputs with the logits whose softmax are the predicted probabilities.
+
+        Args:
+          outputs: of the student.
+          variables: of the losses, or `predicting_variables` of them. Without these, a loss with
+            variables leaves the logits as they are.
+        """
         for term in self.terms:
-            if term.spec.logits_fn is not None:
-                outputs = outputs.replace(logits=term.spec.logits_fn(outputs, term.hyper))
+            if term.spec.logits_fn is None:
+                continue
+            if not term.spec.has_variables:
+                logits = term.spec.logits_fn(outputs, term.hyper)
+            elif variables is not None:
+                module: Any = term.spec.function
+                (call,) = variables["state"][term.name]
+                logits = module(**term.hyper).apply(
+                    _variables_of(variables, term.name, call),
+                    outputs,
+                    term.selection,
+                    method=term.spec.logits_fn,
+                )
+            else:
+                continue
+            outputs = outputs.replace(logits=logits)
         return outputs
+
+    def predicting_variables(self, variables: LossVariables) -> LossVariables:
+        """Returns those variables of the losses that `predict` reads; {} if it reads none."""
+        names = {t.name for t in self.terms if t.spec.has_variables and t.spec.logits_fn}
+        if not names:
+            return {}
+        return {
+            collection: {name: trees[name] for name in names & trees.keys()}
+            for collection, trees in variables.items()
+        }
 
     @property
     def needs_teacher(self) -> bool:
         """Whether any loss reads outputs of the teacher."""
         return any(term.spec.needs_teacher for term in self.terms)
+
+    @property
+    def needs_strong_view(self) -> bool:
+        """Whether any loss reads outputs for the strongly augmented view."""
+        return any(term.spec.needs_strong_view for term in self.terms)
+
+    @property
+    def needs_example_index(self) -> bool:
+        """Whether any loss reads the rows of the examples in the training split."""
+        return any("example_index" in term.spec.inputs for term in self.terms)
+
+    @property
+    def label_losses(self) -> tuple[str, ...]:
+        """Names of the losses that read labels in any form."""
+        return tuple(term.name for term in self.terms if term.spec.reads_labels(term.selection))
+
+    @property
+    def needs_all_labels(self) -> tuple[str, ...]:
+        """Names of the losses that read labels and are not a value for each image alone."""
+        return tuple(
+            term.name
+            for term in self.terms
+            if term.name in self.label_losses and (term.spec.whole_batch or term.spec.has_variables)
+        )
 
     @property
     def needs_hard_labels(self) -> tuple[str, ...]:
@@ -143,21 +204,35 @@ class Objective:
         return tuple(term.name for term in self.terms if not term.spec.cacheable)
 
     @property
-    def attention_features(self) -> tuple[str, ...]:
-        """Names of the layers whose attention maps are read, sorted."""
-        layers = (
-            layer
+    def attention_pairs(self) -> tuple[tuple[str, str], ...]:
+        """The layers whose attention maps are compared, sorted pairs (student's, teacher's)."""
+        pairs = (
+            pair
             for term in self.terms
             if term.spec.attention_only
-            for layer in term.selection["features"]
+            for pair in term.spec.layer_pairs(term.selection)
         )
-        return tuple(sorted(set(layers)))
+        return tuple(sorted(set(pairs)))
 
-    def _calls(self, term: Term, inputs: LossInputs) -> dict[str, tuple]:
+    @property
+    def attention_features(self) -> tuple[str, ...]:
+        """Names of the teacher's layers whose attention maps are read, sorted."""
+        return tuple(sorted({layer for _, layer in self.attention_pairs}))
+
+    def _calls(
+        self, term: Term, inputs: LossInputs, variables: LossVariables | None
+    ) -> dict[str, tuple]:
+        inputs = inputs._replace(epoch=epoch_of(inputs.step, self.steps_per_epoch))
         # A loss without its own logits_fn compares the logits that the student predicts with.
         if term.spec.logits_fn is None:
-            inputs = inputs._replace(student=self.predict(inputs.student))
-        return term.spec.calls(inputs, term.selection)
+            inputs = inputs._replace(student=self.predict(inputs.student, variables))
+            if inputs.strong_student is not None:
+                strong = self.predict(inputs.strong_student, variables)
+                inputs = inputs._replace(strong_student=strong)
+        try:
+            return term.spec.calls(inputs, term.selection)
+        except UserError as error:
+            raise UserError(f"the loss {term.name}: {error}") from error
 
     def _weight(self, term: Term, step: jax.Array) -> jax.Array | float:
         weight, epoch = term.weight, epoch_of(step, self.steps_per_epoch)

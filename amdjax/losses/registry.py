@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
@@ -20,6 +20,8 @@ from amdjax.losses.at import at_loss
 from amdjax.losses.cc import CorrelationCongruence
 from amdjax.losses.ce import cross_entropy
 from amdjax.losses.center import Center
+from amdjax.losses.crd import ContrastiveRepresentation
+from amdjax.losses.ctkd import CurriculumTemperature
 from amdjax.losses.dist import dist_loss
 from amdjax.losses.dkd import dkd_loss
 from amdjax.losses.fitnet import FitNet
@@ -27,33 +29,39 @@ from amdjax.losses.fsp import FlowProcedure
 from amdjax.losses.ft import ft_loss
 from amdjax.losses.ft_factor import FactorTransfer
 from amdjax.losses.kd import kd_loss
+from amdjax.losses.mlkd import mlkd_loss
 from amdjax.losses.nkd import nkd_loss
 from amdjax.losses.nst import nst_loss
 from amdjax.losses.pkt import pkt_loss
 from amdjax.losses.reviewkd import ReviewKD
 from amdjax.losses.rkd import rkd_loss
 from amdjax.losses.rld import rld_loss
+from amdjax.losses.simkd import SimKD
 from amdjax.losses.sp import sp_loss
 from amdjax.losses.ttm import ttm_loss, wttm_loss
 from amdjax.losses.vid import VariationalInformation
 from amdjax.losses.wkd import WassersteinFeature, wkd_class_weight_loss
 from amdjax.models.layers import Outputs
+from amdjax.registry import register
 
 _STAGES = ("stage1", "stage2", "stage3")
 _PAIR_LABELS = ("true", "predicted")
 
 SCHEDULE = ("ramp_up_epochs", "ramp", "end_fraction")  # the settings of a weight, see `Objective`
 
+_STRONG_VIEW = ("strong_student", "strong_teacher")
+_SIDES = ("student", "teacher", *_STRONG_VIEW)
+_OF_TEACHER = ("teacher.", "strong_teacher.")
+_CONTEXT = ("step", "epoch", "num_examples", "key")  # of the step, not of its examples
 _INPUT_NAMES = (
-    *(
-        f"{side}.{field.name}"
-        for side in ("student", "teacher")
-        for field in dataclasses.fields(Outputs)
-    ),
-    *("labels", "hard_labels", "pair_labels", "step"),
+    *(f"{side}.{field.name}" for side in _SIDES for field in dataclasses.fields(Outputs)),
+    *("labels", "hard_labels", "pair_labels", "example_index", *_CONTEXT),
 )
 # The inputs without a batch axis: the same on every shard.
-_UNBATCHED = ("student.class_weights", "teacher.class_weights", "step")
+_UNBATCHED = (
+    *(f"{side}.{field}" for side in _SIDES for field in ("class_weights", "class_bias")),
+    *_CONTEXT,
+)
 # The teacher's outputs that the teacher cache keeps whole; of the features it keeps attention maps.
 _CACHED = ("teacher.logits", "teacher.embedding")
 
@@ -67,6 +75,13 @@ class LossInputs(NamedTuple):
       labels: int [B] or class probabilities [B,C].
       step: int scalar, the number of completed steps.
       gather: concatenates the shards of an array along the batch axis.
+      epoch: float32 scalar, the number of completed epochs; the objective derives it from the step.
+      example_index: int [B], the rows of the examples in the training split; None if no loss needs
+        them, as all that follow.
+      num_examples: number of examples in the training split.
+      key: random key of the step, the same on every shard.
+      strong_student: outputs of the student for the strongly augmented view of the images.
+      strong_teacher: outputs of the teacher for that view.
     """
 
     student: Outputs
@@ -74,6 +89,12 @@ class LossInputs(NamedTuple):
     labels: jax.Array
     step: jax.Array
     gather: Callable[[jax.Array], jax.Array]
+    epoch: jax.Array | None = None
+    example_index: jax.Array | None = None
+    num_examples: int = 0
+    key: jax.Array | None = None
+    strong_student: Outputs | None = None
+    strong_teacher: Outputs | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,19 +106,24 @@ class LossSpec:
       "student.logits", "teacher.logits": float32 [B,C].
       "student.embedding", "teacher.embedding": float32 [B,D], the input of the classifier.
       "student.class_weights", "teacher.class_weights": float32 [D,C], the classifier's kernel.
+      "student.class_bias", "teacher.class_bias": float32 [C], the classifier's bias.
       "student.features", "teacher.features": [B,H,W,C] of one layer in the compute dtype. The
-        loss is the mean over the layers that the hyper-parameter `features` names.
+        loss is the mean over the layers that the hyper-parameter `features` names; the teacher's
+        have the same names, unless `teacher_features` gives others.
+      "strong_student.logits", "strong_teacher.logits" and so on: the same outputs for a second,
+        strongly augmented view of each image, see `config.augment.strong_policy`; the loss is
+        refused with mixed batches.
       "labels": int [B], or class probabilities [B,C] if the batch is mixed.
       "hard_labels": int [B]; the loss is refused with mixed batches.
       "pair_labels": int [B], the true classes, or the argmax of the student's logits with the
         hyper-parameter `pair_labels="predicted"`.
       "step": int scalar, the number of completed steps.
+      "epoch": float32 scalar, the number of completed epochs.
+      "example_index": int [B], the row of each example in the training split.
+      "num_examples": int, the number of rows of the training split.
+      "key": a random key for this step, the same on every device.
 
-    To add a loss, write a function of arrays and register it before the config is built:
-
-      LOSSES["logit_mse"] = LossSpec(
-          logit_mse, inputs=("student.logits", "teacher.logits"), summary="MSE of the logits"
-      )
+    `register_loss` adds a loss from outside the package.
 
     Attributes:
       function: a pure function of arrays, or the class of a linen module for a loss with
@@ -117,10 +143,12 @@ class LossSpec:
         once for each layer.
       reduce: applied to each feature before it is gathered; may return a pytree.
       logits_fn: for a loss whose predictions are not the softmax of the model's logits:
-        (outputs, hyper-parameters of the loss) -> the logits to predict with.
+        (outputs, hyper-parameters of the loss) -> the logits to predict with. For a module, its
+        method (outputs, values of `selection_defaults`) -> logits; it can be used after the first
+        step, with one call of the module.
 
     Raises:
-      UserError: if `inputs` is empty or contains an unknown name.
+      UserError: if `inputs` is empty, contains an unknown name or is not a tuple.
     """
 
     function: Callable[..., jax.Array] | type[nn.Module]
@@ -134,10 +162,12 @@ class LossSpec:
     attention_only: bool = False
     layers_together: bool = False
     reduce: Callable[[jax.Array], Any] | None = None
-    logits_fn: Callable[[Outputs, Mapping[str, Any]], jax.Array] | None = None
+    logits_fn: Callable[..., jax.Array] | None = None
 
     def __post_init__(self) -> None:
         """Checks the names of the inputs."""
+        if isinstance(self.inputs, str):
+            raise UserError(f"the inputs of a loss are a tuple, ({self.inputs!r},)")
         if not self.inputs:
             raise UserError(f"a loss needs at least one input; known: {', '.join(_INPUT_NAMES)}")
         for name in self.inputs:
@@ -147,7 +177,12 @@ class LossSpec:
     @property
     def needs_teacher(self) -> bool:
         """Whether the loss reads outputs of the teacher."""
-        return any(name.startswith("teacher.") for name in self.inputs)
+        return any(name.startswith(_OF_TEACHER) for name in self.inputs)
+
+    @property
+    def needs_strong_view(self) -> bool:
+        """Whether the loss reads outputs for the strongly augmented view."""
+        return any(name.startswith(_STRONG_VIEW) for name in self.inputs)
 
     @property
     def reads_features(self) -> bool:
@@ -158,7 +193,7 @@ class LossSpec:
     def cacheable(self) -> bool:
         """Whether the teacher cache holds all that the loss reads of the teacher."""
         cached = (*_CACHED, "teacher.features") if self.attention_only else _CACHED
-        return all(name in cached for name in self.inputs if name.startswith("teacher."))
+        return all(name in cached for name in self.inputs if name.startswith(_OF_TEACHER))
 
     @property
     def has_variables(self) -> bool:
@@ -171,14 +206,34 @@ class LossSpec:
         Args:
           selection: as for `calls`.
         """
-        true_pairs = "pair_labels" in self.inputs and selection.get("pair_labels") != "predicted"
-        return "hard_labels" in self.inputs or true_pairs
+        return (
+            "hard_labels" in self.inputs
+            or self._reads_true_pairs(selection)
+            or self.needs_strong_view
+        )
+
+    def reads_labels(self, selection: Mapping[str, Any]) -> bool:
+        """Returns whether the loss reads the labels of the images, in any form.
+
+        Args:
+          selection: as for `calls`.
+        """
+        labels = {"labels", "hard_labels"} & set(self.inputs)
+        return bool(labels) or self._reads_true_pairs(selection)
+
+    def _reads_true_pairs(self, selection: Mapping[str, Any]) -> bool:
+        return "pair_labels" in self.inputs and selection.get("pair_labels") != "predicted"
 
     def selection_defaults(self) -> dict[str, Any]:
-        """Returns the hyper-parameters that select inputs, `features` and `pair_labels`."""
+        """Returns the hyper-parameters that select inputs.
+
+        These are `features`, `teacher_features` (empty: the same layers) and `pair_labels`.
+        """
         defaults: dict[str, Any] = {}
         if self.reads_features:
             defaults["features"] = self.features
+            if self.needs_teacher:
+                defaults["teacher_features"] = ()
         if "pair_labels" in self.inputs:
             defaults["pair_labels"] = "true"
         return defaults
@@ -201,28 +256,48 @@ class LossSpec:
           selection: hyper-parameters of `selection_defaults`; missing ones have their default.
 
         Returns:
-          name of the call -> positional arguments. A call is named after its layer, or after its
-          first input ("logits", "embedding", "features") if the function is called once.
+          name of the call -> positional arguments. A call is named after the student's layer, or
+          after its first input ("logits", "embedding", "features") if the function is called once.
 
         Raises:
-          UserError: if a layer does not exist, `features` is empty or `pair_labels` is unknown.
+          UserError: if a layer does not exist, `features` is empty, `teacher_features` has another
+            length or `pair_labels` is unknown.
         """
         selection = {**self.selection_defaults(), **selection}
-        layers = tuple(selection.get("features", ()))
+        pairs = self.layer_pairs(selection)
         if self.reads_features:
-            self._check_layers(inputs, layers)
+            self._check_layers(inputs, pairs)
         if self.reads_features and not self.layers_together:
-            groups = {layer: (layer,) for layer in layers}
+            groups = {pair[0]: (pair,) for pair in pairs}
         else:
-            groups = {self.inputs[0].rpartition(".")[2]: layers}
+            groups = {self.inputs[0].rpartition(".")[2]: pairs}
         pair_labels = selection.get("pair_labels", "true")
         return {
             call: tuple(self._argument(name, inputs, group, pair_labels) for name in self.inputs)
             for call, group in groups.items()
         }
 
+    def layer_pairs(self, selection: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+        """Returns the layers to compare, as pairs of the student's and the teacher's name.
+
+        Args:
+          selection: as for `calls`.
+
+        Raises:
+          UserError: if `features` and `teacher_features` differ in length.
+        """
+        student = tuple(selection.get("features", ()))
+        teacher = tuple(selection.get("teacher_features", ())) or student
+        if len(student) != len(teacher):
+            raise UserError(
+                f"features names {len(student)} layers of the student ({', '.join(student)}) and "
+                f"teacher_features {len(teacher)} of the teacher ({', '.join(teacher)}): name as "
+                "many"
+            )
+        return tuple(zip(student, teacher, strict=True))
+
     def _argument(
-        self, name: str, inputs: LossInputs, layers: tuple[str, ...], pair_labels: str
+        self, name: str, inputs: LossInputs, pairs: tuple[tuple[str, str], ...], pair_labels: str
     ) -> Any:
         def gather(x: Any) -> Any:
             if self.whole_batch and name not in _UNBATCHED:
@@ -231,27 +306,33 @@ class LossSpec:
 
         side, _, field = name.rpartition(".")
         if field == "features":
-            features = [getattr(inputs, side).features[layer] for layer in layers]
+            of_teacher = side.endswith("teacher")
+            features = [getattr(inputs, side).features[pair[of_teacher]] for pair in pairs]
             features = [gather(x if self.reduce is None else self.reduce(x)) for x in features]
             return features if self.layers_together else features[0]
         if side:
-            return gather(getattr(getattr(inputs, side), field))
-        if name == "step":
-            return inputs.step
+            value = getattr(getattr(inputs, side), field)
+            if value is None:
+                raise UserError(f"the {side} has no {field}, which the loss reads")
+            return gather(value)
         if name == "pair_labels":
             return gather(_pair_labels(inputs, pair_labels))
-        return gather(inputs.labels)
+        return gather(inputs.labels if name == "hard_labels" else getattr(inputs, name))
 
-    def _check_layers(self, inputs: LossInputs, layers: tuple[str, ...]) -> None:
-        if not layers:
+    def _check_layers(self, inputs: LossInputs, pairs: tuple[tuple[str, str], ...]) -> None:
+        if not pairs:
             raise UserError("the list of features of a loss is empty; name at least one layer")
-        for side in ("student", "teacher"):
+        for side in _SIDES:
             if f"{side}.features" not in self.inputs:
                 continue
-            known = getattr(inputs, side).features
-            for layer in layers:
-                if layer not in known:
-                    raise unknown_name(f"feature of the {side}", layer, known)
+            known, of_teacher = getattr(inputs, side).features, side.endswith("teacher")
+            for pair in pairs:
+                if pair[of_teacher] not in known:
+                    name = "teacher" if of_teacher else "student"
+                    raise UserError(
+                        f"unknown feature of the {name} {pair[of_teacher]!r}; the {name} has "
+                        f"{', '.join(known) or 'none'}"
+                    )
 
 
 def _pair_labels(inputs: LossInputs, pair_labels: str) -> jax.Array:
@@ -269,12 +350,18 @@ def _keyword_defaults(function: Callable) -> dict[str, Any]:
     return {k: v.default for k, v in parameters.items() if v.default is not v.empty}
 
 
+def _class_weights(outputs: Outputs) -> jax.Array:
+    if outputs.class_weights is None:
+        raise UserError("the student has no class_weights, from which the loss predicts")
+    return outputs.class_weights
+
+
 def _sphere_logits(outputs: Outputs, _: Mapping[str, Any]) -> jax.Array:
-    return margin_softmax.sphere_logits(outputs.embedding, outputs.class_weights)
+    return margin_softmax.sphere_logits(outputs.embedding, _class_weights(outputs))
 
 
 def _cosine_logits(outputs: Outputs, hyper: Mapping[str, Any]) -> jax.Array:
-    return margin_softmax.cosine_logits(outputs.embedding, outputs.class_weights, hyper["scale"])
+    return margin_softmax.cosine_logits(outputs.embedding, _class_weights(outputs), hyper["scale"])
 
 
 def _spherical_scores(outputs: Outputs, hyper: Mapping[str, Any]) -> jax.Array:
@@ -286,6 +373,7 @@ def _taylor_scores(outputs: Outputs, hyper: Mapping[str, Any]) -> jax.Array:
 
 
 _LOGITS = ("student.logits", "teacher.logits")
+_STRONG_LOGITS = ("strong_student.logits", "strong_teacher.logits")
 _FEATURES = ("student.features", "teacher.features")
 _EMBEDDINGS = ("student.embedding", "teacher.embedding")
 _ANGLES = ("student.embedding", "student.class_weights", "hard_labels")
@@ -294,6 +382,12 @@ LOSSES: dict[str, LossSpec] = {
     # Losses of the student alone.
     "ce": LossSpec(
         cross_entropy, inputs=("student.logits", "labels"), summary="cross-entropy with the labels"
+    ),
+    "ce_strong": LossSpec(
+        cross_entropy,
+        inputs=("strong_student.logits", "labels"),
+        weight=0.1,
+        summary="cross-entropy of the strongly augmented view",
     ),
     "center": LossSpec(
         Center,
@@ -390,6 +484,19 @@ LOSSES: dict[str, LossSpec] = {
         inputs=(*_LOGITS, "hard_labels", "teacher.class_weights"),
         summary="Wasserstein distance of the probabilities",
     ),
+    "ctkd": LossSpec(
+        CurriculumTemperature,
+        inputs=(*_LOGITS, "epoch"),
+        weight=0.9,
+        summary="knowledge distillation with a trained temperature that maximises it",
+    ),
+    "mlkd": LossSpec(
+        mlkd_loss,
+        inputs=("student.logits", "strong_student.logits", *_LOGITS[1:], *_STRONG_LOGITS[1:]),
+        weight=0.9,
+        summary="multi-level logit distillation of a weakly and a strongly augmented view",
+        whole_batch=True,
+    ),
     # Distillation of features.
     "am": LossSpec(
         am_global_local_loss,
@@ -466,6 +573,15 @@ LOSSES: dict[str, LossSpec] = {
         features=("stage3",),
         whole_batch=True,
     ),
+    "simkd": LossSpec(
+        SimKD,
+        inputs=(*_FEATURES, "teacher.class_weights", "teacher.class_bias"),
+        summary="projection to the teacher's last feature, whose classifier is used",
+        features=("final",),
+        whole_batch=True,
+        layers_together=True,
+        logits_fn=SimKD.logits,
+    ),
     "sp": LossSpec(
         sp_loss, inputs=_FEATURES, weight=3000.0, summary="similarity preserving", whole_batch=True
     ),
@@ -490,4 +606,74 @@ LOSSES: dict[str, LossSpec] = {
         summary="correlation congruence",
         whole_batch=True,
     ),
+    "crd": LossSpec(
+        ContrastiveRepresentation,
+        inputs=(*_EMBEDDINGS, "hard_labels", "example_index", "num_examples", "key"),
+        weight=0.8,
+        summary="contrastive representation distillation",
+        whole_batch=True,
+    ),
 }
+
+_Loss = TypeVar("_Loss", bound=Callable)
+
+
+def register_loss(
+    name: str, summary: str, *, inputs: tuple[str, ...], **options: Any
+) -> Callable[[_Loss], _Loss]:
+    """Returns a decorator that registers a function of arrays, or a linen module, as a loss.
+
+    Arguments with a default, or the attributes of the module, become settings of
+    `config.losses.NAME`.
+
+    Args:
+      name: of the loss in methods and settings.
+      summary: description in one line, for `--list`.
+      inputs: names of the arrays that are its positional arguments, see `LossSpec`.
+      **options: other attributes of `LossSpec`, such as `weight`, `features` and `whole_batch`.
+
+    Raises:
+      UserError: if the name is taken, an input is unknown, the function takes another number of
+        arrays, or a default cannot be a setting.
+    """
+
+    def decorate(function: _Loss) -> _Loss:
+        spec = LossSpec(function, inputs=inputs, summary=summary, **options)
+        _check_arguments(name, spec)
+        register(LOSSES, "loss", name, spec, function.__qualname__)
+        return function
+
+    return decorate
+
+
+def _check_arguments(name: str, spec: LossSpec) -> None:
+    """Makes sure that a function takes its inputs, and that its defaults can be settings."""
+    function: Any = spec.function
+    call = function.__call__ if spec.has_variables else function
+    parameters = list(inspect.signature(call).parameters.values())[spec.has_variables :]
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    arrays = [p.name for p in positional if p.default is p.empty]
+    variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    if len(arrays) != len(spec.inputs) and not variadic:
+        raise UserError(
+            f"the loss {name!r} has {len(spec.inputs)} inputs ({', '.join(spec.inputs)}), but "
+            f"{function.__name__} takes {len(arrays)} arrays ({', '.join(arrays)})"
+        )
+    reserved = {"weight", *SCHEDULE, *spec.selection_defaults()}
+    for key, value in _keyword_defaults(spec.function).items():
+        if key in reserved:
+            raise UserError(
+                f"the loss {name!r} has an argument {key!r}, which is a setting of every loss; "
+                "give it another name"
+            )
+        if not _is_setting(value):
+            raise UserError(
+                f"the loss {name!r} has the default {key}={value!r}; a setting is a number, a "
+                "text, True or False, None, or a tuple of these"
+            )
+
+
+def _is_setting(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_setting, value))
+    return value is None or isinstance(value, bool | int | float | str)

@@ -38,7 +38,7 @@ def wkd_logit_loss(
     labels: jax.Array,
     cost: jax.Array,
     temperature: float = 8.0,
-    gamma: float = 200.0,
+    gamma: float = 800.0,
     regularization: float = 0.05,
     iterations: int = 10,
 ) -> jax.Array:
@@ -86,7 +86,7 @@ def wkd_class_weight_loss(
     labels: jax.Array,
     class_weights: jax.Array,
     temperature: float = 8.0,
-    gamma: float = 200.0,
+    gamma: float = 800.0,
     regularization: float = 0.05,
     iterations: int = 10,
     sharpening: float = 1.0,

@@ -1,8 +1,9 @@
 """Model families; every model returns `Outputs`."""
 
+from amdjax.models.ensemble import Ensemble, join_variables, member_variables
 from amdjax.models.layers import BatchNorm, Model, Outputs
-from amdjax.models.registry import MODELS, create_model
-from amdjax.models.torch_import import import_torch_state_dict
+from amdjax.models.registry import MODELS, create_model, register_model
+from amdjax.models.torch_import import import_torch_state_dict, select_network
 from amdjax.models.variables import (
     check_shapes,
     count_parameters,
@@ -13,6 +14,7 @@ from amdjax.models.variables import (
 __all__ = [
     "MODELS",
     "BatchNorm",
+    "Ensemble",
     "Model",
     "Outputs",
     "check_shapes",
@@ -20,5 +22,9 @@ __all__ = [
     "create_model",
     "import_torch_state_dict",
     "init_variables",
+    "join_variables",
+    "member_variables",
+    "register_model",
+    "select_network",
     "variable_shapes",
 ]

@@ -71,4 +71,4 @@ class ConvNet(Model):
             if not last:
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
                 x = Dropout(0.5, train, self.axis_name)(x)
-        return classify(global_mean(x), record, self.num_classes)
+        return classify(global_mean(record("final", x)), record, self.num_classes)

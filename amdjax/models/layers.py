@@ -19,16 +19,19 @@ class Outputs(flax.struct.PyTreeNode):
 
     Attributes:
       logits: float32 [B,C].
-      features: layer -> [B,h,w,c] in the compute dtype: "stem", "stage1", "stage2", ...
+      features: layer -> [B,h,w,c] in the compute dtype: "stem", "stage1", "stage2", ..., and
+        "final", the map whose mean over the positions is the embedding.
       embedding: float32 [B,D], the average-pooled input of the classifier.
       class_weights: float32 [D,C], the classifier's kernel, for losses of the angle between an
-        embedding and its class.
+        embedding and its class; None, as the bias, where a network has no such classifier.
+      class_bias: float32 [C], the classifier's bias.
     """
 
     logits: jax.Array
     features: dict[str, jax.Array]
     embedding: jax.Array
-    class_weights: jax.Array
+    class_weights: jax.Array | None = None
+    class_bias: jax.Array | None = None
 
 
 class Model(nn.Module, kw_only=True):
@@ -223,7 +226,8 @@ def classify(embedding: jax.Array, record: FeatureRecorder, num_classes: int) ->
         name="fc",
     )
     logits = layer(embedding)
-    return Outputs(logits, record.features, embedding, layer.variables["params"]["kernel"])
+    classifier = layer.variables["params"]
+    return Outputs(logits, record.features, embedding, classifier["kernel"], classifier["bias"])
 
 
 def global_mean(x: jax.Array) -> jax.Array:

@@ -74,7 +74,7 @@ class MobileNetV2(Model):
             if stage == len(self.stages):
                 x = _ConvNorm(partial(conv, _LAST, 1), norm, name=f"features{stage}_{index}")(x)
             x = record(f"stage{stage}", x)
-        embedding = global_mean(x)
+        embedding = global_mean(record("final", x))
         dropped = Dropout(0.2, train, self.axis_name)(embedding)
         return classify(dropped, record, self.num_classes).replace(embedding=embedding)
 
@@ -142,7 +142,7 @@ class MobileNetV2Half(Model):
             x = record(f"stage{stage}", x)
         x = conv(_HALF_LAST, 1, dtype=self.dtype, name="conv2_0")(x)
         x = nn.relu(norm(name="conv2_1")(x))
-        return classify(global_mean(x), record, self.num_classes)
+        return classify(global_mean(record("final", x)), record, self.num_classes)
 
 
 class _HalfBlock(nn.Module):

@@ -1,9 +1,10 @@
 """Registry of the models."""
 
+import inspect
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax.numpy as jnp
 
@@ -15,11 +16,15 @@ from amdjax.models.resnet import CifarResNet, ImageNetResNet
 from amdjax.models.shufflenet import ShuffleNetV1, ShuffleNetV2
 from amdjax.models.vgg import VGG
 from amdjax.models.wrn import WideResNet
+from amdjax.registry import register
 
 _CIFAR_DEPTHS = (8, 14, 20, 26, 32, 44, 56, 80, 110)
 _IMAGENET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 _WIDE = ((10, 1), (10, 2), (16, 1), (16, 2), (16, 3), (16, 8), (28, 1), (28, 3), (40, 1), (40, 2))
 _VGG_CONVOLUTIONS = {8: (1, 1, 1, 1, 1), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3)}
+
+
+_WIDE_NAME = re.compile(r"wrn[-_]?(\d+)[-_](\d+)")
 
 
 class ModelSpec(NamedTuple):
@@ -87,6 +92,48 @@ MODELS: dict[str, ModelSpec] = {
 }
 
 
+_Builder = TypeVar("_Builder", bound=Callable[..., Model])
+
+
+def register_model(name: str, summary: str) -> Callable[[_Builder], _Builder]:
+    """Returns a decorator that registers a network.
+
+    What is decorated is a subclass of `Model`, or a function that returns such a linen module. It
+    is called with the keyword arguments `num_classes`, `dtype` and `axis_name` of `create_model`.
+
+    Args:
+      name: of the network, for `config.teacher.name` and `config.student.name`.
+      summary: description in one line, for `--list`.
+
+    Raises:
+      UserError: if the name is taken, or these arguments cannot be passed.
+    """
+
+    def decorate(builder: _Builder) -> _Builder:
+        key = _without_separators(name)
+        twins = [one for one in MODELS if _without_separators(one) == key and one != name]
+        if twins or _WIDE_NAME.fullmatch(name):
+            raise UserError(
+                f"the network {name!r} exists already as "
+                f"{twins[0] if twins else 'a wide ResNet'}; choose another name"
+            )
+        try:
+            inspect.signature(builder).bind(num_classes=2, dtype=jnp.float32, axis_name=None)
+        except TypeError as error:
+            raise UserError(
+                f"the network {name!r} cannot be called with num_classes, dtype and axis_name "
+                f"({error}); derive it from amdjax.models.Model"
+            ) from error
+        register(MODELS, "network", name, ModelSpec(builder, summary), builder.__qualname__)
+        return builder
+
+    return decorate
+
+
+def _without_separators(name: str) -> str:
+    return re.sub(r"[-_]", "", name)
+
+
 def create_model(
     name: str, num_classes: int, dtype: Dtype = jnp.float32, axis_name: str | None = None
 ) -> Model:
@@ -106,9 +153,9 @@ def create_model(
       UserError: if the name is unknown or the family has no network of that depth and width.
     """
     key = name.strip().lower()
-    builders = {re.sub(r"[-_]", "", known): spec.builder for known, spec in MODELS.items()}
-    builder = builders.get(re.sub(r"[-_]", "", key))
-    if wide := re.fullmatch(r"wrn[-_]?(\d+)[-_](\d+)", key):
+    builders = {_without_separators(known): spec.builder for known, spec in MODELS.items()}
+    builder = builders.get(_without_separators(key))
+    if wide := _WIDE_NAME.fullmatch(key):
         depth, widen = int(wide[1]), int(wide[2])
         if depth < 10 or (depth - 4) % 6 or widen < 1:
             raise UserError(

@@ -141,4 +141,4 @@ def _stages(
             stride = 2 if stage > 1 and i == 0 else 1
             x = block(width, stride, norm, name=f"layer{stage}_{i}")(x)
         x = record(f"stage{stage}", x)
-    return classify(global_mean(x), record, num_classes)
+    return classify(global_mean(record("final", x)), record, num_classes)

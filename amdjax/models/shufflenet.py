@@ -60,7 +60,7 @@ class ShuffleNetV1(Model):
                 groups = 1 if layer == 1 and i == 0 else _GROUPS
                 x = _UnitV1(width, i == 0, groups, norm, name=f"layer{layer}_{i}")(x)
             x = record(f"stage{layer + 1}", x)
-        return classify(global_mean(x), record, self.num_classes)
+        return classify(global_mean(record("final", x)), record, self.num_classes)
 
 
 class ShuffleNetV2(Model):
@@ -87,7 +87,7 @@ class ShuffleNetV2(Model):
                 x = _UnitV2(norm, name=f"layer{layer}_{i}")(x)
             x = record(f"stage{layer + 1}", x)
         x = nn.relu(norm(name="bn2")(conv(_LAST, 1, dtype=self.dtype, name="conv2")(x)))
-        return classify(global_mean(x), record, self.num_classes)
+        return classify(global_mean(record("final", x)), record, self.num_classes)
 
 
 def channel_shuffle(x: jax.Array, groups: int = 2) -> jax.Array:

@@ -6,7 +6,7 @@ names in PyTorch are renamed first.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -16,9 +16,24 @@ from amdjax.errors import UserError
 from amdjax.models.registry import create_model
 from amdjax.models.variables import check_shapes, variable_shapes
 
-# The classifier of VGG, MobileNetV2, ShuffleNet and the CIFAR ResNet-50, and the latter's shortcut.
-_CLASSIFIER = re.compile(r"^(classifier(\.[01])?|linear)\.(?=weight$|bias$)")
-_SHORTCUT = re.compile(r"(?<=\.)shortcut(?=\.[01]\.)")
+# Names of other published definitions of the same networks, and what they become.
+_RENAMED = tuple(
+    (re.compile(pattern), name)
+    for pattern, name in (
+        # The classifier of VGG, MobileNetV2, ShuffleNet and pytorch-cifar's ResNets.
+        (r"^(classifier(\.[01])?|linear)\.(?=weight$|bias$)", "fc."),
+        (r"(?<=\.)shortcut(?=\.[01]\.)", "downsample"),  # pytorch-cifar's ResNets
+        # TGD's wide ResNets.
+        (r"(?<=\.)nblockLayer(?=\.)", "layer"),
+        (r"(?<=\.)batch_norm(?=[12]\.)", "bn"),
+        (r"(?<=\.)conv_inp(?=\.)", "convShortcut"),
+        (r"^batch_norm(?=\.)", "bn1"),
+    )
+)
+_WRAPPED = re.compile(r"^module\.|(?:^|(?<=\.))_orig_mod\.")  # DataParallel, torch.compile
+# Attributes under which training code keeps the network, moving averages first.
+_ATTRIBUTES = ("ema_model.", "model_ema.", "student.", "model.", "net.", "network.")
+_NOT_WEIGHTS = re.compile(r"(?:^|\.)(num_batches_tracked|n_averaged|total_ops|total_params)$")
 _LEAF = {
     "kernel": "weight",
     "scale": "weight",
@@ -31,15 +46,16 @@ _LEAF = {
 def import_torch_state_dict(name: str, state_dict: Mapping[str, Any]) -> dict:
     """Converts a PyTorch state dict to the variables of a model.
 
-    Supported are RepDistiller's names (wide ResNets, CIFAR ResNets, VGG with batch norm, both
-    ShuffleNets, `mobilenet_v2_half`), TGD's MobileNetV2, and torchvision's ResNets. Kernels are
-    transposed from OIHW to HWIO, linear weights from [C,D] to [D,C]; the number of classes is that
-    of the classifier's weights.
+    Supported are the names of RepDistiller (wide ResNets, CIFAR ResNets, VGG with batch norm, both
+    ShuffleNets, `mobilenet_v2_half`), of TGD (wide ResNets, MobileNetV2), of pytorch-cifar (its
+    ResNet-50 is `cifar_resnet50`), of pytorch-cifar-models (ResNets), and of torchvision and timm
+    (ResNets). Kernels are transposed from OIHW to HWIO, linear weights from [C,D] to [D,C]; the
+    number of classes is that of the classifier's weights.
 
     Args:
       name: of the model, see `create_model`.
-      state_dict: key -> array (NumPy, or a CPU tensor). A prefix "module." is removed, and
-        `num_batches_tracked` is ignored.
+      state_dict: key -> array (NumPy, or a CPU tensor) of any floating-point type, see
+        `select_network`.
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32 NumPy arrays.
@@ -47,31 +63,81 @@ def import_torch_state_dict(name: str, state_dict: Mapping[str, Any]) -> dict:
     Raises:
       UserError: if a key is missing, unexpected or has another shape; the message names the key.
     """
+    subject = f"PyTorch weights for {name}"
     arrays = {
-        _rename(key.removeprefix("module.")): _from_torch_layout(np.asarray(value))
-        for key, value in state_dict.items()
-        if not key.endswith("num_batches_tracked")
+        _rename(key): _from_torch_layout(_to_float32(value, f"{subject}: {key!r}"))
+        for key, value in select_network(state_dict)[0].items()
     }
-    if "fc.weight" not in arrays:
-        raise UserError(f"PyTorch weights for {name}: 'fc.weight' is missing")
-    expected = variable_shapes(create_model(name, num_classes=arrays["fc.weight"].shape[-1]))
-    keys = {path: _torch_key(path) for path in expected}
-    check_shapes(
-        arrays,
-        {keys[path]: leaf for path, leaf in expected.items()},
-        f"PyTorch weights for {name} (shapes in Flax's order of axes)",
-    )
-    return flax.traverse_util.unflatten_dict(
-        {path: np.asarray(arrays[keys[path]], leaf.dtype) for path, leaf in expected.items()},
-        sep="/",
-    )
+    classifier = arrays.get("fc.weight", np.empty(()))
+    if classifier.ndim != 2:
+        raise UserError(f"{subject}: 'fc.weight' is missing{_describe(arrays)}")
+    shapes = variable_shapes(create_model(name, num_classes=classifier.shape[-1]))
+    keys = {path: torch_key(path) for path in shapes}
+    expected = {keys[path]: leaf for path, leaf in shapes.items()}
+    missing = [key for key in expected if key not in arrays]
+    if missing and (extra := arrays.keys() - expected.keys()):
+        raise UserError(f"{subject}: {missing[0]!r} is missing{_describe(extra)}")
+    check_shapes(arrays, expected, f"{subject} (shapes in Flax's order of axes)")
+    return flax.traverse_util.unflatten_dict({path: arrays[keys[path]] for path in shapes}, sep="/")
+
+
+def select_network(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Finds the weights of a network among those of what it is wrapped in.
+
+    The prefixes of DataParallel (`module.`) and torch.compile (`_orig_mod.`) are removed, and that
+    of an attribute such as Lightning's `model.`; a student is preferred to its teacher, and moving
+    averages to the weights that they average. Counters such as `num_batches_tracked` are left out.
+
+    Args:
+      state_dict: key -> array.
+
+    Returns:
+      (key -> array of the network, first parts of the keys of what is left out).
+    """
+    weights = {key: value for key, value in state_dict.items() if not _NOT_WEIGHTS.search(key)}
+    left_out: set[str] = set()
+    while True:
+        stripped = {_WRAPPED.sub("", key): value for key, value in weights.items()}
+        for prefix in _ATTRIBUTES:
+            if any(key.startswith(prefix) for key in stripped):
+                others = [key for key in stripped if not key.startswith(prefix)]
+                left_out.update(key.split(".")[0] for key in others)
+                stripped = {
+                    key.removeprefix(prefix): value
+                    for key, value in stripped.items()
+                    if key.startswith(prefix)
+                }
+                break
+        if stripped.keys() == weights.keys():
+            return weights, sorted(left_out)
+        weights = stripped
+
+
+def _describe(keys: Iterable[str]) -> str:
+    names = sorted(keys)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f", but there are {', '.join(map(repr, names[:3]))}{more}" if names else ""
+
+
+def _to_float32(value: Any, subject: str) -> np.ndarray:
+    try:
+        return np.asarray(value, np.float32)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{subject} is not an array of numbers") from error
 
 
 def _rename(key: str) -> str:
-    return _CLASSIFIER.sub("fc.", _SHORTCUT.sub("downsample", key))
+    for pattern, name in _RENAMED:
+        key = pattern.sub(name, key)
+    return key
 
 
-def _torch_key(path: str) -> str:
+def torch_key(path: str) -> str:
+    """Returns the key of a variable in a state dict, with "fc" for the classifier.
+
+    Args:
+      path: of the variable: "params/block1/layer_0/conv1/kernel".
+    """
     _, *modules, leaf = path.split("/")  # the first is the collection
     return ".".join([*(re.sub(r"_(?=\d)", ".", module) for module in modules), _LEAF[leaf]])
 

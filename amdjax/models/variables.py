@@ -22,14 +22,17 @@ def init_variables(model: Model, key: jax.Array, image_shape: tuple[int, ...]) -
       image_shape: (H, W, 3).
 
     Returns:
-      {"params": ..., "batch_stats": ...}, all float32.
+      {"params": ..., "batch_stats": ...}, all float32; the latter is {} without batch norm.
     """
     return _initializer(model, tuple(image_shape))(key)
 
 
 @functools.cache  # models of equal definition are equal, so that all seeds use one executable
 def _initializer(model: Model, image_shape: tuple[int, ...]) -> Callable[[jax.Array], dict]:
-    return distributed.jit(lambda key: model.init(key, jnp.zeros((1, *image_shape), jnp.float32)))
+    def init(key: jax.Array) -> dict:
+        return {"batch_stats": {}, **model.init(key, jnp.zeros((1, *image_shape), jnp.float32))}
+
+    return distributed.jit(init)
 
 
 def count_parameters(variables: Mapping[str, Any]) -> int:
@@ -37,9 +40,16 @@ def count_parameters(variables: Mapping[str, Any]) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
-def variable_shapes(model: Model) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes and dtypes of a model's variables, by path: "params/fc/kernel"."""
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+def variable_shapes(
+    model: Model, image_shape: tuple[int, ...] = (32, 32, 3)
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes and dtypes of a model's variables, by path: "params/fc/kernel".
+
+    Args:
+      model: from `create_model`.
+      image_shape: (H, W, 3), on which the shapes of a network may depend.
+    """
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     shapes = jax.eval_shape(lambda images: model.init(jax.random.key(0), images), images)
     return flax.traverse_util.flatten_dict(shapes, sep="/")
 

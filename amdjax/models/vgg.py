@@ -58,7 +58,7 @@ class VGG(Model):
                 if block == i == 0:
                     x = record("stem", x)
             x = record(f"stage{block + 1}", x)
-        return classify(global_mean(x), record, self.num_classes)
+        return classify(global_mean(record("final", x)), record, self.num_classes)
 
 
 def _conv(width: int, dtype: Dtype, *, name: str) -> nn.Conv:

@@ -52,7 +52,7 @@ class WideResNet(Model):
                 name=f"block{stage}",
             )(x)
             x = record(f"stage{stage}", x)
-        embedding = global_mean(nn.relu(norm(name="bn1")(x)))
+        embedding = global_mean(record("final", nn.relu(norm(name="bn1")(x))))
         return classify(embedding, record, self.num_classes)
 
 

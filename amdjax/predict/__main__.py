@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from amdjax import distributed
 from amdjax.cli import run_command
 from amdjax.errors import UserError
 from amdjax.files import local_path
 from amdjax.predict.classifier import BATCH_SIZE, format_table, load_models
 from amdjax.predict.images import CAM_MARK, find_images, overlay_cam, read_images
+from amdjax.predict.table import WRITERS, Predictions, output_file
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of amdjax.main.")
 _METHOD = flags.DEFINE_string(
@@ -21,6 +23,9 @@ _CAM = flags.DEFINE_bool("cam", False, "Write Grad-CAM over each image to ./NAME
 _LAYER = flags.DEFINE_string(
     "layer", None, "Feature map of --cam: stem, stage1, ...; default: the last stage."
 )
+_OUT = flags.DEFINE_string(
+    "out", None, "Also write the probabilities of all classes to this .json or .csv file."
+)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data; default: that of the run.")
 
 
@@ -28,8 +33,11 @@ def main(arguments: list[str]) -> None:
     """Prints the most probable classes of each image, and writes Grad-CAM of the first class."""
     if _WORKDIR.value is None:
         raise UserError("--workdir=DIR is missing, the folder of a run of amdjax.main")
+    out = None if _OUT.value is None else output_file(_OUT.value)
+    distributed.check_devices()
     files = find_images(arguments[1:])
     loaded = load_models(local_path(_WORKDIR.value, "--workdir"), _METHOD.value, _DATA_DIR.value)
+    predictions = Predictions(loaded)
     stems: set[str] = set()
     for first in range(0, len(files), BATCH_SIZE):
         batch = files[first : first + BATCH_SIZE]
@@ -45,6 +53,7 @@ def main(arguments: list[str]) -> None:
         for i, file in enumerate(read):
             probabilities = {name: output[i] for name, output in outputs.items()}
             print(f"{file}\n{format_table(probabilities, loaded.class_names)}", flush=True)
+            predictions.add(file, probabilities)
             stem = _unused(file.stem, stems)
             for name, cam in cams.items():
                 path = Path(f"{stem}{CAM_MARK}{name}.png")
@@ -57,6 +66,9 @@ def main(arguments: list[str]) -> None:
             stems.add(stem)
     if not stems:
         raise UserError(f"none of the {len(files)} image(s) could be read")
+    if out:
+        WRITERS[out.suffix](predictions, out)
+        print(out)
 
 
 def _unused(stem: str, used: set[str]) -> str:

@@ -21,7 +21,7 @@ from amdjax import distributed
 from amdjax.analysis.calibration import fit_temperature, split_half
 from amdjax.analysis.gradcam import grad_cam
 from amdjax.data import Dataset, EvalBatches, load_dataset, prefetch
-from amdjax.data.fingerprint import check_classes
+from amdjax.data.fingerprint import Fingerprint, check_classes
 from amdjax.errors import UserError, unknown_name
 from amdjax.experiment import TEACHER, plan_runs
 from amdjax.files import write_atomically
@@ -43,10 +43,10 @@ _TOP = 5
 
 @dataclasses.dataclass(frozen=True)
 class CalibratedModel:
-    """A network with its calibration temperature."""
+    """A network with its calibration temperature; None: not calibrated, T = 1."""
 
     network: TrainedModel
-    temperature: float
+    temperature: float | None = None
 
     @property
     def name(self) -> str:
@@ -56,7 +56,7 @@ class CalibratedModel:
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Returns `softmax(logits / temperature)`, float32 [B,C], of images uint8 [B,H,W,3]."""
         logits = np.asarray(self.network.logits(images))
-        return scipy.special.softmax(logits / np.float32(self.temperature), axis=1)
+        return scipy.special.softmax(logits / np.float32(self.temperature or 1.0), axis=1)
 
     def grad_cam(self, images: np.ndarray, layer: str | None = None) -> np.ndarray:
         """Returns Grad-CAM of the predicted class.
@@ -69,7 +69,7 @@ class CalibratedModel:
           float32 [B,h,w], not negative.
 
         Raises:
-          UserError: if the network has no such layer.
+          UserError: if the network has no such layer, or none at all.
         """
         return np.asarray(_grad_cam(self.network.predictor, self.network.variables, images, layer))
 
@@ -112,20 +112,46 @@ def load_models(
     config = read_config(workdir)
     if data_dir is not None:
         config.data.data_dir = data_dir
-    config.data.memory_gib = 0.0  # no image is read twice
-    student = _find_student(workdir, config, method)
-    open_data = functools.cache(lambda: load_dataset(config.data))
-    cache = _read_cache(workdir / CACHE_FILE)
-    before = json.dumps(cache)
-    networks = [restore(workdir / student)]
+    networks = [restore(workdir / find_student(workdir, config, method))]
     data = networks[0].data
     if data is None:
-        raise UserError(f"{workdir / student} does not say what data it was trained on")
+        raise UserError(f"{workdir / networks[0].name} does not say what data it was trained on")
     if not networks[0].is_teacher:
         try:
             networks.append(_teacher_of(networks[0], workdir, config, len(data.class_names)))
         except UserError as error:
             print(f"without a teacher: {error}", file=sys.stderr)
+    models = calibrate(networks, workdir, config, data)
+    return LoadedModels(
+        models=tuple(models),
+        class_names=data.class_names,
+        image_size=data.image_shape[0],
+        tight_crop=config.data.random_resized_crop,
+    )
+
+
+def calibrate(
+    networks: Sequence[TrainedModel],
+    workdir: Path,
+    config: ml_collections.ConfigDict,
+    data: Fingerprint,
+) -> list[CalibratedModel]:
+    """Finds the temperatures of networks, in the workdir or by fitting them.
+
+    Args:
+      networks: of one data set.
+      workdir: where the temperatures are stored.
+      config: of the experiment, whose `data` say where the images are.
+      data: fingerprint of the data set.
+
+    Returns:
+      The networks; where the data cannot be read, their temperature is None and stderr says so.
+    """
+    data_settings = config.data.copy_and_resolve_references()
+    data_settings.memory_gib = 0.0  # no image is read twice
+    open_data = functools.cache(lambda: load_dataset(data_settings))
+    cache = _read_cache(workdir / CACHE_FILE)
+    before = json.dumps(cache)
     models = []
     for network in networks:
         digest = _digest(network.variables)
@@ -135,18 +161,13 @@ def load_models(
                 cache[digest] = _fit(network, open_data())
             except UserError as error:
                 print(f"{network.name}: not calibrated: {error}", file=sys.stderr)
-        models.append(CalibratedModel(network, cache.get(digest, 1.0)))
+        models.append(CalibratedModel(network, cache.get(digest)))
     if json.dumps(cache) != before:
         try:
             write_atomically(workdir / CACHE_FILE, json.dumps(cache, indent=2) + "\n")
         except OSError as error:
             print(f"cannot store the temperatures: {error}", file=sys.stderr)
-    return LoadedModels(
-        models=tuple(models),
-        class_names=data.class_names,
-        image_size=data.image_shape[0],
-        tight_crop=config.data.random_resized_crop,
-    )
+    return models
 
 
 def format_table(probabilities: dict[str, np.ndarray], class_names: Sequence[str]) -> str:
@@ -167,8 +188,18 @@ def format_table(probabilities: dict[str, np.ndarray], class_names: Sequence[str
     return textwrap.indent("\n".join(line.rstrip() for line in table.splitlines()), "  ")
 
 
-def _find_student(workdir: Path, config: ml_collections.ConfigDict, method: str | None) -> str:
-    """Returns the folder of a method: its first seed that has a checkpoint."""
+def find_student(workdir: Path, config: ml_collections.ConfigDict, method: str | None) -> str:
+    """Returns the name of a method's folder: its first seed that has a checkpoint.
+
+    Args:
+      workdir: of an experiment.
+      config: of that experiment.
+      method: of the student, or its folder in the workdir; None: the last student of the config
+        that has a checkpoint.
+
+    Raises:
+      UserError: if there is no such method.
+    """
     names = run_names(workdir, config)
     labels = {name: read_label(workdir / name) or name for name in names}
     if method is None:
@@ -188,8 +219,11 @@ def _find_student(workdir: Path, config: ml_collections.ConfigDict, method: str 
 def _teacher_of(
     student: TrainedModel, workdir: Path, config: ml_collections.ConfigDict, num_classes: int
 ) -> TrainedModel:
-    if config.teacher.checkpoint and student.teacher == TEACHER:
+    given = config.teacher.checkpoint or config.teacher.ensemble
+    if given and student.teacher == TEACHER:
         return restore_imported_teacher(config, num_classes)
+    if config.teacher.outputs and student.teacher == TEACHER:
+        raise UserError(f"config.teacher.outputs={config.teacher.outputs} has no network")
     return restore(workdir / student.teacher, num_classes)
 
 
@@ -228,6 +262,11 @@ def _grad_cam(
     predictor: Predictor, variables: dict, images: jax.Array, layer: str | None
 ) -> jax.Array:
     outputs, inputs = predictor(variables, images), predictor.normalize(images)
-    layer = layer or max(name for name in outputs.features if name.startswith("stage"))
+    if not outputs.features:
+        raise UserError("the network records no feature maps, so it has no Grad-CAM")
+    stages = [name for name in outputs.features if name.startswith("stage")]
+    layer = layer or max(stages or outputs.features)
     predicted = jnp.argmax(outputs.logits, axis=-1)
-    return grad_cam(predictor.module, variables, inputs, predicted, layer, predictor.predict)
+    return grad_cam(
+        predictor.module, variables, inputs, predicted, layer, predictor.bind(variables)
+    )

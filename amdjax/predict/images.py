@@ -10,6 +10,7 @@ from PIL import Image
 from amdjax.analysis.gradcam import overlay, to_unit, upsample
 from amdjax.data.image_io import IMAGE_SUFFIXES, center_box, decode_image
 from amdjax.errors import UserError
+from amdjax.files import is_special
 
 CAM_MARK = ".cam-"  # in the file name of an overlay
 _SHORT_SIDE, _LONG_SIDE = 384, 4096  # largest sides of an overlay, in pixels
@@ -44,6 +45,7 @@ def _expand(word: str) -> list[Path]:
                 if file.suffix.lower() in IMAGE_SUFFIXES
                 and not file.name.startswith(".")
                 and CAM_MARK not in file.name
+                and not is_special(file)
             ]
         elif not path.exists():
             found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))

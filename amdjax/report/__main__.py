@@ -2,6 +2,7 @@
 
 from absl import flags
 
+from amdjax import distributed
 from amdjax.cli import run_command
 from amdjax.errors import UserError
 from amdjax.files import check_writable, local_path
@@ -16,6 +17,11 @@ _IMAGES = flags.DEFINE_list(
     "Indices of the test images to show; default: those that the networks disagree on most.",
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data; default: that of the run.")
+_UNKNOWN = flags.DEFINE_string(
+    "unknown",
+    None,
+    "Images of unknown classes: a data set, or a folder of images; default: those of the run.",
+)
 
 
 def main(arguments: list[str]) -> None:
@@ -26,11 +32,12 @@ def main(arguments: list[str]) -> None:
         raise UserError(
             f"unexpected argument {arguments[1]}; choose test images with --images=3,17"
         )
+    distributed.check_devices()
     workdir, indices = local_path(_WORKDIR.value, "--workdir"), _indices(_IMAGES.value)
     folder = workdir / "report"
     if workdir.is_dir():  # otherwise `evaluate_workdir` raises the error
         check_writable(folder if folder.exists() else workdir)
-    report = evaluate_workdir(workdir, _DATA_DIR.value, indices=indices)
+    report = evaluate_workdir(workdir, _DATA_DIR.value, indices=indices, unknown=_UNKNOWN.value)
     for note in report.notes:
         print(f"note: {note}")
     print(write_report(report, summarize(report), folder))

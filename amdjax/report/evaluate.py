@@ -1,7 +1,6 @@
 """Evaluation of every network of a workdir on the test split."""
 
 import functools
-import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,13 +18,15 @@ from amdjax.analysis.angles import map_angles, map_cosine
 from amdjax.analysis.gradcam import grad_cam
 from amdjax.checkpoint import FOLDER
 from amdjax.data import Dataset, EvalBatches, load_dataset, prefetch
+from amdjax.data.unknown import open_unknown
 from amdjax.errors import UserError
 from amdjax.losses import am_loss
 from amdjax.losses.functional import attention_map, l2_normalize
 from amdjax.models import count_parameters
 from amdjax.predictor import Predictor, forward
+from amdjax.report.open_set import evaluate_open_set
 from amdjax.report.report_data import LEVELS, ModelResult, ReportData
-from amdjax.training.metric_writer import METRICS_FILE
+from amdjax.training.metric_writer import METRICS_FILE, read_metrics
 from amdjax.workdir import TrainedModel, read_config, restore_all
 
 LAYERS = tuple(LEVELS)  # of 32, 16 and 8 pixels for images of 32
@@ -40,6 +41,7 @@ def evaluate_workdir(
     data_dir: str | None = None,
     num_samples: int = 6,
     indices: Sequence[int] | None = None,
+    unknown: str | None = None,
 ) -> ReportData:
     """Evaluates all networks of a workdir on the test split.
 
@@ -49,6 +51,8 @@ def evaluate_workdir(
       num_samples: number of sample images, at least 1: those with the largest `disagreement`
         between the first seeds of the methods.
       indices: of the test images to take as samples instead.
+      unknown: data set or folder of images of unknown classes, see `open_unknown`; None: that of
+        the config.
 
     Returns:
       The `ReportData`. Networks that cannot be read or have outputs that are not finite are
@@ -61,11 +65,14 @@ def evaluate_workdir(
     config = read_config(workdir)
     if data_dir is not None:
         config.data.data_dir = data_dir
-    config.data.memory_gib = 0.0  # test images are read once, training images never
+    if unknown is not None:
+        config.data.unknown = unknown
+    config.data.memory_gib = 0.0  # no image is read twice
     if not (config.teacher.checkpoint or any(workdir.glob(f"*/{FOLDER}/[0-9]*"))):
         return _empty_report(workdir, config, ["no network has a checkpoint yet"])
     dataset = load_dataset(config.data)
     _check_samples(num_samples, indices, len(dataset.test))
+    unknown_images = open_unknown(dataset, config.data)
     networks, notes = restore_all(workdir, config, dataset.fingerprint)
     if not networks:
         return _empty_report(workdir, config, notes)
@@ -76,6 +83,15 @@ def evaluate_workdir(
     if not networks:
         return _empty_report(workdir, config, notes)
     notes += _comparison_notes(networks, outputs)
+    layers, missing = _common_layers(networks, outputs)
+    notes += missing
+    open_set: dict[str, dict[str, float]] = {}
+    unknown_description = ""
+    if unknown_images is not None:
+        source = unknown_images.source
+        open_set, skipped = evaluate_open_set(networks, outputs, dataset, source, config.batch_size)
+        notes += skipped
+        unknown_description = f"{len(source):,} images of {unknown_images.description}"
     if indices is not None:
         samples = np.asarray(indices, np.int64)
     else:
@@ -93,7 +109,11 @@ def evaluate_workdir(
                 "images_per_s": _images_per_s(network, batch),
             }
         cost = costs[network.predictor]
-        results.append(_model_result(network, outputs[network.name], images, cost, workdir))
+        scores = open_set.get(network.name, {})
+        result = _model_result(
+            network, outputs[network.name], layers, images, cost, workdir, scores
+        )
+        results.append(result)
     return ReportData(
         workdir=workdir,
         data=dataset.name,
@@ -105,6 +125,7 @@ def evaluate_workdir(
         networks=tuple(results),
         notes=tuple(notes),
         config=config.to_dict(),
+        unknown=unknown_description,
     )
 
 
@@ -211,7 +232,7 @@ def _forward(
 ) -> tuple[Outputs, dict[str, jax.Array]]:
     """Returns the outputs for images uint8 [B,H,W,3], and the features [B,h,w,c]."""
     outputs = predictor(variables, images)
-    features = {layer: outputs.features[layer] for layer in LAYERS}
+    features = {layer: outputs.features[layer] for layer in LAYERS if layer in outputs.features}
     angles = {layer: map_angles(feature) for layer, feature in features.items()}
     return {"logits": outputs.logits, "embedding": outputs.embedding, "angles": angles}, features
 
@@ -230,10 +251,11 @@ def compare_maps(
 
     Returns:
       {"similarity": layer -> `map_cosine`, "am": layer -> AM loss of the whole map}, float32 [B];
-      layers where the size of one map is not a multiple of the other are left out.
+      layers that the student does not have, or where the size of one map is not a multiple of the
+      other, are left out.
     """
     comparison: Outputs = {"similarity": {}, "am": {}}
-    for layer in teacher:
+    for layer in [layer for layer in teacher if layer in student]:
         pair = student[layer], teacher[layer]
         try:
             comparison["similarity"][layer] = map_cosine(*pair)
@@ -258,15 +280,36 @@ def _comparison_notes(networks: Sequence[TrainedModel], outputs: dict[str, Outpu
     return notes
 
 
+def _common_layers(
+    networks: Sequence[TrainedModel], outputs: dict[str, Outputs]
+) -> tuple[tuple[str, ...], list[str]]:
+    """Returns the layers of `LAYERS` that all networks have, and a sentence for each that has not.
+
+    The maps of a layer are shown of all networks or of none.
+    """
+    found = {network.name: outputs[network.name]["angles"] for network in networks}
+    notes = [
+        f"{name}: there are no maps of {', '.join(missing)} in the report, since this network "
+        "has no such layer"
+        for name, angles in found.items()
+        if (missing := [layer for layer in LAYERS if layer not in angles])
+    ]
+    return tuple(layer for layer in LAYERS if all(layer in one for one in found.values())), notes
+
+
 def _model_result(
     network: TrainedModel,
     outputs: Outputs,
+    layers: tuple[str, ...],
     images: np.ndarray,
     cost: dict[str, float],
     workdir: Path,
+    open_set: dict[str, float],
 ) -> ModelResult:
     """Returns the result of a network, with maps and Grad-CAM of the sample images."""
-    maps, cams = jax.device_get(_maps_and_cams(network.predictor, network.variables, images))
+    maps, cams = jax.device_get(
+        _maps_and_cams(network.predictor, network.variables, images, layers)
+    )
     return ModelResult(
         name=network.name,
         method=network.method,
@@ -279,28 +322,29 @@ def _model_result(
         **cost,
         logits=outputs["logits"],
         embedding=outputs["embedding"],
-        angles=outputs["angles"],
+        angles={layer: outputs["angles"][layer] for layer in layers},
         similarity=outputs["similarity"],
         am_distance={layer: float(values.mean()) for layer, values in outputs["am"].items()},
         maps=maps,
         cams=cams,
-        curve=_read_curve(workdir / network.name / METRICS_FILE) if network.length else [],
+        curve=read_metrics(workdir / network.name / METRICS_FILE)[0] if network.length else [],
+        open_set=open_set,
     )
 
 
-@functools.partial(distributed.jit, static_argnames="predictor")
+@functools.partial(distributed.jit, static_argnums=(0, 3))
 def _maps_and_cams(
-    predictor: Predictor, variables: dict, images: jax.Array
+    predictor: Predictor, variables: dict, images: jax.Array, layers: tuple[str, ...]
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """Returns attention maps of unit norm and Grad-CAM [K,h,w] of images [K,H,W,3], by layer."""
     outputs, inputs = predictor(variables, images), predictor.normalize(images)
-    predicted = jnp.argmax(outputs.logits, axis=-1)
+    predicted, predict = jnp.argmax(outputs.logits, axis=-1), predictor.bind(variables)
     maps = {
-        layer: l2_normalize(attention_map(outputs.features[layer]), axis=(1, 2)) for layer in LAYERS
+        layer: l2_normalize(attention_map(outputs.features[layer]), axis=(1, 2)) for layer in layers
     }
     cams = {
-        layer: grad_cam(predictor.module, variables, inputs, predicted, layer, predictor.predict)
-        for layer in LAYERS
+        layer: grad_cam(predictor.module, variables, inputs, predicted, layer, predict)
+        for layer in layers
     }
     return maps, cams
 
@@ -332,19 +376,6 @@ def _images_per_s(network: TrainedModel, images: np.ndarray) -> float:
         jax.block_until_ready(forward(network.predictor, variables, images))
         seconds.append(time.perf_counter() - start)
     return len(images) / float(np.median(seconds[1:]))
-
-
-def _read_curve(path: Path) -> list[dict[str, Any]]:
-    """Returns the complete lines of a metrics file; a killed run may leave an incomplete one."""
-    lines = []
-    for text in path.read_text(errors="replace").splitlines() if path.exists() else ():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(line, dict) and {"split", "step"} <= line.keys():
-            lines.append(line)
-    return lines
 
 
 def _empty_report(

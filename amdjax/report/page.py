@@ -1,4 +1,4 @@
-"""The files of a report: a self-contained HTML page, its figures as PNG, its numbers as JSON."""
+"""The files of a report: a self-contained HTML page, figures as PNG, numbers as JSON and CSV."""
 
 import base64
 import io
@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from amdjax.errors import UserError
 from amdjax.files import write_atomically
+from amdjax.report.class_scores import accuracy_csv, confusion_csv
 from amdjax.report.figures import FigureSpec, create_sections, figure_style
 from amdjax.report.report_data import ReportData
 from amdjax.report.summary import MethodSummary
@@ -29,7 +30,7 @@ class _Image(NamedTuple):
 
 
 def write_report(report: ReportData, summaries: list[MethodSummary], folder: Path) -> Path:
-    """Writes `index.html`, `report.json` and a PNG file of each figure.
+    """Writes `index.html`, `report.json`, `classes.csv`, `confusion.csv` and the figures as PNG.
 
     Args:
       report: its contents.
@@ -68,7 +69,7 @@ def _write(report: ReportData, summaries: list[MethodSummary], folder: Path) -> 
     page = environment.get_template("page.html").render(
         report=report,
         summaries=by_method,
-        table=create_table(by_method, len(report.labels)) if summaries else None,
+        table=create_table(by_method, len(report.labels), report.unknown) if summaries else None,
         methods=describe_methods(report),
         config=json.dumps(report.config, indent=2),
         sections=sections,
@@ -76,6 +77,10 @@ def _write(report: ReportData, summaries: list[MethodSummary], folder: Path) -> 
     )
     numbers = json.dumps(to_json(report, summaries), indent=2)
     write_atomically(folder / "report.json", numbers + "\n")
+    classes = {method: one.classes for method, one in by_method.items()}
+    accuracy = accuracy_csv(classes, report.labels, report.class_names)
+    write_atomically(folder / "classes.csv", accuracy)
+    write_atomically(folder / "confusion.csv", confusion_csv(classes, report.class_names))
     write_atomically(folder / "index.html", page)
     return folder / "index.html"
 
@@ -95,6 +100,7 @@ def to_json(report: ReportData, summaries: list[MethodSummary]) -> dict:
         "workdir": str(report.workdir),
         "data": report.data,
         "test_images": len(report.labels),
+        "unknown": report.unknown,
         "samples": report.samples.tolist(),
         "config": report.config,
         "sweeps": report.sweeps,

@@ -42,6 +42,7 @@ class ModelResult:
       maps: layer -> float32 [K,h,w], attention maps of unit norm.
       cams: layer -> float32 [K,h,w], Grad-CAM of the predicted class, not negative.
       curve: the lines of `metrics.jsonl`; [] for a teacher that was trained elsewhere.
+      open_set: name -> value, see `evaluate_open_set`; {} without images of unknown classes.
     """
 
     name: str
@@ -62,6 +63,7 @@ class ModelResult:
     maps: dict[str, np.ndarray]
     cams: dict[str, np.ndarray]
     curve: list[dict[str, Any]]
+    open_set: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def is_teacher(self) -> bool:
@@ -92,6 +94,7 @@ class ReportData:
         those of earlier commands.
       notes: sentences about missing or incomplete results.
       config: of the workdir's last command.
+      unknown: the images of unknown classes, such as "360 images of mnist"; "" without any.
     """
 
     workdir: Path
@@ -104,6 +107,7 @@ class ReportData:
     networks: tuple[ModelResult, ...]
     notes: tuple[str, ...]
     config: dict[str, Any]
+    unknown: str = ""
 
     @property
     def by_label(self) -> dict[str, tuple[ModelResult, ...]]:

@@ -13,6 +13,7 @@ from scipy.stats import binomtest
 from amdjax import metrics
 from amdjax.analysis.angles import geodesic_distances
 from amdjax.analysis.calibration import fit_temperature, split_half
+from amdjax.report.class_scores import ClassScores, score_classes
 from amdjax.report.report_data import ModelResult, ReportData
 from amdjax.training.results import Comparison, baseline_of, compare_accuracies
 
@@ -87,10 +88,11 @@ class MethodSummary:
         predicted against the true classes), "temperature", "ece_before", "ece_after",
         "nll_before", "nll_after" (see `TemperatureScaling`), "geodesic_intra", "geodesic_inter"
         (mean distance of two embeddings of one class and of two classes, in degrees; left out if
-        there are no such pairs).
+        there are no such pairs), and those of `evaluate_open_set`.
       similarity: layer -> mean `map_cosine` with the teacher's map.
       am_distance: layer -> mean AM loss to the teacher.
       angles: layer -> mean `map_angles`, in degrees.
+      classes: accuracy and confusions by class.
       t_test: of the accuracies, paired by seed with those of the baseline; None with fewer than
         two common seeds. It takes the training (the seeds) as the source of randomness.
       mcnemar: test on the examples if there is no `t_test`; else None. It takes the choice of the
@@ -108,12 +110,14 @@ class MethodSummary:
     similarity: dict[str, Stat]
     am_distance: dict[str, Stat]
     angles: dict[str, Stat]
+    classes: ClassScores
     t_test: Comparison | None
     mcnemar: McNemar | None
 
     def to_json(self) -> dict:
-        """Returns the summary for `json.dumps`; undefined values are None."""
+        """Returns the summary for `json.dumps`, without `classes`; undefined values are None."""
         summary = dataclasses.asdict(self)
+        del summary["classes"]  # large: CSV files have it
         for test in ("t_test", "mcnemar"):
             if summary[test] is not None:
                 entry = summary[test]._asdict()
@@ -161,6 +165,11 @@ def summarize(report: ReportData) -> list[MethodSummary]:
             similarity=_over_seeds(_means(network.similarity) for network in networks),
             am_distance=_over_seeds(network.am_distance for network in networks),
             angles=_over_seeds(_means(network.angles) for network in networks),
+            classes=score_classes(
+                [network.logits.argmax(axis=1) for network in networks],
+                report.labels,
+                len(report.class_names),
+            ),
             t_test=t_tests.get(label),
             mcnemar=None if label in t_tests else _mcnemar(students, label, report.labels),
         )
@@ -252,6 +261,7 @@ def _scores(network: ModelResult, labels: np.ndarray, sample: np.ndarray) -> dic
             for name, pairs in zip(names, distances, strict=True)
             if pairs.size
         },
+        **network.open_set,
     }
 
 

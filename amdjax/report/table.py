@@ -6,6 +6,7 @@ from typing import NamedTuple
 from amdjax.experiment import EARLY_TEACHER, TEACHER
 from amdjax.methods import METHODS
 from amdjax.report.figures.style import stat_text
+from amdjax.report.open_set import OPEN_SET_SCORES
 from amdjax.report.report_data import ReportData
 from amdjax.report.summary import MethodSummary
 
@@ -43,6 +44,12 @@ _COLUMNS = {
     "homogeneity": _Column("homo-\ngeneity", 3, 1.0, 1),
     "completeness": _Column("complete-\nness", 3, 1.0, 1),
 }
+# Columns of a report with images of unknown classes.
+_OPEN_SET_COLUMNS = {
+    f"{score}_{measure}": _Column(f"{words}\n{name} (%)", 2, 100.0, sign)
+    for score, name in OPEN_SET_SCORES.items()
+    for measure, words, sign in (("auroc", "AUROC", 1), ("fpr95", "FPR95", -1))
+}
 _EMPTY = Cell("–")
 _TEACHERS = {
     TEACHER: "teacher of the students",
@@ -50,12 +57,13 @@ _TEACHERS = {
 }
 
 
-def create_table(summaries: dict[str, MethodSummary], examples: int) -> Table:
+def create_table(summaries: dict[str, MethodSummary], examples: int, unknown: str = "") -> Table:
     """Returns the table of the methods.
 
     Args:
       summaries: by method, at least one.
       examples: number of test examples.
+      unknown: the images of unknown classes, in words; "": there are none.
 
     Returns:
       A row for each method. If there are several students, the best value of each column is
@@ -65,9 +73,10 @@ def create_table(summaries: dict[str, MethodSummary], examples: int) -> Table:
     baseline = next((test.baseline for test in tests if test), None)
     compared = () if baseline is None else (f"top-1 − {baseline}\n(points)", "p")
     headings = ("method", "model", "seeds", _COLUMNS["top1"].heading, *compared)
-    headings += tuple(column.heading for name, column in _COLUMNS.items() if name != "top1")
+    columns = _COLUMNS | (_OPEN_SET_COLUMNS if unknown else {})
+    headings += tuple(column.heading for name, column in columns.items() if name != "top1")
     headings += ("para-\nmeters", "FLOPs", "images/s")
-    best = _best(summaries)
+    best = _best(summaries, columns)
     rows = []
     for method, summary in summaries.items():
         first, *others = (
@@ -75,7 +84,9 @@ def create_table(summaries: dict[str, MethodSummary], examples: int) -> Table:
                 stat_text(summary.scores[name], column.digits, column.factor),
                 not summary.is_teacher and summary.scores[name].mean == best.get(name),
             )
-            for name, column in _COLUMNS.items()
+            if name in summary.scores
+            else _EMPTY
+            for name, column in columns.items()
         )
         cost = (
             Cell(f"{summary.parameters:,}"),
@@ -85,15 +96,18 @@ def create_table(summaries: dict[str, MethodSummary], examples: int) -> Table:
         comparison = () if baseline is None else _comparison(summary, examples)
         seeds = Cell(str(len(summary.seeds)))
         rows.append((Cell(method), Cell(summary.model), seeds, first, *comparison, *others, *cost))
-    return Table(headings, tuple(rows), _notes(summaries, examples))
+    return Table(headings, tuple(rows), _notes(summaries, examples, unknown, bool(best)))
 
 
-def _best(summaries: dict[str, MethodSummary]) -> dict[str, float]:
+def _best(summaries: dict[str, MethodSummary], columns: dict[str, _Column]) -> dict[str, float]:
     """Returns the best mean of each column in which the students differ."""
     students = [summary for summary in summaries.values() if not summary.is_teacher]
-    means = {name: {summary.scores[name].mean for summary in students} for name in _COLUMNS}
+    means = {
+        name: {summary.scores[name].mean for summary in students if name in summary.scores}
+        for name in columns
+    }
     return {
-        name: max(values, key=lambda x: _COLUMNS[name].sign * x)
+        name: max(values, key=lambda x: columns[name].sign * x)
         for name, values in means.items()
         if len(values) > 1
     }
@@ -132,7 +146,9 @@ def describe_methods(report: ReportData) -> dict[str, str]:
     return descriptions
 
 
-def _notes(summaries: dict[str, MethodSummary], examples: int) -> tuple[str, ...]:
+def _notes(
+    summaries: dict[str, MethodSummary], examples: int, unknown: str, has_best: bool
+) -> tuple[str, ...]:
     notes = [
         "Test split, last checkpoint. ECE: 15 bins. V-measure, homogeneity and completeness "
         "compare the predicted with the true classes. FLOPs: of one image's forward pass, as "
@@ -145,9 +161,16 @@ def _notes(summaries: dict[str, MethodSummary], examples: int) -> tuple[str, ...
         f"One test image is {100 / examples:.2g} points of top-1; the standard error of top-1 due "
         f"to the choice of the test images is about {error:.2g} points."
     )
+    if unknown:
+        notes.append(
+            f"AUROC and FPR95 (false-positive rate at a true-positive rate of 95 %): the test "
+            f"images, of known classes, against {unknown}, as unknown. Scores: MSP, the maximum "
+            "softmax probability; energy, the logsumexp of the logits; angle, the cosine of the "
+            "embedding to the nearest class mean of the training images."
+        )
     if any(len(summary.seeds) > 1 for summary in summaries.values()):
         notes.append("With several seeds: mean ± standard deviation (n − 1).")
-    if _best(summaries):
+    if has_best:
         notes.append("Bold: best student.")
     if any(summary.t_test for summary in summaries.values()):
         notes.append(

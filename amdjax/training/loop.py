@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
@@ -13,6 +15,7 @@ from amdjax.checkpoint import Checkpoints
 from amdjax.experiment import RunSpec
 from amdjax.training.metric_writer import Profiler, RunLogger
 from amdjax.training.multi_step import StepRunner
+from amdjax.training.trackers import RunTrackers
 from amdjax.training.train_state import TrainState
 from amdjax.training.trainer import Trainer
 
@@ -24,16 +27,20 @@ class RunState:
     Attributes:
       spec: of the run.
       folder: of the run.
+      description: of the run, from `describe_run`.
       checkpoints: in that folder.
       state: of the newest checkpoint, or before the first step.
       start: the steps that are done.
+      log: what the log of that checkpoint continues with, see `RunLogger.pending`.
     """
 
     spec: RunSpec
     folder: Path
+    description: dict[str, Any]
     checkpoints: Checkpoints
     state: TrainState
     start: int
+    log: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +137,9 @@ def train_loop(
             total=total,
             steps_per_epoch=trainer.steps_per_epoch,
             batch_size=config.batch_size,
+            pending=run.log,
             enabled=primary,
+            trackers=_start_trackers(config, run) if primary and start < total else None,
         )
         for run in runs
     ]
@@ -141,6 +150,7 @@ def train_loop(
             logger.add(first, last, values)
 
     stopped = False
+    saved_at = time.monotonic()
     with contextlib.ExitStack() as stack:
         for logger in loggers:
             stack.enter_context(logger)
@@ -156,25 +166,37 @@ def train_loop(
                 log_metrics(*pending)
             pending, first = (first, step, metrics), step
             stopped = preemption.requested() and step < total
-            saves = schedule.saves(step) or stopped
-            if saves or schedule.logs(step):
+            logs = schedule.logs(step)
+            if logs or stopped:
                 log_metrics(*pending)
                 pending = None
+            if logs:
                 for logger in loggers:
                     logger.write_train(step, float(trainer.learning_rate(step - 1)))
+            saves = schedule.saves(step) or stopped
+            if logs and not saves and config.checkpoint_every_minutes:
+                minutes = (time.monotonic() - saved_at) / 60
+                saves = distributed.of_primary(minutes >= config.checkpoint_every_minutes)
             if saves:
                 for run, logger, state in zip(runs, loggers, states, strict=True):
                     evaluation = None
                     if schedule.evaluates(step):
-                        evaluation = trainer.evaluate(state.eval_variables)
+                        evaluation = trainer.evaluate(state, trainer.dataset.selection)
                         # Logged before the checkpoint: a run that is killed between the two drops
                         # the line and writes it again; the other way round it would be lost.
-                        logger.write_evaluation(step, evaluation)
-                    run.checkpoints.save(step, state, evaluation)
+                        split = trainer.dataset.selection_split
+                        logger.write_evaluation(step, evaluation, split)
+                    run.checkpoints.save(step, state, evaluation, logger.pending())
                 for logger in loggers:
-                    logger.reset_timer()
+                    logger.reset()
+                saved_at = time.monotonic()
             if stopped:
                 break
     for run, state in zip(runs, states, strict=True):
         run.state = state
     return not stopped
+
+
+def _start_trackers(config: ml_collections.ConfigDict, run: RunState) -> RunTrackers:
+    settings = {"method": run.description["method"], **run.description["settings"]}
+    return RunTrackers(config.trackers, run.spec.name, run.folder, settings)

@@ -1,9 +1,11 @@
-"""Metric logging: progress bar or lines, `metrics.jsonl`, TensorBoard events, profiler trace."""
+"""Metric logging: progress, `metrics.jsonl`, TensorBoard events, trackers, profiler trace."""
 
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,7 +13,8 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from amdjax.errors import UserError
-from amdjax.files import write_atomically
+from amdjax.files import set_aside, write_atomically
+from amdjax.training.trackers import RunTrackers
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -19,8 +22,9 @@ METRICS_FILE = "metrics.jsonl"
 class RunLogger:
     """The log of one run; a context manager. Only one process may write it (`enabled`).
 
-    Each line of `metrics.jsonl` is an object with "split" ("train" or "test"), "step", "epoch" and
-    the values by name. Training values are means over the steps since the line before.
+    Each line of `metrics.jsonl` is an object with "split" ("train", and "test" or "validation"),
+    "step", "epoch" and the values by name. Training values are means over the steps since the line
+    before, also where the run was stopped between two lines.
     """
 
     def __init__(
@@ -32,9 +36,13 @@ class RunLogger:
         total: int,
         steps_per_epoch: int,
         batch_size: int,
+        pending: Mapping[str, Any] | None = None,
         enabled: bool = True,
+        trackers: RunTrackers | None = None,
     ):
         """Opens the log after step `start`; lines of later steps, of a killed run, are dropped.
+
+        Damaged lines are dropped, too, with a note. A folder of the file's name is renamed.
 
         Args:
           folder: of the run.
@@ -43,19 +51,25 @@ class RunLogger:
           total: the step after which the run is finished.
           steps_per_epoch: for the epoch of a line.
           batch_size: for the images/s of a line.
+          pending: what `pending` returned at step `start`; None: nothing.
           enabled: whether to write anything.
+          trackers: that get the values, too; finished when the log is closed.
         """
         self._name, self._total, self._steps_per_epoch = name, total, steps_per_epoch
         self._batch_size, self._enabled = batch_size, enabled
-        self._sums: dict[str, float] = {}
-        self._count = 0
-        self._since = time.perf_counter()
+        self._sums: dict[str, float]
+        self.reset()
+        if pending:
+            self._sums, self._count = dict(pending["sums"]), pending["count"]
+        self._trackers = trackers
         self._bar, self._file, self._events = None, None, None
         if not enabled:
             return
         path = folder / METRICS_FILE
+        if path.is_dir():
+            set_aside(path)
         if path.exists():
-            _drop_later_lines(path, start)
+            _drop_lines(path, start)
         self._file = path.open("a", buffering=1)
         # TensorBoard discards what a killed run wrote after the checkpoint. The suffix tells files
         # apart that are opened within a second.
@@ -74,6 +88,8 @@ class RunLogger:
         for part in (self._bar, self._file, self._events):
             if part is not None:
                 part.close()
+        if self._trackers is not None:
+            self._trackers.finish()
 
     def add(self, first: int, last: int, metrics: dict[str, np.ndarray]) -> None:
         """Adds the metrics of steps first + 1 to last.
@@ -99,6 +115,7 @@ class RunLogger:
             for name, value in values.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value
             self._count += 1
+            self._timed += 1
         if self._bar is not None:
             self._bar.update(last - first)
 
@@ -108,25 +125,31 @@ class RunLogger:
             return
         seconds = time.perf_counter() - self._since
         values = {name: total / self._count for name, total in self._sums.items()}
-        rate = self._count * self._batch_size / seconds
+        rate = self._timed * self._batch_size / seconds
         self._write("train", step, {**values, "learning_rate": learning_rate}, images_per_s=rate)
         parts = _describe(values)
         if self._bar is not None:
             self._bar.set_postfix_str(f"{rate:.0f} images/s  {parts}")
         else:
-            left = (self._total - step) * seconds / self._count
+            left = (self._total - step) * seconds / self._timed
             self._print(f"{parts}  {rate:.0f} images/s  ETA {_clock(left)}", step)
-        self.reset_timer()
+        self.reset()
 
-    def reset_timer(self) -> None:
-        """Discards the sums, so that evaluation and saving do not count as training time."""
-        self._sums, self._count, self._since = {}, 0, time.perf_counter()
+    def reset(self) -> None:
+        """Starts the means of a line, and its time, in which evaluation and saving do not count."""
+        self._sums = {}
+        self._count = self._timed = 0  # steps in the sums, and those of them done since `_since`
+        self._since = time.perf_counter()
 
-    def write_evaluation(self, step: int, values: dict[str, float]) -> None:
-        """Writes the values of an evaluation on the test split."""
-        self._write("test", step, values)
+    def pending(self) -> dict[str, Any]:
+        """Returns the sums of the steps since the last line, as JSON values; {} without any."""
+        return {"sums": self._sums, "count": self._count} if self._count else {}
+
+    def write_evaluation(self, step: int, values: dict[str, float], split: str = "test") -> None:
+        """Writes the values of an evaluation on a split."""
+        self._write(split, step, values)
         parts = " ".join(f"{name} {value:.4f}" for name, value in values.items())
-        self._print(f"test {parts}", step)
+        self._print(f"{split} {parts}", step)
 
     def _write(self, split: str, step: int, values: dict[str, float], **more: float) -> None:
         if not self._enabled:
@@ -134,9 +157,12 @@ class RunLogger:
         epoch = step / self._steps_per_epoch
         line = {"split": split, "step": step, "epoch": round(epoch, 4), **values, **more}
         self._file.write(json.dumps(line) + "\n")
-        for name, value in {**values, **more}.items():
-            self._events.add_scalar(f"{split}/{name}", value, step)
+        scalars = {f"{split}/{name}": value for name, value in {**values, **more}.items()}
+        for name, value in scalars.items():
+            self._events.add_scalar(name, value, step)
         self._events.flush()
+        if self._trackers is not None:
+            self._trackers.log(step, scalars)
 
     def _print(self, text: str, step: int) -> None:
         if self._enabled:
@@ -186,14 +212,58 @@ class Profiler:
         self.stop()
 
 
-def _drop_later_lines(path: Path, step: int) -> None:
-    kept = []
-    for line in path.read_text().splitlines():
+def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Reads `metrics.jsonl`.
+
+    Args:
+      path: of the file.
+
+    Returns:
+      (lines, damaged): the values of each line, [] without a file; and how many lines cannot be
+      read, apart from an incomplete last line, which a killed run leaves.
+    """
+    lines, damaged = [], 0
+    if not path.is_file():
+        return lines, damaged
+    for text in path.read_bytes().splitlines(keepends=True):
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (json.JSONDecodeError, KeyError):  # cut off when the run was killed
-            continue
+            line = json.loads(text)
+            numbers = [value for key, value in line.items() if key != "split"]
+            if not isinstance(line["split"], str) or not isinstance(line["step"], int):
+                raise TypeError("not a line of a log")
+            if not all(isinstance(number, int | float) for number in numbers):
+                raise TypeError("a value is not a number")
+            lines.append(line)
+        except (ValueError, TypeError, LookupError, AttributeError):
+            damaged += text.endswith(b"\n")
+    return lines, damaged
+
+
+def training_seconds(path: Path, batch_size: int) -> float | None:
+    """Returns the time of a run's training steps by its log; None if that is not complete.
+
+    Args:
+      path: of `metrics.jsonl`.
+      batch_size: of the run.
+    """
+    lines, damaged = read_metrics(path)
+    trained = [line for line in lines if line["split"] == "train"]
+    if damaged or not trained:
+        return None
+    try:
+        steps = np.diff([0, *(line["step"] for line in trained)])
+        rates = np.array([line["images_per_s"] for line in trained], float)
+        return float(np.sum(steps * batch_size / rates))
+    except (ValueError, TypeError, LookupError):
+        return None
+
+
+def _drop_lines(path: Path, step: int) -> None:
+    """Removes the lines of later steps, and those that are damaged."""
+    lines, damaged = read_metrics(path)
+    if damaged:
+        print(f"note: damaged lines of {path} are dropped: {damaged}", file=sys.stderr)
+    kept = [json.dumps(line) + "\n" for line in lines if line["step"] <= step]
     write_atomically(path, "".join(kept))
 
 

@@ -8,9 +8,8 @@ import jax
 import numpy as np
 
 from amdjax import distributed
-from amdjax.data import Batch, Batches, InMemorySource, prefetch
+from amdjax.data import Batch, Batches, InMemorySource, JoinedBatches, prefetch
 from amdjax.models import Outputs
-from amdjax.training.teacher_cache import CachedTeacherBatches
 from amdjax.training.train_state import TrainState
 from amdjax.training.trainer import Trainer
 
@@ -44,12 +43,19 @@ class StepRunner:
           trainer: of the networks.
           seeds: of each network's batches and random numbers.
           teacher_variables: replicated; None where the step has no forward pass of the teacher.
-          teacher_cache: from `cache_teacher_outputs`, where the outputs are cached.
+          teacher_cache: from `cache_teacher_outputs` or `StoredOutputs.rows`, where there are
+            outputs for each training image.
           on_device: whether to keep the examples on the devices; None: where that is faster.
         """
         self._trainer, self._mesh = trainer, trainer.mesh
         self._seeds = np.asarray(seeds, np.uint32)
-        self._teacher_variables, self._cache = teacher_variables, teacher_cache
+        self._teacher_variables = teacher_variables
+        # Arrays with a row for each training image, besides images and labels.
+        self._rows: dict[str, Any] = {}
+        if teacher_cache is not None:
+            self._rows["teacher"] = teacher_cache
+        if trainer.objective.needs_example_index:
+            self._rows["index"] = np.arange(len(trainer.dataset.train), dtype=np.int32)
         self._batches = [trainer.train_batches(seed) for seed in seeds]
         self._on_device = self._fits_on_device() if on_device is None else on_device
         self.max_chunk = trainer.config.log_every_steps if self._on_device else 1
@@ -69,8 +75,7 @@ class StepRunner:
         source = self._trainer.dataset.train
         assert isinstance(source, InMemorySource), "a streamed source is never kept on the device"
         images, labels = source.arrays()
-        examples = {"image": images, "label": labels}
-        return examples if self._cache is None else {**examples, "teacher": self._cache}
+        return {"image": images.reshape(len(images), -1), "label": labels, **self._rows}
 
     def open(self, start: int, total: int) -> contextlib.AbstractContextManager[RunSteps]:
         """Returns a context manager that yields the function `RunSteps`.
@@ -85,8 +90,8 @@ class StepRunner:
     def _stream(self, start: int, total: int) -> Iterator[RunSteps]:
         step = self._trainer.compiled_step(len(self._seeds))
         batches: list[Batches] = list(self._batches)
-        if self._cache is not None:
-            batches = [CachedTeacherBatches(one, self._cache) for one in self._batches]
+        if self._rows:
+            batches = [JoinedBatches(one, self._rows) for one in self._batches]
         several = len(batches) > 1
         source = _StackedBatches(batches) if several else batches[0]
         with contextlib.closing(prefetch(source, start, total)) as stream:
@@ -101,7 +106,8 @@ class StepRunner:
     def _keep_on_device(self) -> Iterator[RunSteps]:
         # The same examples in the same order with the same random numbers as `_stream`.
         step = self._trainer.compiled_step(len(self._seeds), on_device=True)
-        examples = distributed.replicate(self._examples(), self._mesh)
+        examples = jax.tree.map(np.asarray, self._examples())  # of `LazyRows` too
+        examples = distributed.replicate(examples, self._mesh)
 
         def run_steps(states: States, first: int, last: int) -> tuple:
             rows = [

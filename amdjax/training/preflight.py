@@ -1,5 +1,6 @@
 """Preflight checks: whole settings and shapes, before any data are prepared or networks trained."""
 
+import sys
 from collections.abc import Sequence
 
 import jax
@@ -7,34 +8,63 @@ import jax.numpy as jnp
 import ml_collections
 
 from amdjax import distributed
-from amdjax.data.augment import create_augment
+from amdjax.checkpoint import read_description
+from amdjax.data.augment import create_augment, create_strong_augment
 from amdjax.data.mixing import create_mix
 from amdjax.errors import UserError, unknown_name
 from amdjax.experiment import RunSpec
+from amdjax.files import local_path
 from amdjax.losses import LossInputs, Objective, build_objective
 from amdjax.models import Model, Outputs, create_model
+from amdjax.predictor import predicting_losses
+from amdjax.pretrained import create_teacher, teacher_sources
+from amdjax.teacher_outputs.stored import StoredOutputs, open_outputs
 from amdjax.training.optimizer import create_optimizer
+from amdjax.training.trackers import check_trackers
+
+_MAX_DROPPED = 0.1  # of the training images, by which an epoch may be shorter without a warning
 
 
-def dummy_outputs(model: Model, image_shape: tuple[int, ...]) -> Outputs:
-    """Returns the outputs of a network with new variables for two black images."""
+def dummy_outputs(model: Model | StoredOutputs, image_shape: tuple[int, ...]) -> Outputs:
+    """Returns outputs for two black images: of a network with new variables, or as in a file."""
+    if isinstance(model, StoredOutputs):
+        return model.dummy_outputs()
     images = jnp.zeros((2, *image_shape))
     return model.init_with_output(jax.random.key(0), images, train=False)[0]
 
 
-def dummy_inputs(student: Model, teacher: Model | None, image_shape: tuple[int, ...]) -> LossInputs:
-    """Returns the inputs of the losses for two black images; for `Objective.init`."""
+def dummy_inputs(
+    student: Model,
+    teacher: Model | StoredOutputs | None,
+    image_shape: tuple[int, ...],
+    num_examples: int = 2,
+) -> LossInputs:
+    """Returns the inputs of the losses for two black images; for `Objective.init`.
+
+    Args:
+      student: the network that is trained.
+      teacher: the network that it learns from, or a file of its outputs.
+      image_shape: (H, W, 3).
+      num_examples: number of images in the training split, on which shapes of variables may depend.
+    """
+    ours = dummy_outputs(student, image_shape)
+    theirs = None if teacher is None else dummy_outputs(teacher, image_shape)
     return LossInputs(
-        dummy_outputs(student, image_shape),
-        None if teacher is None else dummy_outputs(teacher, image_shape),
+        ours,
+        theirs,
         labels=jnp.zeros(2, jnp.int32),
         step=jnp.zeros((), jnp.int32),
         gather=lambda x: x,
+        example_index=jnp.arange(2, dtype=jnp.int32),
+        num_examples=num_examples,
+        key=jax.random.key(0),
+        strong_student=ours,
+        strong_teacher=theirs,
     )
 
 
 def check_settings(config: ml_collections.ConfigDict, specs: Sequence[RunSpec]) -> None:
-    """Checks everything in a config that needs no data: optimiser, augmentation, mixing, networks.
+    """Checks all settings that need no data: optimiser, augmentation, trackers, networks.
 
     Args:
       config: of the experiment.
@@ -46,13 +76,21 @@ def check_settings(config: ml_collections.ConfigDict, specs: Sequence[RunSpec]) 
     create_optimizer(config.optim, steps_per_epoch=1, epochs=config.epochs)
     create_augment(config.augment)
     create_mix(config.mix, distributed.reverse_batch)
+    check_trackers(config.trackers)
     for spec in specs:
         try:
             create_model(spec.model, num_classes=2)
+            objective = build_objective(spec.losses)
+            if objective.needs_strong_view:
+                create_strong_augment(config.augment)
+            if config.ema_decay and (predicting := predicting_losses(spec.losses)):
+                raise UserError(
+                    f"config.ema_decay={config.ema_decay} averages the network alone, but the "
+                    f"trained layers of {' and '.join(predicting)} are part of the prediction; set "
+                    "it to 0"
+                )
             if spec.teacher is not None:
-                create_model(config.teacher.name, num_classes=2)
-                if config.teacher.cached:
-                    _check_cacheable(config, build_objective(spec.losses))
+                _check_teacher(config, objective)
         except UserError as error:
             raise UserError(f"{spec.name}: {error}") from error
 
@@ -78,15 +116,21 @@ def check_shapes(
 
     def compute_losses(spec: RunSpec) -> tuple:
         student = create_model(spec.model, num_classes)
-        teacher = None if spec.teacher is None else create_model(config.teacher.name, num_classes)
+        teacher: Model | StoredOutputs | None = None
+        if spec.teacher is not None and config.teacher.outputs:
+            teacher = open_outputs(config.teacher.outputs)
+            teacher.check_classes(num_classes)
+        elif spec.teacher is not None:
+            teacher = create_teacher(config.teacher, num_classes)
         inputs = dummy_inputs(student, teacher, image_shape)
         features = inputs.student.features
         if not spec.is_teacher and config.mix.name == "moex" and config.mix.layer not in features:
             raise unknown_name("config.mix.layer", config.mix.layer, features)
         objective = build_objective(spec.losses)
-        if inputs.teacher is not None and config.teacher.cached:
+        computed = objective.apply(objective.init(jax.random.key(0), inputs), inputs)
+        if inputs.teacher is not None and (config.teacher.cached or config.teacher.outputs):
             check_cached_sizes(objective, inputs.student, inputs.teacher)
-        return objective.apply(objective.init(jax.random.key(0), inputs), inputs)
+        return computed
 
     for spec in specs:
         try:
@@ -95,16 +139,93 @@ def check_shapes(
             raise UserError(f"{spec.name}: {error}") from error
 
 
-def _check_cacheable(config: ml_collections.ConfigDict, objective: Objective) -> None:
-    """Makes sure that the teacher's outputs for unchanged images are all that training needs.
+def print_small_data_warnings(config: ml_collections.ConfigDict, num_train: int) -> None:
+    """Prints warnings on stderr about settings that are meant for more epochs or more images.
+
+    Args:
+      config: of the experiment.
+      num_train: number of training images, at least one batch.
+    """
+    late = [epoch for epoch in config.optim.boundaries if epoch >= config.epochs]
+    if late and config.optim.schedule == "step" and not config.max_steps:  # a trial
+        print(
+            f"warning: config.optim.boundaries {', '.join(map(str, late))} are not reached in "
+            f"{config.epochs} epochs, so the learning rate stays higher than intended; "
+            "scale them with config.epochs",
+            file=sys.stderr,
+        )
+    dropped = num_train % config.batch_size
+    if dropped > _MAX_DROPPED * num_train:
+        print(
+            f"warning: {dropped:,} of {num_train:,} training images ({dropped / num_train:.0%}) do "
+            f"not fill a batch of {config.batch_size} and are left out of each epoch, other ones "
+            "each time; lower config.batch_size",
+            file=sys.stderr,
+        )
+
+
+def print_seen_validation_warning(config: ml_collections.ConfigDict) -> None:
+    """Prints a warning on stderr if a given teacher was trained on images that are held out now.
+
+    Args:
+      config: of an experiment with `teacher.checkpoint` or `teacher.ensemble`.
+    """
+    ours = (config.data.validation, config.data.validation_seed)
+    for source in teacher_sources(config.teacher):
+        run = read_description(local_path(source.checkpoint, "config.teacher"))
+        if run is None or not config.data.validation:
+            continue
+        trained = run["settings"]["data"]
+        theirs = (trained.get("validation", 0.0), trained.get("validation_seed", 0))
+        if trained["name"] == config.data.name and theirs != ours:
+            print(
+                f"warning: the teacher {source.checkpoint} was trained with "
+                f"config.data.validation={theirs[0]} and validation_seed={theirs[1]}, so it has "
+                "seen images that are held out now: the accuracy on the validation split is too "
+                "high",
+                file=sys.stderr,
+            )
+
+
+def _check_teacher(config: ml_collections.ConfigDict, objective: Objective) -> None:
+    """Makes sure that there is a teacher with all that the losses of a run need.
 
     Raises:
-      UserError: if an image is changed by more than a flip, or a loss needs more of the teacher
+      UserError: if the network or the file of outputs does not exist; or if outputs are computed
+        once, but an image is changed by more than a flip, or a loss needs more of the teacher
         than logits, embedding and attention maps.
+    """
+    if config.teacher.outputs:
+        check_images_unchanged(config, "config.teacher.outputs")
+        open_outputs(config.teacher.outputs).check_inputs(objective, config.augment.flip)
+        return
+    create_teacher(config.teacher, num_classes=2)
+    if not config.teacher.cached:
+        return
+    check_images_unchanged(config, "config.teacher.cached")
+    if objective.uncacheable_losses:
+        raise UserError(
+            "config.teacher.cached keeps the teacher's logits, embedding and attention maps, but "
+            f"{' and '.join(objective.uncacheable_losses)} needs whole features; switch it off"
+        )
+
+
+def check_images_unchanged(config: ml_collections.ConfigDict, setting: str) -> None:
+    """Makes sure that a teacher's outputs can be computed once for each training image.
+
+    Args:
+      config: of the experiment.
+      setting: that says so, for the message.
+
+    Raises:
+      UserError: if an image is changed by more than a flip.
     """
     changes = {
         "augment.padding": config.augment.padding > 0,
+        "augment.policy": config.augment.policy != "none",
+        "augment.color_jitter": any(config.augment.color_jitter),
         "augment.noise": config.augment.noise > 0,
+        "augment.erasing": config.augment.erasing > 0,
         "data.random_resized_crop": config.data.random_resized_crop,
         "mix.name": config.mix.name in ("mixup", "cutmix") and config.mix.teacher_sees_mixed,
     }
@@ -112,15 +233,10 @@ def _check_cacheable(config: ml_collections.ConfigDict, objective: Objective) ->
         if changed:
             section, name = key.split(".")
             raise UserError(
-                "config.teacher.cached computes the teacher's outputs once for each image, but "
+                f"{setting} has the teacher's outputs once for each image, but "
                 f"config.{key}={config[section][name]!r} changes the images; switch one of the "
                 "two off"
             )
-    if objective.uncacheable_losses:
-        raise UserError(
-            "config.teacher.cached keeps the teacher's logits, embedding and attention maps, but "
-            f"{' and '.join(objective.uncacheable_losses)} needs whole features; switch it off"
-        )
 
 
 def check_cached_sizes(objective: Objective, student: Outputs, teacher: Outputs) -> None:
@@ -135,11 +251,13 @@ def check_cached_sizes(objective: Objective, student: Outputs, teacher: Outputs)
       UserError: if a teacher's map is larger than the student's: it would be pooled before its
         attention map is taken.
     """
-    for layer in objective.attention_features:
-        ours, theirs = student.features[layer].shape[1:3], teacher.features[layer].shape[1:3]
+    for name, layer in objective.attention_pairs:
+        ours, theirs = student.features[name].shape[1:3], teacher.features[layer].shape[1:3]
         if theirs[0] > ours[0] or theirs[1] > ours[1]:
             raise UserError(
-                f"config.teacher.cached: the teacher's {layer} ({theirs[0]}x{theirs[1]}) is larger "
-                f"than the student's ({ours[0]}x{ours[1]}) and would be pooled before its "
-                "attention map is taken; switch it off"
+                f"the teacher's {layer} ({theirs[0]}x{theirs[1]}) is larger than the student's "
+                f"({ours[0]}x{ours[1]}) and would be pooled before its attention map is taken, "
+                "which outputs that are computed once do not allow; switch "
+                "config.teacher.cached off, or store maps of the student's size in "
+                "config.teacher.outputs"
             )

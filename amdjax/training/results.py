@@ -1,9 +1,12 @@
 """Results of an experiment: `results.json`, the table, and the header when it starts."""
 
 import dataclasses
+import datetime
+import hashlib
 import json
 import math
 import statistics
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +18,15 @@ from tabulate import tabulate
 
 from amdjax import __version__
 from amdjax.checkpoint import best_step
-from amdjax.data import Dataset
+from amdjax.data import Dataset, Fingerprint
 from amdjax.experiment import TEACHERS, RunSpec
 from amdjax.files import write_atomically
 from amdjax.metrics import format_stat
-from amdjax.models import create_model, variable_shapes
+from amdjax.models import Model, create_model, variable_shapes
+from amdjax.pretrained import create_teacher, teacher_name
 
 FILE = "results.json"
+VALIDATION = "validation_accuracy"  # key of an evaluation: accuracy on the validation split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,27 +36,41 @@ class RunResult:
     Attributes:
       model: name of the network.
       parameters: number of its parameters.
-      evaluations: step -> values on the test split, at least of the last and of the best step.
+      evaluations: step -> values on the test split, at least of the last and of the best step;
+        with `VALIDATION` where the best step is chosen on a validation split.
+      origin: when, where and with what it was trained, from `origin_of`.
     """
 
     model: str
     parameters: int
     evaluations: dict[int, dict[str, float]]
+    origin: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def final(self) -> dict[str, float]:
         """Returns the last evaluation, with its step."""
         step = max(self.evaluations)
         return {"step": step, **self.evaluations[step]}
 
+    @property
+    def selection_split(self) -> str:
+        """The split on which the best step is chosen, "validation" or "test"."""
+        is_held_out = all(VALIDATION in values for values in self.evaluations.values())
+        return "validation" if is_held_out else "test"
+
     def best(self) -> dict[str, float]:
-        """Returns the most accurate evaluation, with its step: chosen on the test split itself."""
-        step = best_step(self.evaluations)
+        """Returns the evaluation of the step that is most accurate on `selection_split`."""
+        key = VALIDATION if self.selection_split == "validation" else "accuracy"
+        step = best_step(self.evaluations, key)
         return {"step": step, **self.evaluations[step]}
 
 
 # Teacher or method, with its swept value -> seed -> result; the teachers come first.
 Results = dict[str, dict[int, RunResult]]
 _BASELINE = "kd"
+_CHOICES = {
+    "test": "highest of all evaluations on the test split",
+    "validation": "test split, the step that is most accurate on the validation split",
+}
 _ROUNDING = 1e-6  # of accuracies in float32, and less than one image of half a million
 
 
@@ -120,25 +139,127 @@ def compare(results: Results) -> list[Comparison]:
     )
 
 
-def write(workdir: Path, data: str, results: Results) -> None:
+def origin_of(
+    settings: dict[str, Any], devices: int, seconds: float | None = None
+) -> dict[str, Any]:
+    """Returns when, where and with what a run was trained, as JSON values.
+
+    Args:
+      settings: of the run, from `describe_run`; {} for a network that was trained elsewhere.
+      devices: number of devices.
+      seconds: of its training steps; None if unknown.
+
+    Returns:
+      Version, device, number of devices, date in UTC, seconds, and a digest of the settings but for
+      the seed.
+    """
+    shared = json.dumps({**settings, "seed": None}, sort_keys=True)
+    now = datetime.datetime.now(datetime.UTC)
+    return {
+        "version": __version__,
+        "device": jax.devices()[0].device_kind,
+        "devices": devices,
+        "date": now.isoformat(timespec="seconds"),
+        "seconds": seconds,
+        "settings": hashlib.sha256(shared.encode()).hexdigest()[:16],
+    }
+
+
+def write(workdir: Path, data: Fingerprint, results: Results) -> None:
     """Writes `results.json`: for each teacher and method the final and the best evaluation.
 
     With several seeds the values are means, `std` has the standard deviations (n - 1), `seeds` the
-    values of each, and `comparisons` what `compare` returns.
+    values of each, and `comparisons` what `compare` returns. `runs` has an entry for each seed with
+    its `RunResult.origin`. The runs of earlier commands on the same classes stay; a seed is left
+    out where the new seeds of its method were trained with other settings.
 
     Args:
       workdir: of the experiment.
-      data: name of the data set.
-      results: by label and seed.
+      data: fingerprint of the data set.
+      results: of this command, by label and seed.
     """
-    rows = {name: _row(by_seed) for name, by_seed in results.items()}
+    merged = _merge(_read_runs(workdir / FILE, data), results)
+    rows = {name: _row(by_seed) for name, by_seed in merged.items()}
     teachers = {name: rows.pop(name, None) for name in TEACHERS}
     comparisons = [
         {key: None if value != value else value for key, value in entry._asdict().items()}
-        for entry in compare(results)
+        for entry in compare(merged)
     ]
-    content = {"data": data, **teachers, "methods": rows, "comparisons": comparisons}
+    content = {
+        "data": data.name,
+        **teachers,
+        "methods": rows,
+        "comparisons": comparisons,
+        "fingerprint": data.to_dict(),
+        "runs": [
+            {"label": label, "seed": seed, **_values(result), "origin": result.origin}
+            for label, by_seed in merged.items()
+            for seed, result in by_seed.items()
+        ],
+    }
     write_atomically(workdir / FILE, json.dumps(content, indent=2) + "\n")
+
+
+def _merge(earlier: Results, results: Results) -> Results:
+    """Returns the results of earlier commands and of this one, the teachers first."""
+    merged: Results = {name: {} for name in TEACHERS if name in {*earlier, *results}}
+    for label in (*results, *earlier):
+        new, old = results.get(label, {}), earlier.get(label, {})
+        settings = {result.origin.get("settings") for result in new.values()}
+        by_seed = {
+            seed: result
+            for seed, result in old.items()
+            if not new or result.origin.get("settings") in settings
+        }
+        for seed, result in new.items():
+            # A run that was finished before keeps the date and the device of its training.
+            if seed not in by_seed or _values(by_seed[seed]) != _values(result):
+                by_seed[seed] = result
+        merged[label] = dict(sorted(by_seed.items()))
+    return merged
+
+
+def _read_runs(path: Path, data: Fingerprint) -> Results:
+    """Returns the runs in a results file; {} if it is damaged or of other classes."""
+    runs: Results = {}
+    try:
+        content = json.loads(path.read_bytes())
+        if Fingerprint.from_dict(content["fingerprint"]).class_names != data.class_names:
+            return {}
+        for run in content["runs"]:
+            evaluations = {
+                int(run[kind]["step"]): {
+                    key: float(value) for key, value in run[kind].items() if key != "step"
+                }
+                for kind in ("final", "best")
+            }
+            result = RunResult(
+                str(run["model"]), int(run["parameters"]), evaluations, dict(run["origin"])
+            )
+            if not all(
+                {"accuracy", "nll", "ece"} <= values.keys() for values in evaluations.values()
+            ):
+                raise ValueError("an evaluation is incomplete")
+            runs.setdefault(str(run["label"]), {})[int(run["seed"])] = result
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        print(
+            f"note: {path} is damaged ({error}); it is written again with the runs of this command",
+            file=sys.stderr,
+        )
+        return {}
+    return runs
+
+
+def _values(result: RunResult) -> dict[str, Any]:
+    return {
+        "model": result.model,
+        "parameters": result.parameters,
+        "selection_split": result.selection_split,
+        "final": result.final(),
+        "best": result.best(),
+    }
 
 
 def _row(by_seed: dict[int, RunResult]) -> dict[str, Any]:
@@ -147,9 +268,9 @@ def _row(by_seed: dict[int, RunResult]) -> dict[str, Any]:
         "final": [result.final() for result in results],
         "best": [result.best() for result in results],
     }
-    row: dict[str, Any] = {"model": results[0].model, "parameters": results[0].parameters}
     if len(results) == 1:
-        return {**row, **{kind: values[0] for kind, values in kinds.items()}}
+        return _values(results[0])
+    row = {key: _values(results[0])[key] for key in ("model", "parameters", "selection_split")}
     row |= {kind: _over(values, statistics.fmean) for kind, values in kinds.items()}
     row["std"] = {kind: _over(values, statistics.stdev) for kind, values in kinds.items()}
     row["seeds"] = {
@@ -162,7 +283,12 @@ def _row(by_seed: dict[int, RunResult]) -> dict[str, Any]:
 def _over(
     evaluations: list[dict[str, float]], statistic: Callable[[list[float]], float]
 ) -> dict[str, float]:
-    return {key: statistic([values[key] for values in evaluations]) for key in evaluations[0]}
+    shared = set.intersection(*map(set, evaluations))
+    return {
+        key: statistic([values[key] for values in evaluations])
+        for key in evaluations[0]
+        if key in shared
+    }
 
 
 def header(
@@ -177,26 +303,30 @@ def header(
       devices: number of devices.
     """
     steps = len(dataset.train) // config.batch_size
-    names = {"student": config.student.name}
-    if any(spec.teacher for spec in specs):
-        names = {"teacher": config.teacher.name, **names}
+    held_out = "" if dataset.validation is None else f", {len(dataset.validation):,} validation"
+    classes = dataset.num_classes
+    models = {f"student {config.student.name}": create_model(config.student.name, classes)}
+    if any(spec.teacher for spec in specs) and not config.teacher.outputs:
+        teacher = create_teacher(config.teacher, classes)
+        models = {f"teacher {teacher_name(config.teacher)}": teacher, **models}
     networks = ", ".join(
-        f"{role} {name} ({_count(name, dataset):,} parameters)" for role, name in names.items()
+        f"{name} ({_count(model, dataset):,} parameters)" for name, model in models.items()
     )
     return "\n".join(
         (
             f"amdjax {__version__}, JAX {jax.__version__}, {devices} x "
             f"{jax.devices()[0].device_kind}, {config.dtype}",
-            f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test "
-            f"images in {dataset.num_classes} classes; {config.epochs} epochs of {steps:,} steps, "
+            f"{dataset.name}: {len(dataset.train):,} training{held_out} and "
+            f"{len(dataset.test):,} test images in {dataset.num_classes} classes; "
+            f"{config.epochs} epochs of {steps:,} steps, "
             f"batch {config.batch_size}",
             f"{networks}; runs: {', '.join(spec.name for spec in specs)}",
         )
     )
 
 
-def _count(name: str, dataset: Dataset) -> int:
-    shapes = variable_shapes(create_model(name, dataset.num_classes))
+def _count(model: Model, dataset: Dataset) -> int:
+    shapes = variable_shapes(model, dataset.image_shape)
     return sum(leaf.size for path, leaf in shapes.items() if path.startswith("params/"))
 
 
@@ -218,11 +348,14 @@ def table(results: Results) -> str:
                 format_stat([100 * values["accuracy"] for values in best], 2),
             )
         )
+    choices = {
+        _CHOICES[run.selection_split] for by_seed in results.values() for run in by_seed.values()
+    }
     words_left = ("left", "left", *("right",) * (len(columns) - 2))
     text = tabulate(rows, columns, disable_numparse=True, colalign=words_left)
     text += (
         "\naccuracy, NLL (nats) and ECE (15 bins): test split, last step; "
-        "best: highest of all evaluations on the test split"
+        f"best: {'; '.join(sorted(choices))}"
     )
     if comparisons := compare(results):
         text += (

@@ -8,20 +8,52 @@ import ml_collections
 from jax.sharding import Mesh
 
 from amdjax import distributed
-from amdjax.checkpoint import Checkpoints
-from amdjax.config import validate
+from amdjax.checkpoint import Checkpoints, best_step, has_checkpoint, read_evaluation
+from amdjax.config import compute_dtype, validate
 from amdjax.data import Dataset, describe_dataset, load_dataset
+from amdjax.data.registry import DatasetSpec
+from amdjax.data.unknown import check_unknown
+from amdjax.data.unlabeled import add_unlabeled
 from amdjax.experiment import TEACHER, RunSpec, group_seeds, plan_runs
-from amdjax.files import check_writable
-from amdjax.models import count_parameters
-from amdjax.pretrained import load_teacher
+from amdjax.files import check_writable, local_path
+from amdjax.imports import apply_imports, unrecorded
+from amdjax.models import Ensemble, Model, count_parameters, member_variables
+from amdjax.predictor import create_predictor
+from amdjax.pretrained import (
+    TeacherSource,
+    create_teacher,
+    load_given_teacher,
+    teacher_name,
+    teacher_sources,
+)
+from amdjax.teacher_outputs.accuracy import print_low_accuracy
+from amdjax.teacher_outputs.stored import StoredOutputs, open_outputs
 from amdjax.training import results
+from amdjax.training.initial import InitialState, load_initial
 from amdjax.training.loop import RunState, train_loop
+from amdjax.training.metric_writer import METRICS_FILE, training_seconds
 from amdjax.training.multi_step import StepRunner
-from amdjax.training.preflight import check_settings, check_shapes
+from amdjax.training.preflight import (
+    check_settings,
+    check_shapes,
+    print_seen_validation_warning,
+    print_small_data_warnings,
+)
 from amdjax.training.teacher_cache import cache_teacher_outputs
-from amdjax.training.trainer import Trainer, build_predictor, build_trainer, evaluate
-from amdjax.workdir import check_data, check_resumable, write_config, write_run_spec
+from amdjax.training.trainer import (
+    Trainer,
+    build_trainer,
+    evaluate,
+    train_batches,
+)
+from amdjax.workdir import (
+    check_data,
+    check_resumable,
+    describe_run,
+    write_config,
+    write_run_spec,
+)
+from amdjax.workdir_lock import WorkdirLock
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> bool:
@@ -37,39 +69,119 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> bool:
     Raises:
       UserError: on a mistake that the user can correct; what was finished until then is kept.
     """
+    specs, data, mesh = _plan(config)
+    with WorkdirLock(workdir) as lock:
+        return _run_all(config, specs, data, workdir, mesh, lock)
+
+
+def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Prepares the data of a config and checks all that `run` checks; trains nothing.
+
+    Args:
+      config: see `configs/default.py`.
+      workdir: that `run` is to be called with; it is read if it is there, and never written.
+
+    Raises:
+      UserError: on a mistake that the user can correct.
+    """
+    specs, data, mesh = _plan(config)
+    for spec in specs:
+        check_resumable(config, spec, workdir / spec.name)
+    dataset = load_dataset(config.data, data)
+    students = add_unlabeled(dataset, config.data)
+    train_batches(config, students, config.seed)
+    for spec in specs:
+        fingerprint = (dataset if spec.is_teacher else students).fingerprint
+        check_data(config, workdir / spec.name, fingerprint)
+    if any(spec.teacher for spec in specs):
+        if config.teacher.outputs:
+            open_outputs(config.teacher.outputs).check_rows(students, config.data)
+        elif config.teacher.checkpoint or config.teacher.ensemble:
+            load_given_teacher(config.teacher, dataset.num_classes)
+    _load_initial(config, specs, students, workdir)
+    if distributed.is_primary():
+        print_small_data_warnings(config, len(dataset.train))
+        print(results.header(config, dataset, specs, mesh.size))
+        print("the data are prepared and the settings are valid; nothing was trained", flush=True)
+
+
+def _plan(config: ml_collections.ConfigDict) -> tuple[list[RunSpec], DatasetSpec, Mesh]:
+    """Checks what can be checked before the data are prepared."""
+    apply_imports(config)
     validate(config)
     specs = plan_runs(config)
     mesh = distributed.make_mesh()
-    distributed.check_batch_size(config.batch_size, mesh)
+    distributed.check_batch_size(config.batch_size, mesh, config.accumulate)
     check_settings(config, specs)
     data = describe_dataset(config.data)
+    check_unknown(config.data)
     check_shapes(config, specs, data.num_classes, data.image_shape)
+    return specs, data, mesh
+
+
+def _run_all(
+    config: ml_collections.ConfigDict,
+    specs: list[RunSpec],
+    data: DatasetSpec,
+    workdir: Path,
+    mesh: Mesh,
+    lock: WorkdirLock,
+) -> bool:
     for spec in specs:
         check_resumable(config, spec, workdir / spec.name)
     if distributed.is_primary():
         for spec in specs:
             check_writable(workdir / spec.name)
     dataset = load_dataset(config.data, data)
-    changes = {check_data(config, workdir / spec.name, dataset.fingerprint) for spec in specs}
+    students = add_unlabeled(dataset, config.data)
+
+    def data_of(spec: RunSpec) -> Dataset:
+        return dataset if spec.is_teacher else students
+
+    outputs = None
+    if config.teacher.outputs and any(spec.teacher for spec in specs):
+        outputs = open_outputs(config.teacher.outputs)
+        accuracy = outputs.check_rows(students, config.data)
+    changes = {check_data(config, workdir / spec.name, data_of(spec).fingerprint) for spec in specs}
+    initial = _load_initial(config, specs, students, workdir)
     if distributed.is_primary():
         write_config(config, workdir)
         for change in sorted(filter(None, changes)):
             print(change)
+        if note := unrecorded(config):
+            print(note)
+        print_small_data_warnings(config, len(dataset.train))
         print(results.header(config, dataset, specs, mesh.size), flush=True)
+        if config.data.unlabeled:
+            print(
+                f"students: {len(students.train):,} training images, with those of "
+                f"{config.data.unlabeled}, which have no labels",
+                flush=True,
+            )
+        if initial is not None:
+            print(f"students: start from {config.init_from} at step {initial.step}", flush=True)
+        if outputs is not None:
+            print(outputs.describe(accuracy), flush=True)
+            if accuracy is not None:
+                print_low_accuracy(accuracy, dataset.num_classes)
     teachers: dict[str, dict] = {}
     finished: results.Results = {}
-    if config.teacher.checkpoint and any(spec.teacher for spec in specs):
+    given = config.teacher.checkpoint or config.teacher.ensemble
+    if given and any(spec.teacher for spec in specs):
         teachers[TEACHER], result = import_teacher(config, dataset, mesh)
         finished[TEACHER] = {config.seed: result}
     trainer: Trainer | None = None
     built_for: RunSpec | None = None
-    with distributed.Preemption() as preemption:
+    with distributed.Preemption(lock.check) as preemption:
         for group in group_seeds(specs, config.seeds_at_once):
             shared = dataclasses.replace(group[0], name="", seed=0)
             if trainer is None or shared != built_for:  # the seeds share the compiled programs
-                trainer, built_for = build_trainer(config, shared, dataset, mesh), shared
-            teacher = None if shared.teacher is None else teachers[shared.teacher]
-            trained = train_runs(trainer, group, workdir, teacher, preemption)
+                trainer, built_for = build_trainer(config, shared, data_of(shared), mesh), shared
+            teacher = None
+            if shared.teacher is not None and outputs is None:
+                teacher = teachers[shared.teacher]
+            start = None if shared.is_teacher else initial
+            trained = train_runs(trainer, group, workdir, teacher, preemption, start)
             if trained is None:
                 if distributed.is_primary():
                     print(f"stopped during {group[0].name}; repeat the command to resume")
@@ -79,21 +191,90 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> bool:
                 if spec.is_teacher:
                     teachers[spec.name] = variables
     if distributed.is_primary():
-        results.write(workdir, config.data.name, finished)
+        results.write(workdir, dataset.fingerprint, finished)
         print(results.table(finished), flush=True)
     return True
+
+
+def _load_initial(
+    config: ml_collections.ConfigDict, specs: list[RunSpec], dataset: Dataset, workdir: Path
+) -> InitialState | None:
+    """Returns what students start from; None where that is nothing, or all have started."""
+    students = [spec for spec in specs if not spec.is_teacher]
+    if not config.init_from or all(has_checkpoint(workdir / spec.name) for spec in students):
+        return None
+    return load_initial(config, dataset)
 
 
 def import_teacher(
     config: ml_collections.ConfigDict, dataset: Dataset, mesh: Mesh
 ) -> tuple[dict, results.RunResult]:
-    """Loads the teacher of `config.teacher.checkpoint`, and evaluates it."""
-    name, classes = config.teacher.name, dataset.num_classes
-    variables = load_teacher(config.teacher.checkpoint, name, classes)
-    variables = distributed.replicate(variables, mesh)
-    predictor = build_predictor(config, name, classes, {})
-    evaluation = evaluate(predictor, variables, dataset, config.batch_size, mesh)
-    return variables, results.RunResult(name, count_parameters(variables), {0: evaluation})
+    """Loads the teacher that the config gives, and prints its accuracy.
+
+    Those of the members of an ensemble are printed, too.
+    """
+    classes, sources = dataset.num_classes, teacher_sources(config.teacher)
+    variables = distributed.replicate(load_given_teacher(config.teacher, classes), mesh)
+    module = create_teacher(config.teacher, classes, compute_dtype(config))
+
+    def known_accuracy(source: TeacherSource) -> float | None:
+        return read_evaluation(local_path(source.checkpoint, "config.teacher")).get("accuracy")
+
+    if isinstance(module, Ensemble):
+        for index, (source, member) in enumerate(zip(sources, module.members, strict=True)):
+            network = member, member_variables(variables, index)
+            subject, known = f"teacher {source.checkpoint}", known_accuracy(source)
+            _evaluate_teacher(config, dataset, mesh, *network, subject, known)
+        subject, known = f"mean of the {len(sources)} teachers", None
+    else:
+        subject, known = f"teacher {sources[0].checkpoint}", known_accuracy(sources[0])
+    evaluation = _evaluate_teacher(config, dataset, mesh, module, variables, subject, known)
+    if distributed.is_primary():
+        print_seen_validation_warning(config)
+    return variables, results.RunResult(
+        teacher_name(config.teacher),
+        count_parameters(variables),
+        {0: evaluation},
+        results.origin_of({}, mesh.size),
+    )
+
+
+def _evaluate_teacher(
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    mesh: Mesh,
+    module: Model,
+    variables: dict,
+    subject: str,
+    known: float | None,
+) -> dict[str, float]:
+    """Evaluates a teacher that was trained before, and prints its accuracy.
+
+    Args:
+      config: of the experiment.
+      dataset: of the experiment.
+      mesh: of all devices.
+      module: the network.
+      variables: its variables, replicated.
+      subject: of the line that is printed.
+      known: accuracy of its checkpoint; None if that is not known.
+
+    Returns:
+      The values on the test split, with `VALIDATION` where there is a validation split.
+    """
+    predictor = create_predictor(module, config.augment, {})
+    evaluation = evaluate(predictor, variables, dataset.test, config.batch_size, mesh)
+    accuracy = evaluation["accuracy"]
+    if dataset.validation is not None:
+        held_out = evaluate(predictor, variables, dataset.validation, config.batch_size, mesh)
+        evaluation[results.VALIDATION] = accuracy = held_out["accuracy"]
+    if distributed.is_primary():
+        print(
+            f"{subject}: accuracy on the {dataset.selection_split} split {accuracy:.2%}",
+            flush=True,
+        )
+        print_low_accuracy(accuracy, dataset.num_classes, known)
+    return evaluation
 
 
 def train_runs(
@@ -102,6 +283,7 @@ def train_runs(
     workdir: Path,
     teacher_variables: dict | None,
     preemption: distributed.Preemption,
+    initial: InitialState | None = None,
 ) -> list[tuple[dict, results.RunResult]] | None:
     """Trains runs that differ only in their seeds, several of them as one program.
 
@@ -114,6 +296,7 @@ def train_runs(
       workdir: of the experiment.
       teacher_variables: the teacher's; None where no loss reads it.
       preemption: polled after every step.
+      initial: what the runs start from; None: random weights.
 
     Returns:
       For each run the network's variables and its result; None if a signal stopped them.
@@ -127,16 +310,20 @@ def train_runs(
         folder = workdir / spec.name
         if distributed.is_primary():
             write_run_spec(config, spec, folder, trainer.dataset.fingerprint)
-        checkpoints = stack.enter_context(Checkpoints(folder))
-        start, state = checkpoints.latest_step() or 0, trainer.init_state(spec.seed)
+        description = describe_run(config, spec, trainer.dataset.fingerprint)
+        checkpoints = stack.enter_context(Checkpoints(folder, description))
+        start, log = checkpoints.latest_step() or 0, {}
+        state = trainer.init_state(spec.seed, initial)
         if start:
-            state = checkpoints.restore_latest(state)
-        return RunState(spec, folder, checkpoints, state, start)
+            state, log = checkpoints.restore_latest(state), checkpoints.restore_log()
+        return RunState(spec, folder, description, checkpoints, state, start, log)
 
     with contextlib.ExitStack() as stack:
         runs = [open_run(spec) for spec in specs]
         starts = sorted({run.start for run in runs})
-        if teacher_variables is not None and config.teacher.cached:
+        if isinstance(trainer.teacher, StoredOutputs):
+            cache = trainer.teacher.rows(views=2 if config.augment.flip else 1)
+        elif teacher_variables is not None and config.teacher.cached:
             if starts[0] < trainer.total_steps:
                 cache = cache_teacher_outputs(trainer, teacher_variables)
             teacher_variables = None
@@ -153,8 +340,31 @@ def train_runs(
                 results.RunResult(
                     run.spec.model,
                     count_parameters(run.state.variables),
-                    run.checkpoints.evaluations(),
+                    _test_evaluations(trainer, run),
+                    results.origin_of(
+                        run.description["settings"],
+                        trainer.mesh.size,
+                        training_seconds(run.folder / METRICS_FILE, config.batch_size),
+                    ),
                 ),
             )
             for run in runs
         ]
+
+
+def _test_evaluations(trainer: Trainer, run: RunState) -> dict[int, dict[str, float]]:
+    """Returns the evaluations of a finished run on the test split, by step.
+
+    With a validation split these are made now: of the last step and of the one that is best there.
+    """
+    evaluations, dataset = run.checkpoints.evaluations(), trainer.dataset
+    if dataset.validation is None:
+        return evaluations
+    tested = {}
+    for step in sorted({best_step(evaluations), max(evaluations)}):
+        state = run.state
+        if step != run.checkpoints.latest_step():
+            state = run.checkpoints.restore(step, state)
+        tested[step] = trainer.evaluate(state, dataset.test)
+        tested[step][results.VALIDATION] = evaluations[step]["accuracy"]
+    return tested

@@ -1,14 +1,12 @@
 """Teacher cache: logits, embedding and attention maps of every training image, computed once."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from amdjax import distributed
-from amdjax.data import Batch, EvalBatches, TrainBatches, prefetch
+from amdjax.data import Batch, EvalBatches, prefetch
 from amdjax.losses.functional import attention_map
 from amdjax.models import Outputs
 from amdjax.training.trainer import Trainer
@@ -37,7 +35,7 @@ def cache_teacher_outputs(trainer: Trainer, variables: dict) -> Outputs:
         features = {
             layer: jnp.sqrt(attention_map(outputs.features[layer]))[..., None] for layer in layers
         }
-        return outputs.replace(features=features, class_weights=None)
+        return outputs.replace(features=features, class_weights=None, class_bias=None)
 
     def step(variables: dict, batch: Batch) -> Outputs:
         views = [batch["image"]]
@@ -66,19 +64,3 @@ def cache_teacher_outputs(trainer: Trainer, variables: dict) -> Outputs:
             bar.update(count)
     assert cache is not None, "a training split is never empty"
     return cache
-
-
-@dataclasses.dataclass(frozen=True)
-class CachedTeacherBatches:
-    """Batches to which the cached teacher outputs of their examples are added as "teacher"."""
-
-    batches: TrainBatches
-    cache: Outputs
-
-    def __getitem__(self, step: int) -> Batch:
-        """Reads this process's rows of batch `step`."""
-        indices = self.batches.indices(step)
-        return {
-            **self.batches[step],
-            "teacher": jax.tree.map(lambda x: x[indices], self.cache),
-        }

@@ -28,6 +28,9 @@ def make_train_step(
     mix: Mix | None = None,
     teacher_sees_mixed: bool = True,
     ema_decay: float = 0.0,
+    accumulate: int = 1,
+    strong_augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+    num_examples: int = 0,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Creates the train step of a run.
 
@@ -40,56 +43,106 @@ def make_train_step(
       mix: from `create_mix`; None: examples are not mixed.
       teacher_sees_mixed: whether the teacher's input is the mixed image, else the image alone.
       ema_decay: d of `ema = d * ema + (1 - d) * new`, where the state has averages.
+      accumulate: number of parts in which the gradient is computed, one after the other. The
+        gradient and the metrics are means over the parts; batch norm, mixing and losses that
+        compare examples see a part, and running statistics are updated by each part.
+      strong_augment: as `augment`, for the second view of the images, which some losses compare;
+        None where none does.
+      num_examples: number of images in the training split, for losses that read it.
 
     Returns:
       `step(state, teacher_variables, batch, seed) -> (state, metrics)`, to be mapped with
       `distributed.shard_step`. `batch` has "image" uint8 [b,H,W,3], "label" int32 [b] and, if the
-      teacher's outputs are cached, these as "teacher", see `lookup_teacher_outputs`. All random
-      numbers come from `fold_in(key(seed), state.step)`. The metrics are float32 scalars: "loss",
-      one for each loss by name and "accuracy" (of the images' labels, mixed or not), means over
-      the global batch, and "grad_norm" and "param_norm", L2 norms of the gradient and of the new
-      parameters.
+      teacher's outputs are cached, these as "teacher", see `lookup_teacher_outputs`, and "index"
+      int32 [b], the rows of the training split, if a loss needs them. All random numbers come
+      from `fold_in(key(seed), state.step)`. The metrics are float32 scalars: "loss", one for each
+      loss by name and "accuracy" (of the images' labels, mixed or not), means over the global
+      batch, and "grad_norm" and "param_norm", L2 norms of the gradient and of the new parameters.
     """
 
     def step(
         state: TrainState, teacher_variables: Any, batch: Batch, seed: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        labels = batch["label"]
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        example_keys = distributed.example_keys(key, labels.shape[0])
-        mix_key, dropout_key = (jax.random.fold_in(key, 2**31 + use) for use in (0, 1))
+        example_keys = distributed.example_keys(key, len(batch["label"]))
+        mix_key, dropout_key, loss_key = (jax.random.fold_in(key, 2**31 + use) for use in range(3))
         if student.axis_name is None:  # the network cannot tell the shards apart itself
             dropout_key = distributed.shard_key(dropout_key)
-        images = augment(example_keys, batch["image"])
-        mixed = MixedBatch(images, labels, None)
-        if mix is not None:
-            mixed = mix(mix_key, images, labels, student.num_classes)
-        teacher_outputs: Any = None
-        if "teacher" in batch:
-            teacher_outputs = lookup_teacher_outputs(batch["teacher"], example_keys)
-        elif teacher is not None:
-            teacher_images = mixed.images if teacher_sees_mixed else images
-            teacher_outputs = teacher.apply(teacher_variables, teacher_images, train=False)
 
-        def loss_fn(trainable: dict[str, Any]) -> tuple[jax.Array, tuple]:
-            outputs, updates = student.apply(
-                {"params": trainable["model"], "batch_stats": state.batch_stats},
-                mixed.images,
-                train=True,
-                feature_hook=mixed.feature_hook,
-                mutable=["batch_stats"],
-                rngs={"dropout": dropout_key},
-            )
-            loss_variables = {**state.loss_variables, "params": trainable["losses"]}
-            inputs = LossInputs(
-                outputs, teacher_outputs, mixed.labels, state.step, distributed.gather
-            )
-            loss, parts, loss_state = objective.apply(loss_variables, inputs)
-            correct = jnp.argmax(objective.predict(outputs).logits, axis=-1) == labels
-            metrics = {"loss": loss, **parts, "accuracy": jnp.mean(correct)}
-            return loss, (metrics, updates["batch_stats"], loss_state)
+        def gradients(
+            batch: Batch,
+            example_keys: jax.Array,
+            batch_stats: Any,
+            loss_state: Any,
+            dropout_key: jax.Array,
+            loss_key: jax.Array,
+        ) -> tuple[Any, tuple[dict[str, jax.Array], Any, Any]]:
+            """Returns the gradient of some examples, and (metrics, batch_stats, loss state)."""
+            labels = batch["label"]
+            images = augment(example_keys, batch["image"])
+            mixed = MixedBatch(images, labels, None)
+            if mix is not None:
+                mixed = mix(mix_key, images, labels, student.num_classes)
+            teacher_outputs: Any = None
+            if "teacher" in batch:
+                teacher_outputs = lookup_teacher_outputs(batch["teacher"], example_keys)
+            elif teacher is not None:
+                teacher_images = mixed.images if teacher_sees_mixed else images
+                teacher_outputs = teacher.apply(teacher_variables, teacher_images, train=False)
+            strong_images: Any = None
+            strong_teacher: Any = None
+            if strong_augment is not None:
+                strong_keys = jax.vmap(jax.random.fold_in, (0, None))(example_keys, 2**31)
+                strong_images = strong_augment(strong_keys, batch["image"])
+                if teacher is not None:
+                    strong_teacher = teacher.apply(teacher_variables, strong_images, train=False)
 
-        grads, aux = jax.grad(loss_fn, has_aux=True)(state.trainable)
+            def loss_fn(trainable: dict[str, Any]) -> tuple[jax.Array, tuple]:
+                outputs, updates = student.apply(
+                    {"params": trainable["model"], "batch_stats": batch_stats},
+                    mixed.images,
+                    train=True,
+                    feature_hook=mixed.feature_hook,
+                    mutable=["batch_stats"],
+                    rngs={"dropout": dropout_key},
+                )
+                strong_outputs: Any = None
+                if strong_images is not None:
+                    strong_outputs, updates = student.apply(
+                        {"params": trainable["model"], **updates},
+                        strong_images,
+                        train=True,
+                        mutable=["batch_stats"],
+                        rngs={"dropout": jax.random.fold_in(dropout_key, 1)},
+                    )
+                loss_variables = {"params": trainable["losses"], "state": loss_state}
+                inputs = LossInputs(
+                    outputs,
+                    teacher_outputs,
+                    mixed.labels,
+                    state.step,
+                    distributed.gather,
+                    example_index=batch.get("index"),
+                    num_examples=num_examples,
+                    key=loss_key,
+                    strong_student=strong_outputs,
+                    strong_teacher=strong_teacher,
+                )
+                loss, parts, new_loss_state = objective.apply(loss_variables, inputs)
+                predicted = objective.predict(outputs, loss_variables).logits
+                correct = jnp.argmax(predicted, axis=-1) == labels
+                metrics = {"loss": loss, **parts, "accuracy": jnp.mean(correct)}
+                return loss, (metrics, updates.get("batch_stats", {}), new_loss_state)
+
+            return jax.grad(loss_fn, has_aux=True)(state.trainable)
+
+        keys = (dropout_key, loss_key)
+        examples = (batch, example_keys)
+        statistics = (state.batch_stats, state.loss_variables["state"])
+        if accumulate == 1:
+            grads, aux = gradients(*examples, *statistics, *keys)
+        else:
+            grads, aux = _accumulate(gradients, accumulate, examples, statistics, keys)
         # Statistics and centres of the shards are means over equal numbers of examples, and so is
         # what the whole batch would give.
         grads, (metrics, batch_stats, loss_state) = jax.lax.pmean(
@@ -117,6 +170,52 @@ def make_train_step(
     return step
 
 
+def _accumulate(
+    gradients: Callable[..., tuple[Any, tuple]],
+    parts: int,
+    examples: Any,
+    statistics: tuple[Any, Any],
+    keys: tuple[jax.Array, ...],
+) -> tuple[Any, tuple[dict[str, jax.Array], Any, Any]]:
+    """Computes the gradient of a batch in parts, one after the other.
+
+    Part j has the examples j, j + parts, j + 2 parts and so on of this shard, and so of the global
+    batch: it does not depend on the number of devices.
+
+    Args:
+      gradients: (examples, keys, batch_stats, loss state, dropout key, loss key) -> (gradient,
+        (metrics, batch_stats, loss state)).
+      parts: by which the number of this shard's examples can be divided.
+      examples: the batch and the examples' keys, arrays [b,...].
+      statistics: batch_stats and loss state, which pass from part to part.
+      keys: for dropout and for the losses; each part gets its keys.
+
+    Returns:
+      As of `gradients`: means over the parts, and the statistics after the last one.
+    """
+
+    def of_part(index: jax.Array | int, examples: Any, statistics: Any) -> tuple[Any, tuple]:
+        part_keys = (jax.random.fold_in(key, index) for key in keys)
+        return gradients(*examples, *statistics, *part_keys)
+
+    def add(carry: tuple, part: tuple) -> tuple[tuple, None]:
+        total, statistics = carry
+        grads, (metrics, *statistics) = of_part(*part, statistics)
+        return (jax.tree.map(jnp.add, total, (grads, metrics)), tuple(statistics)), None
+
+    split = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), examples)
+    first = jax.tree.map(lambda x: x[0], split)
+    grads, (metrics, *_) = jax.eval_shape(lambda: of_part(0, first, statistics))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, metrics))
+    # XLA computes convolutions in a loop slowly on CPU.
+    unroll = 1 if distributed.on_accelerator() else parts
+    (total, statistics), _ = jax.lax.scan(
+        add, (zeros, statistics), (jnp.arange(parts), split), unroll=unroll
+    )
+    grads, metrics = jax.tree.map(lambda x: x / parts, total)
+    return grads, (metrics, *statistics)
+
+
 def lookup_teacher_outputs(cached: Outputs, keys: jax.Array) -> Outputs:
     """Selects the cached teacher outputs of the augmented view: flipped or not.
 
@@ -133,17 +232,21 @@ def lookup_teacher_outputs(cached: Outputs, keys: jax.Array) -> Outputs:
     return jax.tree.map(lambda x: jax.vmap(lambda both, view: both[view])(x, views), cached)
 
 
-def scan_train_steps(step: Callable[..., Any]) -> Callable[..., Any]:
+def scan_train_steps(
+    step: Callable[..., Any], image_shape: tuple[int, int, int]
+) -> Callable[..., Any]:
     """Makes many steps of one, for examples that lie on the device.
 
     Args:
       step: from `make_train_step`.
+      image_shape: (H, W, 3) of every image.
 
     Returns:
       `steps(state, teacher_variables, examples, indices, seed, count) -> (state, metrics)`, to be
       mapped with `distributed.shard_step` with the batch axis 1 of `indices`: int [n,b], whose row
-      i has the indices of step i into the examples [N,...]. The first `count` steps are done; the
-      remaining entries of the metrics, float32 [n], are zero.
+      i has the indices of step i into the examples [N,...], whose images are rows [N,H*W*3]: a TPU
+      would lay out images [N,H,W,3] with N innermost, and reading some of them would touch all. The
+      first `count` steps are done; the remaining entries of the metrics, float32 [n], are zero.
     """
 
     def steps(
@@ -158,6 +261,7 @@ def scan_train_steps(step: Callable[..., Any]) -> Callable[..., Any]:
             i: jax.Array | int, state: TrainState
         ) -> tuple[TrainState, dict[str, jax.Array]]:
             batch = jax.tree.map(lambda x: x[indices[i]], examples)
+            batch["image"] = batch["image"].reshape(-1, *image_shape)
             return step(state, teacher_variables, batch, seed)
 
         def body(i: jax.Array, carry: tuple) -> tuple:

@@ -13,14 +13,17 @@ from jax.sharding import Mesh
 
 from amdjax import distributed
 from amdjax.config import compute_dtype
-from amdjax.data import Dataset, EvalBatches, TrainBatches, prefetch
-from amdjax.data.augment import create_augment
+from amdjax.data import Dataset, EvalBatches, ImageSource, TrainBatches, prefetch
+from amdjax.data.augment import create_augment, create_strong_augment
 from amdjax.data.mixing import create_mix
-from amdjax.experiment import RunSpec, total_steps
+from amdjax.experiment import RunSpec, optim_of, total_steps
 from amdjax.losses import Objective, build_objective
 from amdjax.metrics import EvalMetrics
 from amdjax.models import Model, create_model, init_variables
 from amdjax.predictor import Predictor, create_predictor
+from amdjax.pretrained import create_teacher
+from amdjax.teacher_outputs.stored import StoredOutputs, open_outputs
+from amdjax.training.initial import InitialState
 from amdjax.training.optimizer import create_optimizer, learning_rate_schedule
 from amdjax.training.preflight import dummy_inputs
 from amdjax.training.train_state import TrainState
@@ -43,7 +46,8 @@ class Trainer:
       dataset: what to train with and to evaluate on.
       mesh: of all devices.
       student: the network that is trained; a teacher in the teacher's run.
-      teacher: the network that it learns from; None where no loss reads it.
+      teacher: the network that it learns from, or a file of its outputs; None where no loss reads
+        it.
       objective: what is minimised.
       optimizer: of the network's parameters and those of the losses.
       learning_rate: step -> learning rate.
@@ -56,7 +60,7 @@ class Trainer:
     dataset: Dataset
     mesh: Mesh
     student: Model
-    teacher: Model | None
+    teacher: Model | StoredOutputs | None
     objective: Objective
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
@@ -66,20 +70,31 @@ class Trainer:
     total_steps: int
     _compiled: dict[tuple[int, bool], Callable[..., Any]] = dataclasses.field(default_factory=dict)
 
-    def init_state(self, seed: int) -> TrainState:
-        """Returns the state before the first step, replicated on all devices."""
+    def init_state(self, seed: int, initial: InitialState | None = None) -> TrainState:
+        """Returns the state before the first step, replicated on all devices.
+
+        Args:
+          seed: of the random variables.
+          initial: what the network starts from in place of them.
+        """
         key = jax.random.key(np.uint32(seed))
         variables = init_variables(self.student, key, self.dataset.image_shape)
         loss_variables = self._init_losses(jax.random.fold_in(key, 1))
+        if initial is not None:
+            variables, loss_variables = initial.variables, initial.of_losses(loss_variables)
         state = TrainState.create(
             variables, loss_variables, self.optimizer, ema=self.config.ema_decay > 0
         )
+        if initial is not None and initial.ema and state.ema:
+            state = dataclasses.replace(state, ema=initial.ema)
         return distributed.replicate(state, self.mesh)
 
     @functools.cached_property
     def _init_losses(self) -> Callable[[jax.Array], dict]:
         def init(key: jax.Array) -> dict:
-            inputs = dummy_inputs(self.student, self.teacher, self.dataset.image_shape)
+            inputs = dummy_inputs(
+                self.student, self.teacher, self.dataset.image_shape, len(self.dataset.train)
+            )
             return self.objective.init(key, inputs)
 
         return distributed.jit(init)
@@ -98,9 +113,11 @@ class Trainer:
         """
         key = (networks, on_device)
         if key not in self._compiled:
-            step, in_axes = self.train_step, (None, 0, 0)
+            step: Callable[..., Any] = self.train_step
+            in_axes: tuple[int | None, ...] = (None, 0, 0)
             if on_device:
-                step, in_axes = scan_train_steps(step), (None, None, 0, 0, None)
+                step = scan_train_steps(step, self.dataset.image_shape)
+                in_axes = (None, None, 0, 0, None)
             if networks > 1:
                 step = vmap_train_step(step, in_axes)
             self._compiled[key] = distributed.shard_step(
@@ -116,9 +133,12 @@ class Trainer:
         """Returns the compiled evaluation step over all devices, see `make_eval_step`."""
         return _compiled_eval_step(self.predictor, self.mesh)
 
-    def evaluate(self, variables: dict) -> dict[str, float]:
-        """Returns the metrics of the network with these variables on the whole test split."""
-        return evaluate(self.predictor, variables, self.dataset, self.config.batch_size, self.mesh)
+    def evaluate(self, state: TrainState, source: ImageSource) -> dict[str, float]:
+        """Returns the metrics of a state's network on all images of a split."""
+        variables = dict(state.eval_variables)
+        if losses := self.objective.predicting_variables(state.loss_variables):
+            variables["losses"] = losses
+        return evaluate(self.predictor, variables, source, self.config.batch_size, self.mesh)
 
 
 def build_trainer(
@@ -137,13 +157,23 @@ def build_trainer(
     """
     mesh = distributed.make_mesh() if mesh is None else mesh
     steps_per_epoch = train_batches(config, dataset, seed=0).steps_per_epoch
-    student = build_model(config, spec.model, dataset.num_classes)
-    teacher = None
-    if spec.teacher is not None:
-        teacher = build_model(config, config.teacher.name, dataset.num_classes)
-    objective = build_objective(spec.losses, steps_per_epoch, config.epochs)
-    optimizer = create_optimizer(config.optim, steps_per_epoch, config.epochs)
+    dtype, axis = compute_dtype(config), distributed.BATCH_AXIS if config.sync_batch_norm else None
+    student = create_model(spec.model, dataset.num_classes, dtype, axis)
+    teacher: Model | StoredOutputs | None = None
+    if spec.teacher is not None and config.teacher.outputs:
+        teacher = open_outputs(config.teacher.outputs)
+    elif spec.teacher is not None:
+        teacher = create_teacher(config.teacher, dataset.num_classes, dtype, axis)
+    objective = dataclasses.replace(
+        build_objective(spec.losses, steps_per_epoch, config.epochs),
+        some_unlabeled=bool(config.data.unlabeled) and not spec.is_teacher,
+    )
+    optim = optim_of(config, spec)
+    optimizer = create_optimizer(optim, steps_per_epoch, config.epochs)
     mix = None if spec.is_teacher else create_mix(config.mix, distributed.reverse_batch)
+    strong_augment = None
+    if objective.needs_strong_view:
+        strong_augment = create_strong_augment(config.augment)
     return Trainer(
         config=config,
         dataset=dataset,
@@ -152,37 +182,28 @@ def build_trainer(
         teacher=teacher,
         objective=objective,
         optimizer=optimizer,
-        learning_rate=learning_rate_schedule(config.optim, steps_per_epoch, config.epochs),
+        learning_rate=learning_rate_schedule(optim, steps_per_epoch, config.epochs),
         train_step=make_train_step(
             student=student,
-            teacher=teacher,
+            teacher=None if isinstance(teacher, StoredOutputs) else teacher,
             objective=objective,
             augment=create_augment(config.augment).train,
             optimizer=optimizer,
             mix=mix,
             teacher_sees_mixed=config.mix.teacher_sees_mixed,
             ema_decay=config.ema_decay,
+            accumulate=config.accumulate,
+            strong_augment=strong_augment,
+            num_examples=len(dataset.train),
         ),
-        predictor=build_predictor(config, spec.model, dataset.num_classes, spec.losses),
+        predictor=create_predictor(
+            create_model(spec.model, dataset.num_classes, dtype), config.augment, spec.losses
+        ),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps(
             config.epochs, spec.epoch_fraction, config.max_steps, steps_per_epoch
         ),
     )
-
-
-def build_model(config: ml_collections.ConfigDict, name: str, num_classes: int) -> Model:
-    """Creates a network for training with the config's dtype and batch norm."""
-    axis = distributed.BATCH_AXIS if config.sync_batch_norm else None
-    return create_model(name, num_classes, compute_dtype(config), axis)
-
-
-def build_predictor(
-    config: ml_collections.ConfigDict, name: str, num_classes: int, losses: dict[str, Any]
-) -> Predictor:
-    """Creates the predictor of a network that is trained with some losses."""
-    module = create_model(name, num_classes, compute_dtype(config))
-    return create_predictor(module, config.augment, losses)
 
 
 def train_batches(config: ml_collections.ConfigDict, dataset: Dataset, seed: int) -> TrainBatches:
@@ -197,21 +218,20 @@ def train_batches(config: ml_collections.ConfigDict, dataset: Dataset, seed: int
 
 
 def evaluate(
-    predictor: Predictor, variables: dict, dataset: Dataset, batch_size: int, mesh: Mesh
+    predictor: Predictor, variables: dict, source: ImageSource, batch_size: int, mesh: Mesh
 ) -> dict[str, float]:
-    """Evaluates a network on the whole test split, every example once.
+    """Evaluates a network on a whole split, every example once.
 
     Args:
       predictor: of the network.
       variables: its variables, replicated over the mesh.
-      dataset: whose test split to use.
+      source: the images of the split.
       batch_size: global.
       mesh: of all devices.
 
     Returns:
       name -> value, see `EvalMetrics`.
     """
-    source = dataset.test
     batches = EvalBatches(
         source, batch_size, distributed.process_index(), distributed.process_count()
     )

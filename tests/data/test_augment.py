@@ -1,3 +1,5 @@
+from unittest.mock import patch
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -7,12 +9,15 @@ import pytest
 from amdjax.configs import default
 from amdjax.data.augment import (
     Augment,
+    color_jitter,
     create_augment,
     draw_flips,
     normalize,
     random_crop,
+    random_erasing,
     random_flip,
 )
+from amdjax.data.policies import AUGMENTATIONS, register_augmentation
 from amdjax.errors import UserError
 from tests.make_data import random_images
 
@@ -97,6 +102,118 @@ def test_train_adds_gaussian_noise_of_each_example():
     np.testing.assert_allclose(only_first[0] - augment.evaluate(IMAGES)[0], noise[0], atol=1e-6)
 
 
+def jittered(images, **strengths):
+    compiled = jax.jit(lambda keys, images: color_jitter(keys, images, **strengths))
+    return np.asarray(compiled(keys(), images)).astype(int)
+
+
+def luma(images):
+    return images @ [0.299, 0.587, 0.114]
+
+
+def test_color_jitter_of_brightness_scales_each_image():
+    images = IMAGES // 2
+    ratios = jittered(images, brightness=0.4).sum((1, 2, 3)) / images.sum((1, 2, 3))
+    assert 0.58 <= ratios.min() < 0.7
+    assert 1.3 < ratios.max() <= 1.4
+    scaled = images * ratios[:, None, None, None]
+    assert np.abs(jittered(images, brightness=0.4) - scaled).max() < 2
+
+
+def test_color_jitter_of_contrast_keeps_the_mean_luma():
+    images = IMAGES // 2 + 64
+    changed = jittered(images, contrast=0.4)
+    np.testing.assert_allclose(luma(changed).mean((1, 2)), luma(images).mean((1, 2)), atol=2)
+    ratios = changed.std((1, 2, 3)) / images.std((1, 2, 3))
+    assert 0.58 <= ratios.min() < 0.7
+    assert 1.3 < ratios.max() <= 1.42
+
+
+def test_color_jitter_of_saturation_keeps_the_luma():
+    images = IMAGES // 4 + 96
+    changed = jittered(images, saturation=0.9)
+    np.testing.assert_allclose(luma(changed), luma(images), atol=2)
+    assert np.abs(changed - images).max() > 10
+
+
+def test_color_jitter_of_hue_keeps_value_and_saturation():
+    images = IMAGES // 2 + 64
+    changed = jittered(images, hue=0.5)
+    np.testing.assert_allclose(changed.max(-1), images.max(-1), atol=1)
+    np.testing.assert_allclose(changed.min(-1), images.min(-1), atol=2)
+    assert np.abs(changed - images).max((1, 2, 3)).min() > 0
+
+
+def test_color_jitter_changes_the_order_of_its_changes():
+    # Contrast keeps the mean luma, which brightness has changed before or changes after.
+    images = np.broadcast_to(np.asarray([0, 100], np.uint8)[:, None], (64, 2, 2)).repeat(3)
+    images = images.reshape(64, 2, 2, 3)
+    changed = jittered(images, brightness=0.9, contrast=0.9)
+    assert len({tuple(image.ravel()) for image in changed}) > 40
+    np.testing.assert_array_equal(color_jitter(keys(), images), images)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (5, 40)])
+def test_random_erasing_sets_one_rectangle_to_zero(shape):
+    images = np.ones((64, *shape, 3), np.float32)
+    erased = np.asarray(jax.jit(random_erasing, static_argnums=2)(keys(), images, 1.0)) == 0
+    assert (erased.all(-1) == erased.any(-1)).all()
+    heights, widths = (erased.any(axis).any(-1).sum(-1) for axis in (2, 1))
+    np.testing.assert_array_equal(erased[..., 0].sum((1, 2)), heights * widths)  # a full rectangle
+    assert ((heights < shape[0]) & (widths < shape[1])).all()
+    # Before the sides are rounded, area and ratio are in the published ranges.
+    area = shape[0] * shape[1]
+    some = heights > 0
+    assert ((heights + 0.5) * (widths + 0.5) >= 0.02 * area)[some].all()
+    assert ((heights - 0.5) * (widths - 0.5) <= 0.33 * area)[some].all()
+    assert ((heights + 0.5) / (widths - 0.5) >= 0.3)[some].all()
+    assert ((heights - 0.5) / (widths + 0.5) <= 3.3)[some].all()
+    assert some.mean() > 0.9
+    touched = erased[..., 0].any(0)
+    assert touched.mean() > 0.9  # everywhere, up to the border
+
+
+def test_random_erasing_has_its_probability():
+    images, erase = np.ones((64, 8, 8, 3), np.float32), jax.jit(random_erasing)
+    for probability, low, high in ((0.0, 0, 0), (0.25, 6, 28)):
+        erased = np.asarray(erase(keys(), images, probability))
+        assert low <= np.sum(erased.min((1, 2, 3)) == 0) <= high
+
+
+def test_train_with_every_augmentation_depends_on_each_image_and_key_alone():
+    augment = compiled(
+        padding=2,
+        flip=True,
+        policy="trivialaugment",
+        color_jitter=(0.4, 0.4, 0.4, 0.1),
+        noise=0.1,
+        erasing=0.5,
+    )
+    batch = augment.train(keys(), IMAGES)
+    other_keys = jnp.concatenate([keys(seed=1)[:32], keys()[32:]])
+    other = augment.train(other_keys, np.concatenate([IMAGES[32:], IMAGES[32:]]))
+    np.testing.assert_array_equal(other[32:], batch[32:])
+    assert np.isfinite(batch).all()
+
+
+def test_train_applies_registered_functions_in_their_order():
+    with patch.dict(AUGMENTATIONS):
+        register_augmentation("invert", "negative")(lambda keys, images: 255 - images)
+        register_augmentation("darken", "less light")(lambda keys, images, by=1: images >> by)
+        both = create_augment(settings(policy="invert + darken"))
+        reverse = create_augment(settings(policy="darken+invert"))
+    np.testing.assert_array_equal(both.train(keys(), IMAGES), both.evaluate((255 - IMAGES) >> 1))
+    np.testing.assert_array_equal(reverse.train(keys(), IMAGES), both.evaluate(255 - (IMAGES >> 1)))
+
+
+def test_train_refuses_a_policy_that_changes_dtype_or_shape():
+    with patch.dict(AUGMENTATIONS):
+        register_augmentation("as_float", "float")(lambda keys, images: images / 255)
+        augment = create_augment(settings(policy="as_float"))
+    with pytest.raises(UserError, match=r"must return .* uint8 \(64, 8, 8, 3\), not float"):
+        augment.train(keys(), IMAGES)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -105,6 +222,11 @@ def test_train_adds_gaussian_noise_of_each_example():
         ({"noise": -0.1}, "config.augment.noise must be at least 0, not -0.1"),
         ({"mean": (0.5, 0.5)}, "config.augment.mean needs three numbers"),
         ({"std": (1.0, 0.0, 1.0)}, "config.augment.std needs three positive numbers"),
+        ({"policy": "randaug"}, "unknown config.augment.policy 'randaug'; did you mean randaugm"),
+        ({"color_jitter": (0.4, 0.4)}, r"color_jitter needs four numbers .* not \(0\.4, 0\.4\)"),
+        ({"color_jitter": ("a", 0.4, 0.4, 0.1)}, "color_jitter needs four numbers"),
+        ({"color_jitter": (0.4, 0.4, 0.4, 0.6)}, r"shifts the hue by at most 0\.5"),
+        ({"erasing": 1.5}, r"config\.augment\.erasing must be between 0 and 1, not 1\.5"),
     ],
 )
 def test_create_augment_error_names_the_setting(changes, message):

@@ -4,7 +4,15 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from amdjax.data import Batch, Batches, EvalBatches, InMemorySource, TrainBatches, prefetch
+from amdjax.data import (
+    Batch,
+    Batches,
+    EvalBatches,
+    InMemorySource,
+    JoinedBatches,
+    TrainBatches,
+    prefetch,
+)
 from amdjax.errors import UserError
 
 
@@ -24,6 +32,13 @@ def test_train_batch_has_images_and_their_labels():
     assert batch["image"].dtype == np.uint8
     assert batch["label"].dtype == np.int32
     np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["label"])
+
+
+def test_joined_batch_has_the_rows_of_its_examples():
+    arrays = {"index": np.arange(20), "teacher": [10.0 * np.arange(20)]}
+    batch = JoinedBatches(TrainBatches(numbered(20), 8, seed=0), arrays)[3]
+    np.testing.assert_array_equal(batch["index"], batch["label"])
+    np.testing.assert_array_equal(batch["teacher"][0], 10.0 * batch["label"])
 
 
 def test_train_epoch_has_each_example_at_most_once():

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from amdjax.data import DATASETS, load_dataset
-from amdjax.data.sources import InMemorySource, StreamedSource
+from amdjax.data import DATASETS, describe_dataset, load_dataset
+from amdjax.data.sources import InMemorySource, StreamedSource, read_labels
+from amdjax.data.splits import hold_out, known_labels
 from amdjax.errors import UserError
 from tests.make_data import data_settings
 
@@ -58,6 +59,47 @@ def test_digits_are_those_of_scikit_learn(digits_dir):
     assert "tensorflow" not in sys.modules
 
 
+@pytest.mark.parametrize("memory_gib", [0.0, 1.0])
+def test_unknown_classes_are_in_no_split(digits_dir, memory_gib):
+    whole = load_dataset(data_settings("digits", digits_dir))
+    settings = {"memory_gib": memory_gib, "validation": 0.1, "unknown_classes": ("7", 2)}
+    dataset = load_dataset(data_settings("digits", digits_dir, **settings))
+    assert dataset.class_names == tuple("01345689") == dataset.fingerprint.class_names
+    assert whole.unknown is None and len(dataset.train) + len(dataset.validation) < 1437
+    images, labels = whole.test.read(np.arange(360))
+    is_unknown = np.isin(labels, (2, 7))
+    known_images, known_labels = dataset.test.read(np.arange(len(dataset.test)))
+    np.testing.assert_array_equal(known_images, images[~is_unknown])
+    names = np.array(dataset.class_names)[known_labels]
+    assert names.tolist() == [str(label) for label in labels[~is_unknown]]
+    unknown_images, unknown_labels = dataset.unknown.read(np.arange(len(dataset.unknown)))
+    np.testing.assert_array_equal(unknown_images, images[is_unknown])
+    np.testing.assert_array_equal(unknown_labels, labels[is_unknown])
+    for source in (dataset.train, dataset.validation):
+        assert set(read_labels(source)) == set(range(8))
+    spec = describe_dataset(data_settings("digits", digits_dir, **settings))
+    assert spec.num_classes == dataset.num_classes == 8
+
+
+def test_known_labels_number_the_classes_in_their_order():
+    assert known_labels("abcd", ()).tolist() == [0, 1, 2, 3]
+    assert known_labels("abcd", ("c", "a")).tolist() == [-1, 0, -1, 1]
+
+
+@pytest.mark.parametrize(
+    ("unknown", "message"),
+    [
+        (("3", "x"), "unknown class in config.data.unknown_classes 'x'; known: 0, 1, 2"),
+        (("3", 3), "config.data.unknown_classes has duplicates: 3, 3"),
+        (tuple(range(9)), "holds out 9 of 10 classes; at least two must be left"),
+    ],
+)
+def test_unknown_classes_are_checked_before_preparing(tmp_path, unknown, message):
+    with pytest.raises(UserError, match=message):
+        describe_dataset(data_settings("digits", tmp_path, unknown_classes=unknown))
+    assert not list(tmp_path.iterdir())
+
+
 def test_load_dataset_holds_train_in_memory_first(digits_dir):
     dataset = load_dataset(data_settings("digits", digits_dir, memory_gib=1500 * 3072 / 2**30))
     assert isinstance(dataset.train, InMemorySource)
@@ -68,3 +110,52 @@ def test_data_dir_falls_back_to_the_environment(digits_dir, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(digits_dir))
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", None)  # must not be used
     assert len(load_dataset(data_settings("digits", "")).train) == 1437
+
+
+def test_validation_holds_out_a_part_of_the_training_images(digits_dir):
+    whole = load_dataset(data_settings("digits", digits_dir))
+    data = data_settings("digits", digits_dir, validation=0.1)
+    dataset = load_dataset(data)
+    assert dataset.fingerprint.num_images == {"train": 1295, "test": 360, "validation": 142}
+    assert (dataset.selection_split, whole.selection_split) == ("validation", "test")
+    assert dataset.selection is dataset.validation
+    images, labels = whole.train.arrays()
+    held_out = hold_out(labels, map(str, range(1437)), 0.1, 0)
+    for source, rows in ((dataset.train, ~held_out), (dataset.validation, held_out)):
+        np.testing.assert_array_equal(source.arrays()[0], images[rows])
+        np.testing.assert_array_equal(source.arrays()[1], labels[rows])
+    data.memory_gib = 0.0
+    streamed = load_dataset(data).validation
+    assert isinstance(streamed, StreamedSource)
+    np.testing.assert_array_equal(streamed.read(np.arange(142))[0], images[held_out])
+
+
+def test_validation_depends_on_its_seed(digits_dir):
+    one, other = (
+        load_dataset(data_settings("digits", digits_dir, validation=0.1, validation_seed=seed))
+        for seed in (0, 1)
+    )
+    assert one.fingerprint == other.fingerprint
+    assert (one.validation.arrays()[0] != other.validation.arrays()[0]).any()
+
+
+def test_random_crops_are_of_training_images_only(digits_dir):
+    changes = {"random_resized_crop": True, "image_size": 32, "validation": 0.1}
+    dataset = load_dataset(data_settings("digits", digits_dir, **changes))
+    rows = np.arange(8)
+    for source, is_random in (
+        (dataset.train, True),
+        (dataset.validation, False),
+        (dataset.test, False),
+    ):
+        one, other = (source.read(rows, crop_seed=(0, epoch))[0] for epoch in (0, 1))
+        assert (one != other).any() == is_random
+
+
+def test_validation_error_on_settings_that_exclude_each_other(tmp_path):
+    data = data_settings("digits", tmp_path, validation_split="val")
+    with pytest.raises(UserError, match="is for data set 'folder', not for 'digits'"):
+        load_dataset(data)
+    data.update({"name": "folder", "folder": str(tmp_path), "validation": 0.1})
+    with pytest.raises(UserError, match="validation_split='val' exclude each other"):
+        load_dataset(data)

@@ -3,6 +3,8 @@
 import pytest
 import yaml
 
+from amdjax.configs import default
+from amdjax.recipes import RECIPES
 from tests.tiny_run import ROOT
 
 
@@ -76,13 +78,29 @@ def test_jobset_keeps_workdir_and_data_on_the_shared_disk(documents, pod):
     flags = dict(flag.lstrip("-").split("=") for flag in container["args"])
     assert flags["workdir"].startswith("/disk/")
     assert flags["config.data.data_dir"].startswith("/disk/")
-    assert (ROOT / flags["config"]).is_file()
+    assert (RECIPES / flags["config"]).is_file()
+
+
+def test_jobset_requests_memory_for_a_pod_and_its_shared_memory(pod):
+    resources = pod["containers"][0]["resources"]
+    assert int(resources["requests"]["cpu"]) > 0
+    assert resources["requests"]["memory"] == resources["limits"]["memory"]
+    (shared,) = (volume for volume in pod["volumes"] if volume["name"] == "memory")
+    sizes = (resources["requests"]["memory"], shared["emptyDir"]["sizeLimit"])
+    total, part = (int(size.removesuffix("Gi")) for size in sizes)
+    assert total > part + default.get_config().data.memory_gib
+
+
+def test_jobset_runs_as_the_user_of_the_image(pod):
+    context = pod["securityContext"]
+    assert context["runAsNonRoot"] is True
+    assert f"USER {context['fsGroup']}:" in (ROOT / "launch" / "Dockerfile").read_text()
 
 
 def test_manifests_are_valid(documents, jobset):
     validator = pytest.importorskip("kubernetes_validate")
     template = jobset["spec"]["replicatedJobs"][0]["template"]
-    job = {"apiVersion": "batch/v1", "kind": "Trainer", "metadata": {"name": "amdjax"}, **template}
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "amdjax"}, **template}
     for document in (documents["PersistentVolumeClaim"], job):
         validator.validate(document, validator.latest_version(), strict=True)
     assert jobset["apiVersion"] == "jobset.x-k8s.io/v1alpha2"

@@ -60,6 +60,25 @@ def test_slurm_tasks_give_the_numbers_of_one_process(cluster, images, tmp_path):
         np.testing.assert_allclose(two[key], value, rtol=1e-5, atol=1e-5)
 
 
+def test_slurm_gives_each_task_its_cores(tmp_path):
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/sh\nprintf "%s " "$@"\nexit 3\n')
+    srun.chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_CPUS_PER_TASK": "6",
+        "AMDJAX_PYTHON": "python",
+    }
+    words = ["bash", str(ROOT / "launch" / "slurm.sbatch"), "--config=digits.py"]
+    result = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert result.returncode == 3
+    assert result.stdout.split() == [
+        *("--cpus-per-task=6", "python", "-m", "amdjax.main", "--stop_code=75"),
+        "--config=digits.py",
+    ]
+
+
 def test_slurm_refuses_another_folder(tmp_path):
     environment = {**os.environ, "SLURM_SUBMIT_DIR": str(tmp_path)}
     words = ["bash", str(ROOT / "launch" / "slurm.sbatch")]

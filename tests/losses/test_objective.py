@@ -18,6 +18,7 @@ from tests.losses.random_arrays import draw
 # name: (needs a teacher, needs hard labels, cacheable, whole batch, has variables)
 PROPERTIES = {
     "ce": (False, False, True, False, False),
+    "ce_strong": (False, True, True, False, False),
     "center": (False, True, True, False, True),
     "a_softmax": (False, True, True, False, False),
     "cosface": (False, True, True, False, False),
@@ -34,6 +35,8 @@ PROPERTIES = {
     "nkd": (True, True, True, False, False),
     "rld": (True, True, True, False, False),
     "wkd_l": (True, True, False, False, False),
+    "ctkd": (True, False, True, False, True),
+    "mlkd": (True, True, False, True, False),
     "am": (True, False, True, False, False),
     "at": (True, False, True, False, False),
     "ft": (True, False, False, False, False),
@@ -47,10 +50,12 @@ PROPERTIES = {
     "ft_factor": (True, False, False, True, True),
     "reviewkd": (True, False, False, True, True),
     "wkd_f": (True, False, False, True, True),
+    "simkd": (True, False, False, True, True),
     "sp": (True, False, False, True, False),
     "rkd": (True, False, True, True, False),
     "pkt": (True, False, True, True, False),
     "cc": (True, False, True, True, True),
+    "crd": (True, True, True, True, True),
 }
 AMD = {"ce": {"weight": 0.1}, "kd": {"weight": 0.9, "temperature": 4.0}, "am": {"weight": 5000.0}}
 STAGES = ("stage1", "stage2", "stage3")
@@ -58,19 +63,31 @@ STAGES = ("stage1", "stage2", "stage3")
 
 def _outputs(seed: int, channels: int = 3) -> Outputs:
     rng = np.random.default_rng(seed)
-    sizes = {"stem": 8, "stage1": 8, "stage2": 4, "stage3": 2}
+    sizes = {"stem": 8, "stage1": 8, "stage2": 4, "stage3": 2, "final": 2}
     return Outputs(
         logits=draw(4, 5, seed=rng),
         features={layer: draw(4, n, n, channels, seed=rng) for layer, n in sizes.items()},
         embedding=draw(4, channels, seed=rng),
         class_weights=draw(channels, 5, seed=rng),
+        class_bias=draw(5, seed=rng),
     )
 
 
 @pytest.fixture
 def inputs() -> LossInputs:
     labels = jnp.asarray([0, 1, 0, 3])
-    return LossInputs(_outputs(0), _outputs(1), labels, jnp.asarray(0), gather=lambda x: x)
+    return LossInputs(
+        _outputs(0),
+        _outputs(1),
+        labels,
+        jnp.asarray(0),
+        gather=lambda x: x,
+        example_index=jnp.asarray([5, 0, 3, 2]),
+        num_examples=6,
+        key=jax.random.key(0),
+        strong_student=_outputs(2),
+        strong_teacher=_outputs(3),
+    )
 
 
 @pytest.fixture
@@ -115,6 +132,7 @@ def test_loss_spec_attention_only_and_default_layers():
         **dict.fromkeys(("afd", "fsp"), ("stem", *STAGES)),
         **dict.fromkeys(("ft_factor", "wkd_f"), ("stage3",)),
         "fitnet": ("stage2",),
+        "simkd": ("final",),
     }
 
 
@@ -138,12 +156,50 @@ def test_loss_spec_does_not_gather_for_per_sample_losses(inputs, name):
 def test_loss_spec_gathers_neither_step_nor_class_weights(inputs):
     spec = LossSpec(
         lambda *arrays: arrays,
-        inputs=("student.embedding", "student.class_weights", "labels", "step"),
+        inputs=("student.embedding", "student.class_weights", "labels", "step", "key"),
         whole_batch=True,
     )
     inputs = inputs._replace(gather=lambda x: jnp.concatenate([x, x]))
     (arguments,) = spec.calls(inputs, {}).values()
-    assert [x.shape for x in arguments] == [(8, 3), (3, 5), (8,), ()]
+    assert [x.shape for x in arguments] == [(8, 3), (3, 5), (8,), (), ()]
+
+
+def test_objective_compares_the_layers_of_teacher_features(inputs):
+    pairs = {"features": ("stage1", "stage2"), "teacher_features": ("stem", "stage1")}
+    _, parts = _apply(build_objective({"at": pairs}), inputs)
+    by_hand = [
+        losses.at_loss(inputs.student.features[ours], inputs.teacher.features[theirs]).mean()
+        for ours, theirs in (("stage1", "stem"), ("stage2", "stage1"))
+    ]
+    np.testing.assert_allclose(parts["at"], np.mean(by_hand), rtol=1e-6)
+    assert build_objective({"at": pairs}).attention_features == ("stage1", "stem")
+    together = LossSpec(
+        lambda student, teacher: student, inputs=("student.features", "teacher.features")
+    )
+    calls = together.calls(inputs, pairs)
+    np.testing.assert_array_equal(calls["stage2"][1], inputs.teacher.features["stage1"])
+
+
+def test_objective_gives_losses_the_number_of_completed_epochs(inputs, register):
+    register("epoch", LossSpec(lambda epoch: 2.0 * epoch, inputs=("epoch",)))
+    objective = build_objective({"epoch": {}}, steps_per_epoch=3)
+    assert [float(_apply(objective, inputs, step)[0]) for step in (0, 2, 3, 8)] == [0, 0, 2, 4]
+
+
+def test_objective_predicts_with_the_variables_of_a_loss(inputs):
+    objective = build_objective({"simkd": {}, "center": {}})
+    variables = objective.init(jax.random.key(0), inputs)
+    predicting = objective.predicting_variables(variables)
+    assert {name: set(trees) for name, trees in predicting.items()} == {
+        "params": {"simkd"},
+        "state": {"simkd"},
+    }
+    logits = objective.predict(inputs.student, predicting).logits
+    assert logits.shape == inputs.student.logits.shape
+    assert np.abs(logits - inputs.student.logits).max() > 0.1
+    unbound = objective.predict(inputs.student).logits
+    np.testing.assert_array_equal(unbound, inputs.student.logits)
+    assert build_objective({"center": {}}).predicting_variables(variables) == {}
 
 
 @pytest.mark.parametrize(
@@ -262,6 +318,11 @@ def test_objective_of_equal_settings_is_equal_and_hashable():
 @pytest.mark.parametrize("name", LOSSES)
 def test_registered_loss_has_a_gradient(inputs, name):
     gradient = _gradient({name: {}}, inputs)
+    if LOSSES[name].needs_strong_view:
+        objective = build_objective({name: {}})
+        gradient = jax.grad(
+            lambda strong: _apply(objective, inputs._replace(strong_student=strong))[0]
+        )(inputs.strong_student)
     assert sum(float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(gradient)) > 0
 
 
@@ -352,10 +413,11 @@ def test_build_objective_refuses_two_losses_with_predictions():
 def test_objective_names_losses_by_requirement():
     combinable = {name: {} for name, spec in LOSSES.items() if spec.logits_fn is None}
     objective = build_objective(combinable)
-    hard = {"center", "amc", "contrastive", "dkd", "nkd", "rld", "wkd_l"}
+    hard = {"center", "amc", "contrastive", "dkd", "nkd", "rld", "wkd_l", "crd"}
+    hard |= {"ce_strong", "mlkd"}
     assert set(objective.needs_hard_labels) == hard
     uncacheable = {"ft", "fitnet", "nst", "vid", "afd", "afds", "sp", "ab", "fsp", "ft_factor"}
-    uncacheable |= {"reviewkd", "wkd_f", "wkd_l"}
+    uncacheable |= {"reviewkd", "wkd_f", "wkd_l", "mlkd"}
     assert set(objective.uncacheable_losses) == uncacheable
     assert objective.attention_features == STAGES
     assert build_objective({"amc": {"pair_labels": "predicted"}}).needs_hard_labels == ()
@@ -401,6 +463,11 @@ def test_amc_pairs_by_true_or_predicted_labels(inputs):
         ({"am": {"margn": 1}}, "unknown hyper-parameter of the loss am 'margn'; did you mean marg"),
         ({"at": {"features": ("stage9",)}}, "unknown feature of the student 'stage9'"),
         ({"at": {"features": ()}}, "list of features of a loss is empty"),
+        ({"at": {"teacher_features": ("stem",)}}, "names 3 layers of the student .* and teacher_f"),
+        (
+            {"at": {"features": ("stem",), "teacher_features": ("stage9",)}},
+            "unknown feature of the teacher 'stage9'",
+        ),
         ({"amc": {"pair_labels": "ture"}}, "did you mean true"),
         ({"vid": {"features": ("stage4",)}}, "unknown feature of the student 'stage4'"),
         ({"kd": {"ramp": "linaer"}}, "unknown ramp of the loss kd 'linaer'; did you mean linear"),

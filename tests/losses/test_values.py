@@ -84,3 +84,18 @@ def test_cross_entropy_accepts_labels_and_probabilities():
     np.testing.assert_allclose(
         losses.cross_entropy(logits, soft), [by_hand[0] + 1.0, np.log(3.0)], rtol=1e-6
     )
+
+
+def test_cross_entropy_with_label_smoothing_equals_that_of_pytorch():
+    logits = jnp.asarray([[1.0, 2.0, -1.0, 0.5], [0.0, -3.0, 2.0, 1.0]])
+    np.testing.assert_allclose(
+        losses.cross_entropy(logits, jnp.asarray([1, 0]), label_smoothing=0.1),
+        [0.632681906, 2.412078381],
+        rtol=1e-6,
+    )
+    soft = jnp.asarray([[0.7, 0.3, 0.0, 0.0], [0.0, 0.25, 0.75, 0.0]])
+    np.testing.assert_allclose(
+        losses.cross_entropy(logits, soft, label_smoothing=0.2),
+        [1.330181837, 1.812078476],
+        rtol=1e-6,
+    )

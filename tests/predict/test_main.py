@@ -1,5 +1,6 @@
 """The command `python -m amdjax.predict` and its parts."""
 
+import csv
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from amdjax.data import load_dataset
 from amdjax.errors import UserError
 from amdjax.predict.classifier import CACHE_FILE, format_table, load_models
 from amdjax.predict.images import find_images, overlay_cam, read_images
+from amdjax.predict.table import Predictions, output_file, write_json
 from amdjax.report.evaluate import evaluate_workdir
 from amdjax.workdir import read_config
 from tests.tiny_run import QUICK_COMPILATION, ROOT
@@ -87,6 +89,48 @@ def test_predict_command_prints_probabilities_and_writes_cams(workdir, pictures,
                 assert picture.size == size
 
 
+def test_predict_command_writes_probabilities_from_a_copied_workdir(workdir, pictures, tmp_path):
+    """Neither the data set nor the folder where the workdir was trained is needed."""
+    loaded = load_models(workdir)  # stores the temperatures
+    moved = copy(workdir, tmp_path / "moved")
+    data = json.loads((moved / "config.json").read_text())["data"]
+    data |= {"data_dir": "/dev/null/missing", "folder": "/dev/null/missing"}
+    change(moved / "config.json", data=data)
+    files = [pictures / name for name in ("a.JPG", "b.png")]
+    _, images = read_images(files, 16, False)
+    expected = {model.name: model.probabilities(images) for model in loaded.models}
+    code, out, err = _predict(tmp_path, f"--workdir={moved}", "--out=out.csv", *files)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "out.csv"
+    predictions = Predictions(loaded)
+    for i, file in enumerate(files):
+        predictions.add(file, {name: values[i] for name, values in expected.items()})
+    write_json(predictions, tmp_path / "out.json")
+
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert content["class_names"] == list(loaded.class_names)
+    assert content["temperatures"] == {one.name: one.temperature for one in loaded.models}
+    assert [image["file"] for image in content["images"]] == [str(file) for file in files]
+    with (tmp_path / "out.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == [str(file) for file in files for _ in range(2)]
+    for i, image in enumerate(content["images"]):
+        assert image["networks"].keys() == expected.keys()
+        for name, network in image["networks"].items():
+            np.testing.assert_allclose(network["probabilities"], expected[name][i], atol=1e-6)
+            label = loaded.class_names[expected[name][i].argmax()]
+            (row,) = (r for r in rows if (r["file"], r["network"]) == (image["file"], name))
+            assert network["class"] == row["class"] == label
+            shown = [float(row[name]) for name in loaded.class_names]
+            np.testing.assert_allclose(shown, expected[name][i], atol=1e-6)
+
+
+def test_output_file_is_json_or_csv(tmp_path):
+    assert output_file(f"{tmp_path}/new/x.csv") == tmp_path / "new" / "x.csv"
+    with pytest.raises(UserError, match=r"x\.txt: the file must end in \.json or \.csv"):
+        output_file("x.txt")
+
+
 def test_predict_command_reports_errors_in_one_line(workdir, pictures, tmp_path):
     broken = pictures / "broken.png"
     for words, message in (
@@ -124,7 +168,7 @@ def test_load_models_fits_the_temperatures_of_the_report_once(workdir, tmp_path,
     for folder in ("checkpoints", "run.json"):
         _replace(changed / "kd" / folder, changed / "teacher" / folder)
     (changed / CACHE_FILE).unlink()
-    assert [one.temperature for one in load_models(changed, "kd").models] == [1.0]
+    assert [one.temperature for one in load_models(changed, "kd").models] == [None]
     assert "not calibrated: " in capsys.readouterr().err
 
 

@@ -42,6 +42,7 @@ def test_evaluate_workdir_covers_the_whole_test_split(workdir, report):
     images, labels = data.test.read(np.arange(len(data.test)))
     assert [network.name for network in report.networks] == ["teacher", "kd", "cosface"]
     assert (report.data, report.class_names, report.notes) == ("folder", data.class_names, ())
+    assert report.unknown == "" and not any(network.open_set for network in report.networks)
     np.testing.assert_array_equal(report.labels, labels)
     np.testing.assert_array_equal(report.images, images[report.samples])
     for network in report.networks:

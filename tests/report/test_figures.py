@@ -4,11 +4,20 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from amdjax.methods import METHODS
-from amdjax.report.figures import FigureSpec, Section, create_sections, embedding, style, sweeps
+from amdjax.report.figures import (
+    FigureSpec,
+    Section,
+    classes,
+    create_sections,
+    embedding,
+    style,
+    sweeps,
+)
 from amdjax.report.report_data import ReportData
 from amdjax.report.summary import MethodSummary, summarize
 from tests.report.fake_report import empty_report, fake_report
@@ -34,7 +43,7 @@ REPORTS: dict[str, Callable[[], ReportData]] = {
 }
 WITH_TEACHER = {
     "reliability", "temperature", "tsne", "pca", "spectrum", "attention", "gradcam", "distance",
-    "angles", "geodesic", "accuracy", "losses", "am_accuracy",
+    "angles", "geodesic", "accuracy", "losses", "am_accuracy", "class_accuracy", "confusion",
 }  # fmt: skip
 
 
@@ -189,7 +198,7 @@ def test_layouts_are_aligned_with_the_first():
 
 
 def test_method_styles_are_distinct():
-    methods = tuple(METHODS)[:30]  # 6 colours of 5 line styles
+    methods = tuple(METHODS)
     styles = style.method_styles(fake_report(methods, examples=20))
     assert len({(one.color, one.linestyle) for one in styles.values()}) == len(methods) + 1
     assert len({(one.color, one.marker) for one in styles.values()}) == len(methods) + 1
@@ -229,6 +238,75 @@ def test_reliability_diagram_shows_accuracy_and_gap(no_tsne):
     assert accuracy.get_x() == gap.get_x() == pytest.approx(100 * 10 / 15)
     assert [bar.get_height() for bar in histogram.patches if bar.get_height()] == [80]
     assert diagram.get_title() == "kd\nECE (%) 60.00"
+
+
+def _with_predictions(report: ReportData, *predictions: np.ndarray) -> ReportData:
+    """Returns the report with other predictions of its networks."""
+    eye = np.eye(len(report.class_names), dtype=np.float32)
+    networks = zip(report.networks, predictions, strict=True)
+    replaced = tuple(dataclasses.replace(one, logits=eye[of_one]) for one, of_one in networks)
+    return dataclasses.replace(report, networks=replaced)
+
+
+def _texts(axes: Axes) -> list[str]:
+    return [text.get_text() for text in axes.texts]
+
+
+def test_class_figures_show_the_numbers():
+    report = fake_report(("kd", "scratch"), classes=3, examples=12, with_teacher=False)
+    labels = report.labels  # 0, 1, 2, 0, ...: four images of each class
+    kd, scratch = labels.copy(), labels.copy()
+    kd[0] = 2
+    scratch[[0, 3, 1]] = 1, 1, 0
+    report = _with_predictions(report, kd, scratch)
+    summaries = _summaries(report)
+    with style.figure_style():
+        accuracy = classes.class_accuracy(report, summaries).axes[0]
+        kd_axes, scratch_axes = classes.confusion_matrices(report, summaries).axes[:2]
+    assert _texts(accuracy) == ["75.0", "100.0", "100.0", "50.0", "75.0", "100.0"]
+    # The colours are differences from scratch.
+    np.testing.assert_allclose(accuracy.images[0].get_array(), [[25, 25, 0], [0, 0, 0]])
+    assert [text.get_text() for text in accuracy.get_xticklabels()] == list(report.class_names)
+    assert _texts(kd_axes) == ["75", "25", "100", "100"]
+    matrix = [[50, 50, 0], [25, 75, 0], [0, 0, 100]]
+    np.testing.assert_allclose(scratch_axes.images[0].get_array(), matrix)
+    assert classes.frequent_confusions(report, summaries) == [(0, 1), (0, 2), (1, 0)]
+
+
+def test_class_groups_are_the_lowest_and_the_most_changed():
+    report = fake_report(("scratch", "kd"), classes=30, examples=120, with_teacher=False)
+    labels = report.labels
+    scratch = np.where(labels < 10, 29, labels)
+    kd = np.where((labels == 17) | ((labels == 22) & (np.arange(120) < 60)), 0, labels)
+    report = _with_predictions(report, scratch, kd)
+    summaries = _summaries(report)
+    lowest, changed = classes.class_groups(report, summaries).values()
+    np.testing.assert_array_equal(lowest, np.arange(10))
+    np.testing.assert_array_equal(changed[:3], [17, 22, 10])
+    assert len(changed) == classes.MOST
+    pairs = classes.frequent_confusions(report, summaries)
+    assert pairs == [(label, 29) for label in range(10)]
+    with style.figure_style():
+        rates = classes.confusion_rates(report, summaries).axes[0]
+    assert _texts(rates) == ["100.0"] * 10 + ["0.0"] * 10
+
+
+def test_class_section_without_errors_has_no_confusions(no_tsne):
+    report = fake_report(("kd",), classes=30, examples=60, with_teacher=False)
+    section = _sections(_with_predictions(report, report.labels))["classes"]
+    assert [spec.name for spec in section.figures] == ["class_accuracy"]
+    assert section.notes == ("No confusions: all predictions are correct.",)
+
+
+def test_reference_is_scratch_or_the_teacher_or_the_first_method():
+    summaries = _summaries(fake_report(("kd", "scratch"), examples=20))
+
+    def reference(*methods):
+        return classes.reference({method: summaries[method] for method in methods})
+
+    assert reference("teacher", "kd", "scratch") == "scratch"
+    assert reference("teacher", "kd") == "teacher"
+    assert reference("kd") == "kd"
 
 
 def test_sweep_curves_are_sorted_by_value():

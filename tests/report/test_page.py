@@ -1,10 +1,12 @@
 import base64
+import csv
 import dataclasses
 import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -16,8 +18,10 @@ from amdjax.report.summary import MethodSummary, summarize
 from amdjax.report.table import create_table, describe_methods
 from tests.report.fake_report import empty_report, fake_report
 
-SECTIONS = ["table", "calibration", "embedding", "activation", "angles", "training", "sweeps"]
-FIGURES = 13
+SECTIONS = [
+    "table", "classes", "calibration", "embedding", "activation", "angles", "training", "sweeps",
+]  # fmt: skip
+FIGURES = 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +153,25 @@ def test_report_json_has_the_statistics(written):
     assert (content["data"], content["test_images"]) == ("fake", 40)
 
 
+def test_csv_files_have_the_scores_of_all_classes(written):
+    def rows(name):
+        with (written.folder / name).open(newline="") as file:
+            return [row for row in csv.DictReader(file) if row["method"] == "kd"]
+
+    (kd,) = (one.classes for one in written.summaries if one.method == "kd")
+    accuracy = rows("classes.csv")
+    assert [row["class"] for row in accuracy] == list(written.report.class_names)
+    assert {row["images"] for row in accuracy} == {"4"}
+    for row, values in zip(accuracy, kd.accuracy.T, strict=True):
+        assert float(row["accuracy"]) == pytest.approx(values.mean(), rel=1e-5)
+        assert float(row["std"]) == pytest.approx(values.std(ddof=1), rel=1e-5)
+    matrix = np.zeros([10, 10])
+    for row in rows("confusion.csv"):
+        matrix[int(row["label"]), int(row["predicted_label"])] = row["fraction"]
+        assert row["predicted_class"] == f"class {row['predicted_label']}"
+    np.testing.assert_allclose(matrix, kd.confusion, rtol=1e-5)
+
+
 def test_every_figure_is_a_file_and_in_the_page(written):
     files = {file.stem: file for file in written.folder.glob("*.png")}
     assert len(files) == FIGURES
@@ -191,6 +214,7 @@ def test_write_report_replaces_an_earlier_report(tmp_path):
     assert "<table>" not in page and "<img" not in page
     assert "<code>python -m amdjax.main --workdir=runs/empty</code>" in page
     assert json.loads((tmp_path / "report.json").read_text())["methods"] == []
+    assert (tmp_path / "classes.csv").read_text().count("\n") == 1  # the heading
 
 
 def test_write_report_raises_a_user_error_if_it_cannot_write(tmp_path):

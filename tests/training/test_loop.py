@@ -1,6 +1,14 @@
 """The steps after which the host logs, evaluates and saves."""
 
-from amdjax.training.loop import Schedule
+import contextlib
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from amdjax.configs import default
+from amdjax.training.loop import RunState, Schedule, train_loop
 
 
 def _schedule(**changes):
@@ -33,3 +41,38 @@ def test_chunk_ends_stop_where_the_host_has_something_to_do():
 def test_chunk_ends_stop_where_the_profiler_starts_and_ends():
     schedule = _schedule(total=30, eval_every=100, log_every=100, save_every=100, profile=True)
     assert list(schedule.chunk_ends(max_chunk=100)) == [9, 20, 30]
+
+
+@pytest.mark.parametrize(("minutes", "saved"), [(0, [20]), (1, [6, 12, 18, 20]), (2, [12, 20])])
+def test_train_loop_saves_by_time_at_log_lines(tmp_path, monkeypatch, minutes, saved):
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    config = default.get_config()
+    config.log_every_steps, config.checkpoint_every_minutes = 3, minutes
+
+    def run_steps(states, first, last):
+        clock[0] += 13.0 * (last - first)  # seconds
+        metrics = {"loss": np.ones(last - first), "accuracy": np.ones(last - first)}
+        return states, (metrics,)
+
+    steps = []
+    run = RunState(
+        spec=SimpleNamespace(name="kd"),
+        folder=tmp_path,
+        description={"method": "kd", "settings": {}},
+        checkpoints=SimpleNamespace(save=lambda step, *_: steps.append(step)),
+        state=None,
+        start=0,
+        log={},
+    )
+    trainer = SimpleNamespace(
+        config=config,
+        total_steps=20,
+        steps_per_epoch=100,
+        learning_rate=lambda step: 0.1,
+        evaluate=lambda *_: {"accuracy": 0.5},
+        dataset=SimpleNamespace(selection=None, selection_split="test"),
+    )
+    runner = SimpleNamespace(max_chunk=8, open=lambda *_: contextlib.nullcontext(run_steps))
+    assert train_loop(trainer, [run], runner, SimpleNamespace(requested=lambda: False))
+    assert steps == saved

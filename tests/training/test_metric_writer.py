@@ -71,6 +71,61 @@ def test_events_keep_every_point_across_a_resume(tmp_path):
     assert [e.step for e in events.Scalars("train/loss")] == [1, 2, 3, 4]
 
 
+def test_line_after_a_stop_is_that_of_a_run_without_one(tmp_path):
+    losses = np.random.default_rng(0).random(4)
+    for name, stop in (("whole", 4), ("parts", 3)):
+        (tmp_path / name).mkdir()
+        pending = None
+        for first, last in ((0, stop), (stop, 4)):
+            with _open(tmp_path / name, start=first, pending=pending) as log:
+                for step in range(first, last):
+                    log.add(step, step + 1, {"loss": losses[step], "accuracy": 0.5})
+                if last == 4:
+                    log.write_train(4, learning_rate=0.1)
+                pending = json.loads(json.dumps(log.pending()))
+    whole, parts = (
+        json.loads((tmp_path / name / "metrics.jsonl").read_text()) for name in ("whole", "parts")
+    )
+    assert whole.pop("images_per_s") > 0 < parts.pop("images_per_s")
+    assert whole == parts
+    assert pending == {}
+
+
+def test_damaged_lines_are_dropped_with_a_note(tmp_path, capsys):
+    lines = [json.dumps({"split": "train", "step": step}).encode() for step in range(5)]
+    damaged = [b"5", b"[]", b"\xff", b'{"split": "train"}', b'{"split": 1, "step": "a"}', b""]
+    damaged.append(b'{"split": "train", "step": 3, "loss": null}')
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([*lines, *damaged, lines[0][:9]]))
+    with _open(tmp_path, start=3):
+        pass
+    assert _steps(tmp_path) == [("train", step) for step in range(4)]
+    assert "metrics.jsonl are dropped: 7" in capsys.readouterr().err
+
+
+def test_folder_in_place_of_the_log_is_renamed(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with _open(tmp_path, start=3) as log:
+        _train(log, [4])
+        log.write_train(4, learning_rate=0.1)
+    assert _steps(tmp_path) == [("train", 4)]
+    assert (tmp_path / "metrics.jsonl.damaged").is_dir()
+    assert "cannot be used" in capsys.readouterr().err
+
+
+def test_training_seconds_are_those_of_the_steps(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert metric_writer.training_seconds(path, 8) is None
+    lines = [
+        {"split": "train", "step": 4, "images_per_s": 16.0},
+        {"split": "test", "step": 4},
+        {"split": "train", "step": 6, "images_per_s": 4.0},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert metric_writer.training_seconds(path, 8) == 4 * 8 / 16 + 2 * 8 / 4
+    path.write_text(path.read_text() + "\n")  # a damaged line
+    assert metric_writer.training_seconds(path, 8) is None
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_value_that_is_not_finite_is_reported_with_its_step(tmp_path, value):
     with (

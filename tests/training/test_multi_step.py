@@ -33,14 +33,12 @@ def _config(**augment):
     return config
 
 
-def _trainer(config, devices=2) -> Trainer:
+def _trainer(config, devices=2, losses=_LOSSES) -> Trainer:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (30, *_SHAPE), np.uint8)
     source = InMemorySource(images, rng.integers(0, 4, 30).astype(np.int32))
     dataset = Dataset("random", ("a", "b", "c", "d"), _SHAPE, source, source)
-    spec = RunSpec(
-        name="x", method="x", model="wrn_10_1", losses=_LOSSES, seed=0, teacher="teacher"
-    )
+    spec = RunSpec(name="x", method="x", model="wrn_10_1", losses=losses, seed=0, teacher="teacher")
     return build_trainer(config, spec, dataset, distributed.make_mesh(jax.devices()[:devices]))
 
 
@@ -109,6 +107,16 @@ def test_networks_trained_as_one_program_equal_those_trained_alone():
 def test_cached_teacher_outputs_give_the_losses_of_a_teacher(on_device, flip):
     config = _config(flip=flip)
     _assert_same(_streamed(flip), _train(config, on_device=on_device, cached=True))
+
+
+def test_examples_have_their_rows_where_a_loss_reads_them():
+    for losses, names in (
+        (_LOSSES, {"image", "label"}),
+        ({"crd": {}}, {"image", "label", "index"}),
+    ):
+        examples = StepRunner(_trainer(_config(), losses=losses), (3,))._examples()
+        assert examples.keys() == names
+    np.testing.assert_array_equal(examples["index"], np.arange(30))
 
 
 def test_compiled_step_is_shared_by_all_seeds():

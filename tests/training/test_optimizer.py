@@ -1,4 +1,6 @@
-"""Optimisers against the same steps by hand, schedules against their formulas."""
+"""Optimisers and schedules against values of PyTorch 2.14, optax's or the formulas by hand."""
+
+from unittest.mock import patch
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,12 @@ import pytest
 
 from amdjax.configs import default
 from amdjax.errors import UserError
-from amdjax.training.optimizer import create_optimizer, learning_rate_schedule
+from amdjax.training.optimizer import (
+    OPTIMIZERS,
+    create_optimizer,
+    learning_rate_schedule,
+    register_optimizer,
+)
 
 
 def _optim(**changes):
@@ -100,3 +107,121 @@ def test_learning_rate_of_the_amc_recipe():
 def test_learning_rate_refuses_boundaries_that_do_not_ascend(boundaries):
     with pytest.raises(UserError, match=r"boundaries must ascend, not \("):
         create_optimizer(_optim(boundaries=boundaries), 1, 1)
+
+
+# Parameters after three steps from (1, -2) with the gradients (0.3, -1.2), (-1, 0.4), (2, -0.1).
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            {"name": "adamw", "learning_rate": 0.01, "weight_decay": 0.1},
+            [
+                (0.9890000224, -1.988000035),
+                (0.9932143688, -1.982009888),
+                (0.9884180427, -1.976439953),
+            ],
+        ),
+        (
+            {"nesterov": True, "weight_decay": 0.01},
+            [
+                (0.9411000013, -1.76820004),
+                (1.104201913, -1.742020488),
+                (0.7797425985, -1.661740422),
+            ],
+        ),
+        (  # all but the last gradient are clipped
+            {"clip_norm": 1.1, "weight_decay": 0.01},
+            [(0.9723210931, -1.891284347), (1.04643774, -1.831549048), (1.002233624, -1.770462632)],
+        ),
+    ],
+    ids=["adamw", "nesterov", "clip_norm"],
+)
+def test_optimizer_equals_that_of_pytorch(settings, expected):
+    optimizer = create_optimizer(_optim(boundaries=(), **settings), 1, 10)
+    gradients = [{"kernel": jnp.asarray(g)} for g in ((0.3, -1.2), (-1.0, 0.4), (2.0, -0.1))]
+    for steps in (1, 2, 3):
+        ours = _run(optimizer, {"kernel": jnp.asarray((1.0, -2.0))}, gradients[:steps])
+        np.testing.assert_allclose(ours["kernel"], expected[steps - 1], rtol=2e-6)
+
+
+def test_adamw_decays_kernels_only_where_so_configured():
+    optim = _optim(name="adamw", weight_decay=0.5, decay_norms_and_biases=False, boundaries=())
+    params = {"kernel": jnp.ones((1, 1)), "bias": jnp.ones(1)}
+    zero = {"kernel": jnp.zeros((1, 1)), "bias": jnp.zeros(1)}
+    ours = _run(create_optimizer(optim, 1, 1), params, [zero])
+    np.testing.assert_allclose(ours["kernel"], 1 - 0.1 * 0.5)
+    np.testing.assert_array_equal(ours["bias"], 1.0)
+
+
+def test_clip_norm_is_of_all_parameters_together():
+    optim = _optim(clip_norm=1.0, weight_decay=0.0, boundaries=(), learning_rate=1.0)
+    params = {"kernel": jnp.zeros((1, 1)), "bias": jnp.zeros(1)}
+    gradient = {"kernel": jnp.full((1, 1), 3.0), "bias": jnp.full(1, 4.0)}
+    ours = _run(create_optimizer(optim, 1, 1), params, [gradient])
+    np.testing.assert_allclose(ours["kernel"], -0.6, rtol=1e-6)
+    np.testing.assert_allclose(ours["bias"], -0.8, rtol=1e-6)
+
+
+def test_cosine_schedule_equals_that_of_pytorch():
+    optim = _optim(schedule="cosine", learning_rate=0.2, end_learning_rate=0.01)
+    schedule = learning_rate_schedule(optim, steps_per_epoch=5, epochs=2)
+    expected = [0.2, 0.1953503690, 0.1818566145, 0.1608395990, 0.1343566145, 0.105, 0.07564338553]
+    expected += [0.04916040103, 0.02814338553, 0.01464963095]
+    ours = [float(schedule(jnp.asarray(step))) for step in range(10)]
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+def test_warmup_before_a_cosine_equals_that_of_pytorch():
+    # LinearLR(start_factor=1/4, total_iters=3), then CosineAnnealingLR(8) from step 4 on.
+    optim = _optim(schedule="cosine", learning_rate=0.2, end_learning_rate=0.01, warmup_epochs=1.0)
+    schedule = learning_rate_schedule(optim, steps_per_epoch=4, epochs=3)
+    expected = [0.05, 0.1, 0.15, 0.2, 0.2, 0.1927685556, 0.1721751442, 0.1413549261, 0.105]
+    expected += [0.06864507393, 0.03782485579, 0.01723144441]
+    ours = [float(schedule(jnp.asarray(step))) for step in range(12)]
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+def test_linear_schedule_and_warmup_equal_those_of_optax():
+    optim = _optim(schedule="linear", learning_rate=0.3, end_learning_rate=0.1, warmup_epochs=0.5)
+    schedule = learning_rate_schedule(optim, steps_per_epoch=10, epochs=4)
+    theirs = optax.join_schedules(
+        [optax.linear_schedule(0.06, 0.3, 4), optax.linear_schedule(0.3, 0.1, 35)], [5]
+    )
+    for step in (0, 3, 4, 5, 20, 39, 40, 100):
+        np.testing.assert_allclose(schedule(jnp.asarray(step)), theirs(step), rtol=1e-5)
+
+
+def test_warmup_leaves_the_boundaries_of_a_step_schedule():
+    optim = _optim(boundaries=(2, 3), factor=0.1, learning_rate=1.0, warmup_epochs=2.5)
+    schedule = learning_rate_schedule(optim, steps_per_epoch=4, epochs=4)
+    ours = [float(schedule(jnp.asarray(step))) for step in (0, 7, 8, 9, 11, 12)]
+    np.testing.assert_allclose(ours, [0.1, 0.8, 0.09, 0.1, 0.1, 0.01], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"schedule": "cosin"}, r"unknown config\.optim\.schedule 'cosin'; did you mean cosine"),
+        ({"warmup_epochs": 10}, r"warmup_epochs=10\.0 must be below config\.epochs=10"),
+        ({"nesterov": True, "momentum": 0.0}, r"nesterov needs config\.optim\.momentum above 0"),
+        ({"nesterov": True, "name": "adamw"}, "nesterov is a setting of sgd, not of adamw"),
+        ({"name": "adamv"}, "unknown optimiser 'adamv'; did you mean adam"),
+    ],
+)
+def test_create_optimizer_refuses_wrong_settings(settings, message):
+    with pytest.raises(UserError, match=message):
+        create_optimizer(_optim(**settings), 1, 10)
+
+
+def test_register_optimizer_adds_one_by_name():
+    with patch.dict(OPTIMIZERS):
+
+        @register_optimizer("sign", "the sign of the gradient")
+        def sign(inputs):
+            return optax.chain(
+                optax.scale_by_sign(), optax.scale_by_learning_rate(inputs.learning_rate)
+            )
+
+        optimizer = create_optimizer(_optim(name="sign", boundaries=()), 1, 1)
+    ours = _run(optimizer, {"kernel": jnp.zeros(2)}, [{"kernel": jnp.asarray([5.0, -0.1])}])
+    np.testing.assert_allclose(ours["kernel"], [-0.1, 0.1], rtol=1e-6)

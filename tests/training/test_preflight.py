@@ -22,6 +22,13 @@ def _check(methods=("kd",), **settings):
     [
         (("kd",), {"augment.padding": 2}, r"config\.augment\.padding=2 changes the images"),
         (("kd",), {"augment.noise": 0.1}, r"config\.augment\.noise=0\.1 changes the images"),
+        (("kd",), {"augment.policy": "randaugment"}, r"augment\.policy='randaugment' changes"),
+        (
+            ("kd",),
+            {"augment.color_jitter": (0.1, 0.0, 0.0, 0.0)},
+            r"augment\.color_jitter=.* changes",
+        ),
+        (("kd",), {"augment.erasing": 0.5}, r"config\.augment\.erasing=0\.5 changes the images"),
         (("kd",), {"mix.name": "mixup"}, r"config\.mix\.name='mixup' changes the images"),
         (("kd",), {"data.random_resized_crop": True}, "random_resized_crop=True changes"),
         (("kd+sp+fitnet",), {}, "sp and fitnet needs whole features"),
@@ -42,6 +49,8 @@ def test_check_settings_accepts_a_teacher_cache_for_images_that_are_not_changed(
     [
         ({"mix.name": "mixpu"}, "unknown mix 'mixpu'; did you mean mixup"),
         ({"optim.name": "sdg"}, "unknown optimiser 'sdg'; did you mean sgd"),
+        ({"methods": ("mlkd",), "augment.strong_policy": "randaugmen"}, "did you mean randaugment"),
+        ({"methods": ("simkd",), "ema_decay": 0.9}, "trained layers of simkd are part of the pred"),
         ({"augment.pad_mode": "zeros"}, "did you mean zero"),
         ({"student.name": "resnet9"}, "kd: unknown model 'resnet9'"),
         ({"teacher.name": "wrn_11_1"}, "a wide ResNet needs a depth of 6n"),

@@ -1,9 +1,15 @@
+import dataclasses
+import datetime
 import json
 
 import numpy as np
+import pytest
 
+import amdjax
+from amdjax.data import Fingerprint
 from amdjax.training import results
 
+DATA = Fingerprint("digits", ("0", "1"), (8, 8, 3), {"train": 8, "test": 4})
 RESULT = results.RunResult(
     "resnet8",
     78_042,
@@ -21,13 +27,73 @@ def test_final_is_the_last_evaluation_and_best_the_most_accurate():
 
 
 def test_write_keeps_final_and_best_evaluations(tmp_path):
-    results.write(tmp_path, "digits", {"teacher": {0: RESULT}, "kd": {0: RESULT}})
+    results.write(tmp_path, DATA, {"teacher": {0: RESULT}, "kd": {0: RESULT}})
     content = json.loads((tmp_path / "results.json").read_text())
     assert content["data"] == "digits"
     assert content["teacher"]["final"]["accuracy"] == 0.625
     assert content["methods"]["kd"]["best"]["accuracy"] == 0.75
-    results.write(tmp_path, "digits", {"amc": {0: RESULT}})
-    assert json.loads((tmp_path / "results.json").read_text())["teacher"] is None
+    results.write(tmp_path, DATA, {"amc": {0: RESULT}})
+    assert _read(tmp_path)["teacher"] is not None
+
+
+def _read(workdir):
+    return json.loads((workdir / "results.json").read_text())
+
+
+def test_write_keeps_the_runs_of_earlier_commands(tmp_path):
+    results.write(tmp_path, DATA, {"teacher": {0: RESULT}, "kd": {0: _with_accuracy(0.75)}})
+    results.write(tmp_path, DATA, {"at": {0: RESULT}, "kd": {1: _with_accuracy(0.5)}})
+    content = _read(tmp_path)
+    assert content["teacher"]["final"] == RESULT.final()
+    assert list(content["methods"]) == ["at", "kd"]
+    assert list(content["methods"]["kd"]["seeds"]) == ["0", "1"]
+    assert content["methods"]["kd"]["final"]["accuracy"] == 0.625
+    runs = [(run["label"], run["seed"]) for run in content["runs"]]
+    assert runs == [("teacher", 0), ("at", 0), ("kd", 0), ("kd", 1)]
+
+
+def test_write_drops_earlier_seeds_of_other_settings_and_other_classes(tmp_path):
+    def result(epochs):
+        return results.RunResult(
+            "resnet8", 1, RESULT.evaluations, results.origin_of({"epochs": epochs, "seed": 5}, 2)
+        )
+
+    results.write(tmp_path, DATA, {"kd": {0: result(3), 1: result(4)}, "at": {0: result(3)}})
+    results.write(tmp_path, DATA, {"kd": {2: result(4)}})
+    assert list(_read(tmp_path)["methods"]["kd"]["seeds"]) == ["1", "2"]
+    assert "at" in _read(tmp_path)["methods"]
+    other = dataclasses.replace(DATA, class_names=("0", "2"))
+    results.write(tmp_path, other, {"kd": {3: result(4)}})
+    assert [(run["label"], run["seed"]) for run in _read(tmp_path)["runs"]] == [("kd", 3)]
+
+
+def test_write_keeps_the_origin_of_a_run_that_was_finished_before(tmp_path):
+    first, second = (
+        results.origin_of({"epochs": 3}, devices, seconds)
+        for devices, seconds in ((1, 2.5), (4, None))
+    )
+    kd = _with_accuracy(0.75)
+    results.write(tmp_path, DATA, {"kd": {0: dataclasses.replace(kd, origin=first)}})
+    results.write(tmp_path, DATA, {"kd": {0: dataclasses.replace(kd, origin=second)}})
+    (run,) = _read(tmp_path)["runs"]
+    assert run["origin"] == first
+    assert (run["origin"]["seconds"], run["origin"]["devices"]) == (2.5, 1)
+    assert run["origin"]["version"] == amdjax.__version__
+    assert (
+        datetime.datetime.fromisoformat(run["origin"]["date"]).utcoffset() == datetime.timedelta()
+    )
+    assert Fingerprint.from_dict(_read(tmp_path)["fingerprint"]) == DATA
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff", b"null", b"[]", b'{"runs": 5}', b'{"runs": [{}]}', None]
+)
+def test_write_replaces_a_damaged_file(tmp_path, capsys, content):
+    path = tmp_path / "results.json"
+    path.mkdir() if content is None else path.write_bytes(content)
+    results.write(tmp_path, DATA, {"kd": {0: RESULT}})
+    assert list(_read(tmp_path)["methods"]) == ["kd"]
+    assert "results.json is damaged" in capsys.readouterr().err
 
 
 def test_table_has_a_line_for_each_network():
@@ -82,7 +148,7 @@ def test_compare_uses_common_seeds_only():
 
 
 def test_write_keeps_mean_and_deviation_of_several_seeds(tmp_path):
-    results.write(tmp_path, "digits", SEVERAL)
+    results.write(tmp_path, DATA, SEVERAL)
     content = json.loads((tmp_path / "results.json").read_text())
     row = content["methods"]["amd_gl"]
     np.testing.assert_allclose(row["final"]["accuracy"], 0.8125)
@@ -97,6 +163,6 @@ def test_write_keeps_mean_and_deviation_of_several_seeds(tmp_path):
 def test_write_has_null_for_an_undefined_p_value(tmp_path):
     same = {**SEVERAL, "amd_gl": SEVERAL["kd"]}
     assert "p not defined" in results.table(same)
-    results.write(tmp_path, "digits", same)
+    results.write(tmp_path, DATA, same)
     content = json.loads((tmp_path / "results.json").read_text())
     assert content["comparisons"][0]["p_value"] is None

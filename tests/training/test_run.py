@@ -6,9 +6,12 @@ import shutil
 import numpy as np
 import pytest
 
-from amdjax.checkpoint import Checkpoints
+from amdjax.checkpoint import Checkpoints, read_evaluation
+from amdjax.data import load_dataset
 from amdjax.errors import UserError
+from amdjax.metrics import negative_log_likelihood
 from amdjax.training.run import run
+from amdjax.workdir import load_run
 from tests.tiny_run import tiny_config
 
 
@@ -83,11 +86,16 @@ def test_run_refuses_a_workdir_with_a_different_config(images, finished):
     assert "losses.am.scale" not in message
 
 
-def test_run_takes_a_trained_teacher(images, finished, tmp_path):
+def test_run_takes_a_trained_teacher(images, finished, tmp_path, capsys):
     config = tiny_config(images, ("kd",))
     config.teacher.checkpoint = str(finished / "teacher")
     config.max_steps = 8
     run(config, tmp_path)
+    known = read_evaluation(finished / "teacher")["accuracy"]
+    out, err = capsys.readouterr()
+    assert f"teacher: accuracy on the test split {known:.2%}\n" in out
+    assert out.index("accuracy on the test split") < out.index("kd  step 4/8")
+    assert "far below" not in err
     given = json.loads((tmp_path / "results.json").read_text())
     trained = json.loads((finished / "results.json").read_text())
     assert not (tmp_path / "teacher").exists()
@@ -97,14 +105,14 @@ def test_run_takes_a_trained_teacher(images, finished, tmp_path):
         )
 
 
-def test_run_stops_at_a_value_that_is_not_finite(images, tmp_path):
+def test_run_stops_at_a_value_that_is_not_finite(images, tmp_path, monkeypatch):
     config = tiny_config(images, ("scratch",))
     config.max_steps = 4
     run(config, tmp_path)
     with Checkpoints(tmp_path / "scratch") as checkpoints:
         evaluations = checkpoints.evaluations()
         assert list(evaluations) == [4]
-    (tmp_path / "scratch" / "run.json").unlink()
+    monkeypatch.setattr("amdjax.training.run.check_resumable", lambda *_: None)
     config.max_steps = 0
     config.optim.learning_rate = 1e30
     with pytest.raises(UserError) as caught:
@@ -152,7 +160,7 @@ def test_run_refuses_invalid_settings(images, tmp_path, change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"am": {"features": ("stage4",)}}, "amd_gl: unknown feature of the student 'stage4'"),
+        ({"am": {"features": ("stage4",)}}, "amd_gl: the loss am: unknown feature of the student"),
         ({"am": {"grid": 5}}, "amd_gl: a grid of 5x5 patches does not fit a 4x4 feature map"),
         ({"am": {"terms": ("angle",)}}, "amd_gl: unknown AM term"),
         (
@@ -238,16 +246,23 @@ def test_losses_of_class_labels_refuse_mixing(images, tmp_path, method):
 
 def test_run_resumes_the_variables_of_losses(images, finished, tmp_path):
     """A run that is stopped between two steps goes on with the losses' own variables."""
-    config = tiny_config(images, ("fitnet+center",))
+    method = "fitnet+center+crd+simkd"
+    config = tiny_config(images, (method,))
     config.epochs = 1
+    config.losses.crd.negatives = 20
     config.teacher.checkpoint = str(finished / "teacher")
     run(config, tmp_path / "whole")
     config.max_steps = 5
     run(config, tmp_path / "parts")
     config.max_steps = 0
     run(config, tmp_path / "parts")
-    whole, parts = (_lines(tmp_path / name / "fitnet+center")[-1] for name in ("whole", "parts"))
+    whole, parts = (_lines(tmp_path / name / method)[-1] for name in ("whole", "parts"))
     assert whole == parts
+    # SimKD predicts with variables of the loss, which are restored with the network.
+    test = load_dataset(config.data).test
+    images, labels = test.read(np.arange(len(test)))
+    nll = negative_log_likelihood(load_run(tmp_path / "parts" / method).logits(images), labels)
+    np.testing.assert_allclose(nll, whole["nll"], rtol=1e-5)
 
 
 def test_mixing_concerns_students_only(images, finished, tmp_path):

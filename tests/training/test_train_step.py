@@ -93,18 +93,21 @@ def _run(devices, losses, steps=10, sync=True):
     teacher = create_model("resnet8", 4, axis_name=axis)
     config = default.get_config()
     config.augment.padding, config.augment.flip = 2, True
-    objective = build_objective(losses)
+    objective, augment = build_objective(losses), create_augment(config.augment).train
     step = _shard_step(
         make_train_step(
             student=student,
             teacher=teacher,
             objective=objective,
-            augment=create_augment(config.augment).train,
+            augment=augment,
             optimizer=_sgd(0.01),
+            strong_augment=augment if objective.needs_strong_view else None,
+            num_examples=20,
         ),
         mesh,
     )
-    loss_variables = objective.init(jax.random.key(3), dummy_inputs(student, teacher, (16, 16, 3)))
+    inputs = dummy_inputs(student, teacher, (16, 16, 3), num_examples=20)
+    loss_variables = objective.init(jax.random.key(3), inputs)
     state = TrainState.create(
         init_variables(student, jax.random.key(1), (16, 16, 3)), loss_variables, _sgd(0.01)
     )
@@ -117,6 +120,8 @@ def _run(devices, losses, steps=10, sync=True):
             "image": rng.integers(0, 256, (8, 16, 16, 3), np.uint8),
             "label": rng.integers(0, 4, 8).astype(np.int32),
         }
+        if objective.needs_example_index:
+            batch["index"] = np.arange(20, dtype=np.int32)[::-1][:8]
         state, metrics = step(state, given, distributed.shard(batch, mesh), 3)
         jax.block_until_ready(metrics)
         history.append([float(value) for value in metrics.values()])
@@ -146,8 +151,18 @@ def test_no_loss_depends_on_the_number_of_devices():
         if loss.logits_fn is None
     }
     catalogue |= {"a_softmax": {}, "pkt": {"weight": 100.0}, "afds": {"adapter": True}}
-    one, state = _run(1, catalogue, steps=2)
-    four, other_state = _run(4, catalogue, steps=2)
+    catalogue |= {"crd": {"negatives": 12, "dimension": 8}}
+    _assert_same_on_four_devices(catalogue)
+
+
+@pytest.mark.slow
+def test_simkd_does_not_depend_on_the_number_of_devices():
+    _assert_same_on_four_devices({"simkd": {}})
+
+
+def _assert_same_on_four_devices(losses):
+    one, state = _run(1, losses, steps=2)
+    four, other_state = _run(4, losses, steps=2)
     np.testing.assert_allclose(four[0], one[0], rtol=1e-4, atol=1e-6)
     # Behind a step: rounding moves some samples over the kinks of hinges and absolute values.
     np.testing.assert_allclose(four[1], one[1], rtol=1e-3, atol=1e-6)

@@ -1,16 +1,18 @@
 """Utilities of the tfds builders: archives, checks of every image, quiet preparation."""
 
+import bz2
 import contextlib
+import gzip
 import io
 import itertools
 import logging
+import lzma
 import sys
 import tarfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import downloader
@@ -18,6 +20,15 @@ from tensorflow_datasets.core.download import downloader
 from amdjax.data.image_io import decode_image, one_line
 from amdjax.data.sources import CHUNK, RecordSource
 from amdjax.errors import UserError
+
+_DOWNLOAD_AGAIN = "remove the archive and download it again"
+_MAX_NAMES = 20  # of damaged images, in one message
+_DECOMPRESSORS: dict[bytes, Callable[[BinaryIO], Any]] = {  # by their magic number
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+}
+_NOT_TAR = "it is not a tar archive, or compressed by another method than gzip, bzip2 and xz"
 
 
 def image_info(
@@ -64,27 +75,133 @@ class ImageFile(NamedTuple):
 
 
 def checked_examples(
-    files: Iterable[ImageFile], prefix: str
+    files: Iterable[ImageFile],
+    prefix: str,
+    advice: str = _DOWNLOAD_AGAIN,
+    later: Iterable[ImageFile] = (),
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields image files as tfds examples, after decoding each once to check that it is intact.
+
+    After a damaged file nothing more is yielded, but the rest is checked, so that one message names
+    every damaged file.
 
     Args:
       files: the files, in the order of the examples.
       prefix: precedes the name of a file in error messages.
+      advice: what to do about damaged files.
+      later: files of the splits that are prepared after this one, for that message.
 
     Raises:
-      UserError: naming the first damaged file.
+      UserError: naming the damaged files, the first twenty of them.
     """
 
-    def example(index: int, file: ImageFile) -> tuple[int, dict[str, Any]]:
-        data = file.read()
-        decode_image(data, 0, f"{prefix}{file.name}")
-        return index, {"id": file.name, "image": data, "label": file.label}
+    def check(file: ImageFile) -> bytes | UserError:
+        try:
+            data = file.read()
+            decode_image(data, 0, f"{prefix}{file.name}")
+        except UserError as error:
+            return error
+        return data
 
-    numbered = enumerate(files)
+    def checked(files: Iterable[ImageFile]) -> Iterator[tuple[ImageFile, bytes | UserError]]:
+        iterator = iter(files)
+        while chunk := list(itertools.islice(iterator, CHUNK)):
+            yield from zip(chunk, pool.map(check, chunk), strict=True)
+
+    damages: list[UserError] = []
     with ThreadPoolExecutor() as pool:
-        while chunk := list(itertools.islice(numbered, CHUNK)):
-            yield from pool.map(example, *zip(*chunk, strict=True))
+        for index, (file, data) in enumerate(checked(files)):
+            if isinstance(data, UserError):
+                damages.append(data)
+            elif not damages:
+                name = file.name.encode(errors="surrogateescape")
+                yield index, {"id": name, "image": data, "label": file.label}
+        if damages:
+            damages += (data for _, data in checked(later) if isinstance(data, UserError))
+    if len(damages) == 1:
+        raise UserError(f"{damages[0]}; {advice}")
+    if damages:
+        lines = [f"  {error}" for error in damages[:_MAX_NAMES]]
+        if len(damages) > _MAX_NAMES:
+            lines.append(f"  and {len(damages) - _MAX_NAMES} more")
+        raise UserError("\n".join([f"{len(damages)} images cannot be used; {advice}:", *lines]))
+
+
+def damaged(path: Path, reason: str) -> UserError:
+    """Returns the error for an archive whose content is not what it should be."""
+    return UserError(f"{path} is damaged: {reason}; {_DOWNLOAD_AGAIN}")
+
+
+def unreadable(path: Path, error: Exception, member: str = "") -> UserError:
+    """Returns the error for an archive, or a member of it, at which a reader has failed."""
+    if isinstance(error, OSError) and error.strerror:  # of the system, not of a decompressor
+        return UserError(f"{path} cannot be read: {error.strerror}")
+    return damaged(path, f"{member}: {one_line(error)}" if member else one_line(error))
+
+
+def check_class_names(path: Path, file: str, names: Sequence[str], count: int) -> None:
+    """Makes sure that a list of classes in an archive can be one.
+
+    Args:
+      path: of the archive.
+      file: in the archive.
+      names: in the order of the labels.
+      count: number of classes that the data set has.
+
+    Raises:
+      UserError: if they are not `count` different printable names.
+    """
+    if len(set(names)) < len(names):
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise damaged(path, f"{file} has the class name {duplicate!r} twice")
+    if len(names) != count:
+        raise damaged(path, f"{file} has {len(names)} class names, not {count}")
+    if not all(name.isprintable() for name in names):
+        raise damaged(path, f"{file} is not a list of class names")
+
+
+class _StrictTarInfo(tarfile.TarInfo):
+    """The header of a member of an archive that must have an end mark.
+
+    `tarfile` itself treats a missing or damaged header as the end of the archive.
+    """
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "_StrictTarInfo":
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(
+                f"{error} after {archive.offset:,} bytes" if archive.offset else _NOT_TAR
+            ) from error
+
+
+def tar_members(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
+    """Yields names and contents of the files in a tar archive, compressed or not, in its order.
+
+    The whole file is read: a compressed archive has its checksum at the end.
+
+    Args:
+      file: whose current position is the start of the archive.
+
+    Raises:
+      Exception: of many types, if the archive is damaged.
+    """
+    magic = file.read(6)
+    file.seek(-len(magic), io.SEEK_CUR)
+    for start, decompress in _DECOMPRESSORS.items():
+        if magic.startswith(start):
+            file = decompress(file)
+            break
+    with tarfile.open(fileobj=file, mode="r|", tarinfo=_StrictTarInfo) as archive:
+        for member in archive:
+            if member.isfile():
+                yield member.name, archive.extractfile(member).read()
+        while rest := archive.fileobj.read(1 << 20):
+            if rest.strip(b"\0"):
+                raise tarfile.ReadError("it goes on after its end")
 
 
 def tar_files(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -94,12 +211,10 @@ def tar_files(path: Path) -> Iterator[tuple[str, bytes]]:
       UserError: naming the archive, if it is damaged.
     """
     try:
-        with tarfile.open(path, "r|*") as archive:
-            for member in archive:
-                if member.isfile():
-                    yield member.name, archive.extractfile(member).read()
-    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise UserError(f"{path} is damaged: {one_line(error)}") from error
+        with path.open("rb") as file:
+            yield from tar_members(file)
+    except Exception as error:  # tarfile and the decompressors raise many types
+        raise unreadable(path, error) from error
 
 
 def manual_path(builder: tfds.core.DatasetBuilder, name: str) -> Path:
@@ -148,7 +263,7 @@ def prepare(make_builder: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.D
     Raises:
       UserError: if the files cannot be written or are incomplete.
     """
-    with _quiet():
+    with quiet():
         builder = make_builder()
         if not builder.data_path.exists():
             print(f"preparing {builder.name} in {builder.data_dir} (once)", file=sys.stderr)
@@ -174,7 +289,7 @@ def _write(builder: tfds.core.DatasetBuilder) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silences the warnings of tfds, which logs with absl, and of its downloads."""
     loggers = [logging.getLogger(name) for name in ("absl", "urllib3")]
     levels = [logger.level for logger in loggers]

@@ -9,11 +9,11 @@ import tensorflow_datasets as tfds
 from amdjax.data.datasets.builder_utils import (
     ImageFile,
     checked_examples,
+    damaged,
     find_archive,
     image_info,
     tar_files,
 )
-from amdjax.errors import UserError
 
 _URL = "https://datashare.ed.ac.uk/bitstream/handle/10283/3192/CINIC-10.tar.gz"
 _CLASSES = (
@@ -49,11 +49,9 @@ def _files(path: Path, split: str) -> Iterator[ImageFile]:
         if folder != split or not file.endswith(".png"):
             continue
         if class_name not in _CLASSES:
-            raise UserError(
-                f"{path}: {name}: label {class_name!r} is not one of CINIC-10's classes"
-            )
+            raise damaged(path, f"{name}: label {class_name!r} is not one of CINIC-10's classes")
         is_empty = False
         label = _CLASSES.index(class_name)
         yield ImageFile(f"{split}/{class_name}/{file}", label, lambda data=data: data)
     if is_empty:
-        raise UserError(f"{path} has no {split}/CLASS/*.png")
+        raise damaged(path, f"it has no {split}/CLASS/*.png")

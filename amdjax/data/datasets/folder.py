@@ -1,46 +1,84 @@
-"""Image-folder data set: the user's images, one folder per class."""
+"""Image-folder data set: the user's images, in class folders or with a table of labels."""
 
 import collections
+import csv
 import dataclasses
 import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
 from amdjax.data.datasets.builder_utils import ImageFile, checked_examples, image_info
 from amdjax.data.fingerprint import digest_of
 from amdjax.data.image_io import IMAGE_SUFFIXES, one_line
-from amdjax.errors import UserError
+from amdjax.data.splits import hold_out
+from amdjax.errors import UserError, unknown_name
+from amdjax.files import is_special
 
-_LAYOUT = "expected are train/CLASS/* and test/CLASS/* (or val/CLASS/*) with image files"
+_LAYOUT = (
+    "expected are train/CLASS/* and test/CLASS/* (or val/CLASS/*) with image files, CLASS/* "
+    "without these two, or labels.csv"
+)
+_TRAIN = "train"
+_TESTS = ("test", "val", "valid", "validation")  # the first with labelled images is the test split
+_TABLE = "labels.csv"
+_TEST_FRACTION = 0.2  # of each class, where the folder has no split
 _NUM_NAMES = 3  # of the files that are left out, for the message
 
+_Splits = dict[str, list["_Image"]]  # "train", "test" and perhaps "validation" -> sorted images
 
-@dataclasses.dataclass(eq=False, kw_only=True)
+
+class _Image(NamedTuple):
+    """A listed image file.
+
+    Attributes:
+      path: relative to the root, with slashes.
+      class_name: in Unicode's normal form C.
+      size: in bytes; 0 if the file cannot be found, which is reported when it is read.
+      time: of the last change, in ns.
+      key: what identifies the image in its split, wherever the folder lies: class and file name.
+    """
+
+    path: str
+    class_name: str
+    size: int
+    time: int
+    key: str
+
+
+@dataclasses.dataclass(eq=False, kw_only=True, repr=False)
 class FolderConfig(tfds.core.BuilderConfig):
     """The listing of an image folder.
 
     Attributes:
       root: the folder.
-      class_names: sorted names of the class folders in train.
-      files: "train" and "test" -> sorted paths relative to `root`, with slashes.
+      class_names: sorted names of the classes of the training images.
+      files: "train", "test" and perhaps "validation" -> sorted paths relative to `root`, with
+        slashes.
+      labels: split -> index of the class of each file.
       content_digest: of names and sizes of the files, wherever the folder lies.
     """
 
     root: Path
     class_names: Sequence[str]
     files: dict[str, list[str]]
+    labels: dict[str, list[int]]
     content_digest: str
+
+    def __repr__(self) -> str:
+        """Returns the name alone: tfds logs its configurations."""
+        return f"FolderConfig({self.name!r})"
 
 
 class Folder(tfds.core.GeneratorBasedBuilder):
-    """An image folder: train/CLASS/*, and test/CLASS/* or else val/CLASS/*.
+    """An image folder, as `list_folder` lists it.
 
     The prepared files are named by a digest of the listing: after an image is added, removed or
     changed, the folder is prepared again, next to the earlier files.
@@ -53,34 +91,50 @@ class Folder(tfds.core.GeneratorBasedBuilder):
         return image_info(self, "An image folder.", labels, (None, None, 3))
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        files = self.builder_config.files
-        return {split: self._generate_examples(names) for split, names in files.items()}
+        splits = list(self.builder_config.files)
+        return {
+            split: self._generate_examples(split, splits[position + 1 :])
+            for position, split in enumerate(splits)
+        }
 
-    def _generate_examples(self, names: Sequence[str]) -> Any:
-        config = self.builder_config
-        numbers = {name: number for number, name in enumerate(config.class_names)}
-        files = (
-            ImageFile(name, numbers[name.split("/")[1]], partial(self._read, name))
-            for name in names
+    def _generate_examples(self, split: str, later: Sequence[str]) -> Any:
+        return checked_examples(
+            self._image_files(split),
+            f"{self.builder_config.root}/",
+            "repair or remove such files",
+            (file for other in later for file in self._image_files(other)),
         )
-        return checked_examples(files, f"{config.root}/")
+
+    def _image_files(self, split: str) -> Iterator[ImageFile]:
+        config = self.builder_config
+        for name, label in zip(config.files[split], config.labels[split], strict=True):
+            yield ImageFile(name, label, partial(self._read, name))
 
     def _read(self, name: str) -> bytes:
         path = self.builder_config.root / name
         try:
+            if is_special(path):  # reading a pipe would wait forever
+                raise UserError(f"{path} cannot be read: it is a pipe, socket or device")
             return path.read_bytes()
         except OSError as error:
-            raise UserError(f"{path} cannot be read: {one_line(error)}") from error
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def list_folder(root: Path) -> FolderConfig:
-    """Lists an image folder, and reports on stderr the files that are left out.
+def list_folder(root: Path, validation: str = "") -> FolderConfig:
+    """Lists an image folder, and reports on stderr what is left out.
 
-    Left out are files without an image suffix and files that are not directly in a class folder.
-    Hidden files and folders are ignored without a report.
+    There are three layouts: train/CLASS/* with test/CLASS/* (or val, valid, validation, in upper
+    or lower case); CLASS/* alone, of which a fifth becomes the test split; and labels.csv with the
+    columns file, label and perhaps split. A class has the images at any depth of its folder. Class
+    names that differ only in their Unicode normal form are one class.
+
+    Left out are files without an image suffix, files outside the class folders, and pipes, sockets
+    and devices. Hidden files and folders are ignored without a report.
 
     Args:
-      root: the folder with train, and test or val (test takes precedence).
+      root: the folder.
+      validation: the folder, or the value of the column split, whose images are the split
+        "validation"; "": none.
 
     Returns:
       The configuration with which `Folder` prepares the listed files.
@@ -90,74 +144,322 @@ def list_folder(root: Path) -> FolderConfig:
         images.
     """
     root = root.absolute()
-    test = "test" if (root / "test").is_dir() else "val"
     try:
-        listing = {"train": _list_split(root, "train"), "test": _list_split(root, test)}
+        splits = _list_splits(root, validation)
     except OSError as error:
         raise UserError(f"{root} cannot be listed: {one_line(error)}; {_LAYOUT}") from error
-    files = {split: [name for name, _ in entries] for split, entries in listing.items()}
-    class_names, test_names = ({name.split("/")[1] for name in files[split]} for split in files)
-    if test_names - class_names:
-        unknown = ", ".join(repr(name) for name in sorted(test_names - class_names))
-        raise UserError(
-            f"a label outside the classes: {root / test} has {unknown}, "
-            f"of which {root / 'train'} has no images"
-        )
-    digest = hashlib.sha256(repr(listing).encode()).hexdigest()
+    class_names = sorted({image.class_name for image in splits["train"]})
+    numbers = {name: number for number, name in enumerate(class_names)}
     return FolderConfig(
-        name=f"{re.sub(r'[^A-Za-z0-9_]+', '_', root.name)}-{digest[:8]}",
+        name=f"{re.sub(r'[^A-Za-z0-9_]+', '_', root.name)}-{_digest(splits)[:8]}",
         root=root,
-        class_names=sorted(class_names),
-        files=files,
+        class_names=class_names,
+        files={split: [image.path for image in images] for split, images in splits.items()},
+        labels={
+            split: [numbers[image.class_name] for image in images]
+            for split, images in splits.items()
+        },
         content_digest=digest_of(
-            (f"{split}/{name.partition('/')[2]}", size)
-            for split, entries in listing.items()
-            for name, (size, _) in entries
+            (f"{split}/{image.key}", image.size)
+            for split, images in splits.items()
+            for image in images
         ),
     )
 
 
-def _list_split(root: Path, split: str) -> list[tuple[str, tuple[int, int]]]:
-    """Returns the sorted (path relative to root, (size, modification time)) of the images."""
-    entries = []
+def _digest(splits: _Splits) -> str:
+    """Returns a digest of paths, sizes and times, and of the classes that are no part of a path."""
+    content = {
+        split: [
+            (image.path, (image.size, image.time))
+            if image.path.split("/")[1:2] == [image.class_name]
+            else (image.path, (image.size, image.time), image.class_name)
+            for image in images
+        ]
+        for split, images in splits.items()
+    }
+    return hashlib.sha256(repr(content).encode()).hexdigest()
+
+
+def _list_splits(root: Path, validation: str) -> _Splits:
+    folders = sorted(entry.name for entry in _visible(str(root)) if entry.is_dir())
+    train = _match(_TRAIN, folders)
+    has_test = any(_match(name, folders) for name in _TESTS)
+    has_classes = train is not None and any(entry.is_dir() for entry in _visible(str(root / train)))
+    if (root / _TABLE).is_file():
+        if not has_classes:
+            return _list_table(root, validation)
+        print(f"{root / _TABLE} is left out: {root}/{train} has class folders", file=sys.stderr)
+    if has_classes or has_test or len(folders) < 2:
+        if train is None:
+            raise UserError(f"{root} has no folder {_TRAIN}; {_LAYOUT}")
+        return _assign_parts(
+            f"{root}/", folders, lambda part: _list_classes(root, f"{part}/"), validation
+        )
+    return _hold_out_test(root, _list_classes(root, ""), validation)
+
+
+def _match(name: str, names: Sequence[str]) -> str | None:
+    """Returns a name, or else the first that differs from it only in upper and lower case."""
+    if name in names:
+        return name
+    return next((other for other in names if other.lower() == name.lower()), None)
+
+
+def _assign_parts(
+    place: str, names: Sequence[str], read: Callable[[str], list[_Image]], validation: str
+) -> _Splits:
+    """Decides which parts of a data set are its splits, and reports on stderr the others.
+
+    Args:
+      place: precedes the name of a part in messages.
+      names: of the parts: folders, or values of the column split.
+      read: returns the sorted images of a part.
+      validation: the part that is the split "validation"; "": none.
+
+    Raises:
+      UserError: if a split has no images, or classes without training images.
+    """
+    train = _match(_TRAIN, names) or _TRAIN
+    tests = [part for part in (_match(name, names) for name in _TESTS) if part]
+    chosen = _match(validation, names) if validation else None
+    if validation and chosen in (None, train):
+        raise unknown_name(f"config.data.validation_split for {place}", validation, tests)
+    splits: _Splits = {"train": _with_images(place, train, read(train))}
+    classes = {image.class_name for image in splits["train"]}
+    candidates = [part for part in tests if part != chosen]
+    rejected: list[str] = []
+    for part in candidates:
+        images = read(part)
+        # Without a known class, as in test/unknown/*, a part is unlabelled if there is another.
+        is_labelled = not classes.isdisjoint(image.class_name for image in images)
+        if images and (is_labelled or part == candidates[-1]):
+            test, splits["test"] = part, images
+            break
+        rejected.append(part)
+    if "test" not in splits:
+        if chosen:
+            raise UserError(
+                f"{place}{chosen} cannot be the validation split: there are no other images for "
+                "the test; leave config.data.validation_split empty, or hold out a fraction of the "
+                "training images with config.data.validation"
+            )
+        raise UserError(f"{place}{(tests or _TESTS)[0]} has no images; {_LAYOUT}")
+    for part in rejected:
+        print(f"{place}{part} has no labelled images: {test} is the test split", file=sys.stderr)
+    if chosen:
+        splits["validation"] = _with_images(place, chosen, read(chosen))
+    for part in tests:
+        if part not in (test, chosen, *rejected):
+            print(
+                f"{place}{part} is left out: {test} is the test split"
+                + ("" if chosen else f" (--config.data.validation_split={part} uses it)"),
+                file=sys.stderr,
+            )
+    for split, part in (("test", test), ("validation", chosen)):
+        unknown = sorted({image.class_name for image in splits.get(split, ())} - classes)
+        if unknown:
+            raise UserError(
+                f"a label outside the classes: {place}{part} has {', '.join(map(repr, unknown))}, "
+                f"of which {place}{train} has no images"
+            )
+    return splits
+
+
+def _with_images(place: str, part: str, images: list[_Image]) -> list[_Image]:
+    if not images:
+        raise UserError(f"{place}{part} has no images; {_LAYOUT}")
+    return images
+
+
+def _hold_out_test(root: Path, images: list[_Image], validation: str) -> _Splits:
+    """Splits images into "train" and "test", and says so on stderr."""
+    if validation:
+        raise UserError(
+            f"config.data.validation_split={validation!r}: {root} has no such part; hold out a "
+            "fraction of the training images with config.data.validation"
+        )
+    names = [image.class_name for image in images]
+    classes = sorted(set(names))
+    if len(classes) < 2:
+        raise UserError(
+            f"{root} has images of {len(classes)} classes, at least 2 are needed; {_LAYOUT}"
+        )
+    held_out = hold_out(names, (image.key for image in images), _TEST_FRACTION, seed=0)
+    splits: _Splits = {"train": [], "test": []}
+    for image, held in zip(images, held_out, strict=True):
+        splits["test" if held else "train"].append(image)
+    if not splits["test"]:
+        raise UserError(f"{root} has one image of each class, at least 2 are needed")
+    print(
+        f"{root} has no train and test: of {len(images):,} images in {len(classes)} classes "
+        f"({_first(classes)}), {len(splits['train']):,} are training images and "
+        f"{len(splits['test']):,} test images, chosen in each class by a hash of their names",
+        file=sys.stderr,
+    )
+    return splits
+
+
+def _list_classes(root: Path, prefix: str) -> list[_Image]:
+    """Returns the sorted images of the class folders of root/prefix."""
+    base = str(root / prefix)
+    images, empty = [], []
     left_out: dict[str, list[str]] = collections.defaultdict(list)  # reason -> paths
-    for folder in _visible(root / split):
+    for folder in _visible(base):
         if not folder.is_dir():
             left_out["outside the class folders"].append(folder.path)
             continue
-        for file in _visible(folder):
-            if file.is_dir():
-                left_out["in nested folders"] += _walk(file)
-            elif not file.name.lower().endswith(IMAGE_SUFFIXES):
+        class_name, count = _class_name(folder.name, folder.path), len(images)
+        for file in _walk(folder.path, (os.path.realpath(base),), left_out):
+            if not file.name.lower().endswith(IMAGE_SUFFIXES):
                 left_out["without an image suffix"].append(file.path)
+            elif not file.is_file() and is_special(Path(file.path)):
+                left_out["that cannot be an image (a pipe, socket or device)"].append(file.path)
             else:
-                stat = file.stat()
-                name = f"{split}/{folder.name}/{file.name}"
-                entries.append((name, (stat.st_size, stat.st_mtime_ns)))
+                path = file.path.removeprefix(str(root)).lstrip("/")
+                size, time = _stat(file)
+                key = unicodedata.normalize("NFC", path.removeprefix(prefix))
+                images.append(_Image(path, class_name, size, time, key))
+        if len(images) == count:
+            empty.append(folder.path)
     for reason, paths in left_out.items():
-        names = [os.path.relpath(path, root / split) for path in sorted(paths)[:_NUM_NAMES]]
-        names += ["..."] if len(paths) > _NUM_NAMES else []
-        count = f"{len(paths)} file{'s' if len(paths) > 1 else ''}"
-        print(f"{root / split}: left out {count} {reason}: {', '.join(names)}", file=sys.stderr)
-    if not entries:
-        raise UserError(f"{root / split} has no images; {_LAYOUT}")
-    return sorted(entries)
+        _report(base, "file", reason, paths)
+    _report(base, "class folder", "without images", empty)
+    return sorted(images)
 
 
-def _visible(folder: Path | os.DirEntry[str]) -> Iterator[os.DirEntry[str]]:
-    """Yields the entries of a folder that are not hidden."""
-    # os.scandir is far faster than pathlib for a million files.
-    return (
-        entry
-        for entry in os.scandir(str(folder) if isinstance(folder, Path) else folder.path)
-        if not entry.name.startswith(".")
+def _list_table(root: Path, validation: str) -> _Splits:
+    """Lists the images of root/labels.csv."""
+    table = root / _TABLE
+    images: dict[str, tuple[_Image, str]] = {}  # path -> image and the value of its column split
+    for line, row in _read_table(table):
+        place = f"{table}, line {line}"
+        path = str(PurePosixPath(row["file"]))
+        if path.startswith("/") or ".." in path.split("/"):
+            raise UserError(f"{place}: the file {row['file']!r} must be below {root}")
+        if path in images:
+            raise UserError(f"{place}: the file {row['file']!r} is listed twice")
+        part = row.get("split", "").lower()
+        if "split" in row and part not in (_TRAIN, *_TESTS):
+            raise unknown_name(f"split in {place}", row["split"], (_TRAIN, *_TESTS))
+        class_name = _class_name(row["label"], place)
+        size, time = _stat(root / path)
+        key = unicodedata.normalize("NFC", f"{class_name}/{path}")
+        images[path] = _Image(path, class_name, size, time, key), part
+    left_out: dict[str, list[str]] = collections.defaultdict(list)
+    others = (
+        file.path
+        for file in _walk(str(root), (), left_out)
+        if file.name.lower().endswith(IMAGE_SUFFIXES)
+        and file.path.removeprefix(str(root)).lstrip("/") not in images
     )
+    _report(str(root), "image file", f"that {_TABLE} does not list", list(others))
+    parts = sorted({part for _, part in images.values()})
+    if parts == [""]:
+        return _hold_out_test(root, sorted(image for image, _ in images.values()), validation)
+
+    def read(part: str) -> list[_Image]:
+        return sorted(image for image, own in images.values() if own == part)
+
+    return _assign_parts(f"{table}, split ", parts, read, validation)
 
 
-def _walk(folder: os.DirEntry) -> Iterator[str]:
-    """Yields the paths of all files below a folder that are not hidden."""
+def _read_table(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yields number and values of the lines of a table, of the columns file, label and split.
+
+    Raises:
+      UserError: if it is not CSV in UTF-8, or lacks a column or a value.
+    """
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = [(column or "").strip() for column in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            if not {"file", "label"} <= set(columns):
+                raise UserError(
+                    f"{table}: the first line must be file,label or file,label,split, "
+                    f"not {','.join(columns)!r}"
+                )
+            known = [column for column in ("file", "label", "split") if column in columns]
+            is_empty = True
+            for row in reader:
+                is_empty = False
+                values = {column: (row[column] or "").strip() for column in known}
+                for column, value in values.items():
+                    if not value:
+                        raise UserError(f"{table}, line {reader.line_num}: no {column} is given")
+                yield reader.line_num, values
+            if is_empty:
+                raise UserError(f"{table} lists no images")
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            f"{table} cannot be read: {one_line(error)}; save it as CSV in UTF-8"
+        ) from error
+
+
+def _class_name(text: str, place: str) -> str:
+    """Returns a class name in normal form C.
+
+    Raises:
+      UserError: if it cannot be written as one line of UTF-8.
+    """
+    name = unicodedata.normalize("NFC", text)
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{place}: the class name {name!r} is not UTF-8; rename it") from error
+    if name != name.strip() or len(name.splitlines()) != 1:
+        raise UserError(
+            f"{place}: the class name {name!r} begins or ends with a blank, or has a line break; "
+            "rename it"
+        )
+    return name
+
+
+def _visible(folder: str) -> list[os.DirEntry[str]]:
+    """Returns the entries of a folder that are not hidden."""
+    # os.scandir is far faster than pathlib for a million files.
+    with os.scandir(folder) as entries:
+        return [entry for entry in entries if not entry.name.startswith(".")]
+
+
+def _walk(
+    folder: str, parents: tuple[str, ...], left_out: dict[str, list[str]]
+) -> Iterator[os.DirEntry[str]]:
+    """Yields the files at any depth that are not hidden; links are followed, but not upwards.
+
+    Args:
+      folder: to walk over.
+      parents: real paths of the folders above it.
+      left_out: reason -> paths, to which links to parents are added.
+    """
+    parents = (*parents, os.path.realpath(folder))
     for entry in _visible(folder):
-        if entry.is_dir(follow_symlinks=False):  # a link may lead back up
-            yield from _walk(entry)
+        if not entry.is_dir():
+            yield entry
+        elif entry.is_symlink() and os.path.realpath(entry.path) in parents:
+            left_out["that links to a folder above it"].append(entry.path)
         else:
-            yield entry.path
+            yield from _walk(entry.path, parents, left_out)
+
+
+def _stat(file: os.DirEntry[str] | Path) -> tuple[int, int]:
+    """Returns size in bytes and time of change in ns; zeros for a file that cannot be found."""
+    try:
+        status = file.stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
+def _report(base: str, noun: str, reason: str, paths: Sequence[str]) -> None:
+    """Prints on stderr what is left out."""
+    if paths:
+        count = f"{len(paths)} {noun}{'s' if len(paths) > 1 else ''}"
+        names = _first([os.path.relpath(path, base) for path in sorted(paths)])
+        print(f"{base}: left out {count} {reason}: {names}", file=sys.stderr)
+
+
+def _first(names: Sequence[str]) -> str:
+    """Returns the first names of many."""
+    return ", ".join([*names[:_NUM_NAMES], *(["..."] if len(names) > _NUM_NAMES else [])])

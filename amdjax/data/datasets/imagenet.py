@@ -1,7 +1,6 @@
 """ImageNet (ILSVRC 2012), from its official archives."""
 
 import io
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,15 @@ from scipy.io import loadmat
 
 from amdjax.data.datasets.builder_utils import (
     ImageFile,
+    check_class_names,
     checked_examples,
+    damaged,
     image_info,
     manual_path,
     tar_files,
+    tar_members,
+    unreadable,
 )
-from amdjax.data.image_io import one_line
 from amdjax.errors import UserError
 
 _TRAIN, _VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -76,30 +78,27 @@ def _read_devkit(path: Path) -> tuple[list[str], list[str], list[int]]:
         truth = [int(line) for line in files[_TRUTH].split()]
         wnids, words = [str(s["WNID"]) for s in leaves], [str(s["words"]) for s in leaves]
     except Exception as error:  # SciPy's exceptions on damaged files are not documented
-        raise UserError(
-            f"{path} is not ImageNet's development kit: {_META} or {_TRUTH}: {one_line(error)}"
-        ) from error
+        raise unreadable(path, error, f"{_META} or {_TRUTH}") from error
+    check_class_names(path, _META, wnids, len(wnids))
     if not truth or not 1 <= min(truth) <= max(truth) <= len(wnids):
-        raise UserError(f"{path}: {_TRUTH} has a label outside the classes 1..{len(wnids)}")
+        raise damaged(path, f"{_TRUTH} has a label outside the classes 1..{len(wnids)}")
     return wnids, words, truth
 
 
 def _train_files(path: Path, numbers: dict[str, int]) -> Iterator[ImageFile]:
-    is_empty = True
+    without = set(numbers)
     for name, class_archive in tar_files(path):
         wnid = name.rpartition("/")[2].removesuffix(".tar")
         if wnid not in numbers:
-            raise UserError(f"{path}: label {wnid!r} is not in the development kit")
+            raise damaged(path, f"label {wnid!r} is not in the development kit")
         try:
-            with tarfile.open(fileobj=io.BytesIO(class_archive)) as archive:
-                for member in archive:
-                    is_empty = False
-                    data = archive.extractfile(member).read()
-                    yield ImageFile(member.name, numbers[wnid], lambda data=data: data)
-        except tarfile.TarError as error:
-            raise UserError(f"{path}: {name} is damaged: {one_line(error)}") from error
-    if is_empty:
-        raise UserError(f"{path} has no WNID.tar with images")
+            for member, data in tar_members(io.BytesIO(class_archive)):
+                without.discard(wnid)
+                yield ImageFile(member, numbers[wnid], lambda data=data: data)
+        except Exception as error:  # tarfile and the decompressors raise many types
+            raise unreadable(path, error, name) from error
+    if without:
+        raise damaged(path, f"it has no {min(without)}.tar with images")
 
 
 def _val_files(path: Path, labels: list[int]) -> Iterator[ImageFile]:
@@ -107,8 +106,8 @@ def _val_files(path: Path, labels: list[int]) -> Iterator[ImageFile]:
     for name, data in tar_files(path):
         number = name.rpartition("_")[2].removesuffix(".JPEG")
         if not number.isdigit() or not 1 <= int(number) <= len(labels):
-            raise UserError(f"{path}: {name} is not one of {len(labels)} validation images")
+            raise damaged(path, f"{name} is not one of {len(labels)} validation images")
         count += 1
         yield ImageFile(name, labels[int(number) - 1], lambda data=data: data)
     if count != len(labels):
-        raise UserError(f"{path} has {count} images, the development kit {len(labels)} labels")
+        raise damaged(path, f"it has {count} images, the development kit {len(labels)} labels")

@@ -2,7 +2,6 @@
 
 import gzip
 import math
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from amdjax.data.datasets.builder_utils import find_archive, image_info
-from amdjax.data.image_io import encode_png, one_line
+from amdjax.data.datasets.builder_utils import damaged, find_archive, image_info, unreadable
+from amdjax.data.image_io import encode_png
 from amdjax.errors import UserError
 
 _FILES = {"train": "train", "test": "t10k"}
@@ -50,12 +49,13 @@ class Mnist(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         images, labels = _read_idx(images_path, 3), _read_idx(labels_path, 1)
         if len(images) != len(labels):
             raise UserError(
-                f"{images_path} has {len(images)} images, {labels_path} {len(labels)} labels"
+                f"{images_path} has {len(images)} images, {labels_path} {len(labels)} labels; "
+                "remove both and download them again"
             )
         if images.shape[1:] != (28, 28):
-            raise UserError(f"{images_path} has images of {images.shape[1:]}, not 28x28")
-        if labels.max(initial=0) >= len(self.CLASSES):
-            raise UserError(f"{labels_path}: label {labels.max()} is outside the classes 0..9")
+            raise damaged(images_path, f"its images are {images.shape[1:]}, not 28x28")
+        if labels.max() >= len(self.CLASSES):
+            raise damaged(labels_path, f"label {labels.max()} is outside the classes 0..9")
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
             yield index, {"id": str(index), "image": encode_png(image), "label": int(label)}
 
@@ -74,12 +74,17 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     """Reads a compressed IDX file: 0, 0, type 8 (uint8), dimensions, sizes (big-endian), values."""
     try:
         content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is damaged: {one_line(error)}") from error
+    except Exception as error:  # gzip raises several types
+        raise unreadable(path, error) from error
     header = 4 + 4 * dimensions
     if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) < header:
-        raise UserError(f"{path} is not an IDX file of {dimensions} dimensions of bytes")
-    shape = np.frombuffer(content, ">u4", dimensions, 4).astype(int)
+        raise damaged(path, f"it is not an IDX file of {dimensions} dimensions of bytes")
+    shape = np.frombuffer(content, ">u4", dimensions, 4).tolist()
     if len(content) - header != math.prod(shape):
-        raise UserError(f"{path} is cut off: expected {'x'.join(map(str, shape))} bytes")
+        raise damaged(
+            path,
+            f"its header says {'x'.join(map(str, shape))} bytes, it has {len(content) - header}",
+        )
+    if not shape[0]:
+        raise damaged(path, "it is empty")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

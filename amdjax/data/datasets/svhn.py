@@ -8,9 +8,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from scipy.io import loadmat
 
-from amdjax.data.datasets.builder_utils import find_archive, image_info
-from amdjax.data.image_io import encode_png, one_line
-from amdjax.errors import UserError
+from amdjax.data.datasets.builder_utils import damaged, find_archive, image_info, unreadable
+from amdjax.data.image_io import encode_png
 
 _URL = "http://ufldl.stanford.edu/housenumbers/{split}_32x32.mat"
 
@@ -45,14 +44,19 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Returns images, uint8 [N,32,32,3], and labels, int [N]; the file labels the digit 0 as 10."""
     try:
         content = loadmat(path)
-        images, labels = content["X"].transpose(3, 0, 1, 2), content["y"].ravel().astype(int)
+        images, labels = content["X"].transpose(3, 0, 1, 2), content["y"].ravel()
+    except KeyError as error:
+        raise damaged(path, f"the variable {error} is missing") from error
     except Exception as error:  # SciPy's exceptions on damaged files are not documented
-        raise UserError(f"{path} is damaged: {one_line(error)}") from error
+        raise unreadable(path, error) from error
     if images.shape != (len(labels), 32, 32, 3) or images.dtype != np.uint8:
-        raise UserError(
-            f"{path}: the images are {images.dtype} {list(images.shape)}, not uint8 "
-            f"[{len(labels)}, 32, 32, 3]"
+        raise damaged(
+            path,
+            f"the images are {images.dtype} {list(images.shape)}, not uint8 "
+            f"[{len(labels)}, 32, 32, 3]",
         )
+    if not len(labels):
+        raise damaged(path, "it is empty")
     if not np.isin(labels, np.arange(1, 11)).all():
-        raise UserError(f"{path}: a label is outside the classes 1..10")
-    return images, labels % 10
+        raise damaged(path, "a label is outside the classes 1..10")
+    return images, labels.astype(int) % 10

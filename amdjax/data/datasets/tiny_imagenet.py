@@ -1,22 +1,26 @@
 """Tiny-ImageNet, from its official archive."""
 
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
-from amdjax.data.datasets.builder_utils import ImageFile, checked_examples, find_archive, image_info
-from amdjax.data.image_io import one_line
-from amdjax.errors import UserError
+from amdjax.data.datasets.builder_utils import (
+    ImageFile,
+    check_class_names,
+    checked_examples,
+    damaged,
+    find_archive,
+    image_info,
+    unreadable,
+)
 
 _URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 _ROOT = "tiny-imagenet-200/"
 _ANNOTATIONS = "val/val_annotations.txt"
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, UnicodeDecodeError, OSError)
 
 
 class TinyImagenet(tfds.core.GeneratorBasedBuilder):
@@ -52,12 +56,19 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
 
 
 class _Archive:
-    """Reader of the zip file, in which any damage raises a `UserError` that names the file."""
+    """Reader of the zip file; any damage raises a `UserError` that names the file."""
 
     def __init__(self, path: Path):
         self.path = path
-        self._zip = self._guard("the archive", lambda: zipfile.ZipFile(path))
+        try:
+            self._zip = zipfile.ZipFile(path)
+            for file in self._zip.infolist():
+                # Compares the two copies of the name: a damaged one would leave the file out.
+                self._zip.open(file).close()
+        except Exception as error:  # zipfile raises several types
+            raise unreadable(path, error) from error
         wnids = sorted(self._lines("wnids.txt"))
+        check_class_names(path, "wnids.txt", wnids, len(wnids))
         words = dict(line.partition("\t")[::2] for line in self._lines("words.txt"))
         self.class_names = [f"{wnid} {words.get(wnid, '').split(',')[0]}".strip() for wnid in wnids]
         self._labels = {wnid: label for label, wnid in enumerate(wnids)}
@@ -69,34 +80,36 @@ class _Archive:
             for name in sorted(self._zip.namelist())
             if name.startswith(f"{_ROOT}train/") and name.endswith(".JPEG")
         ]
-        if not names:
-            raise UserError(f"{self.path} has no {_ROOT}train/WNID/images/*.JPEG")
-        return names, [self._label(name.split("/")[2], name) for name in names]
+        wnids = [name.split("/")[2] for name in names]
+        without = sorted(self._labels.keys() - set(wnids))
+        if without or not names:
+            wnid = without[0] if without else "WNID"
+            raise damaged(self.path, f"it has no {_ROOT}train/{wnid}/images/*.JPEG")
+        return names, [self._label(wnid, name) for wnid, name in zip(wnids, names, strict=True)]
 
     def test_files(self) -> tuple[list[str], list[int]]:
         """Returns names and labels of the files in val/val_annotations.txt."""
         rows = [line.split("\t") for line in self._lines(_ANNOTATIONS)]
         if not rows:
-            raise UserError(f"{self.path}: {_ANNOTATIONS} lists no images")
+            raise damaged(self.path, f"{_ANNOTATIONS} lists no images")
         names = [f"{_ROOT}val/images/{row[0]}" for row in rows]
         return names, [self._label("".join(row[1:2]), _ANNOTATIONS) for row in rows]
 
     def _label(self, wnid: str, where: str) -> int:
         if wnid not in self._labels:
-            raise UserError(f"{self.path}: {where}: label {wnid!r} is not in wnids.txt")
+            raise damaged(self.path, f"{where}: label {wnid!r} is not in wnids.txt")
         return self._labels[wnid]
 
     def _lines(self, name: str) -> list[str]:
-        return self._guard(name, lambda: self.read(_ROOT + name).decode().splitlines())
+        content = self.read(_ROOT + name)
+        try:
+            return content.decode().splitlines()
+        except UnicodeDecodeError as error:
+            raise unreadable(self.path, error, name) from error
 
     def read(self, name: str) -> bytes:
         """Returns the content of a file."""
-        return self._guard(name, lambda: self._zip.read(name))
-
-    def _guard(self, name: str, action: Callable[[], Any]) -> Any:
         try:
-            return action()
-        except _DAMAGE as error:
-            raise UserError(
-                f"{self.path} is not an intact tiny-imagenet-200.zip: {name}: {one_line(error)}"
-            ) from error
+            return self._zip.read(name)
+        except Exception as error:  # zipfile raises many types
+            raise unreadable(self.path, error, name) from error

@@ -12,6 +12,7 @@ from amdjax.report.figures import (
     activation,
     angles,
     calibration,
+    classes,
     embedding,
     style,
     sweeps,
@@ -63,6 +64,7 @@ def create_sections(report: ReportData, summaries: style.Summaries) -> tuple[Sec
       summaries: of its methods, from `summarize`.
     """
     makers = {
+        ("classes", "Classes"): _classes,
         ("calibration", "Calibration"): _calibration,
         ("embedding", "Embeddings"): _embedding,
         ("activation", "Attention maps and Grad-CAM"): _activation,
@@ -82,6 +84,57 @@ def create_sections(report: ReportData, summaries: style.Summaries) -> tuple[Sec
 
 
 _Content = tuple[tuple[FigureSpec, ...], tuple[str, ...]]  # of a section: figures, notes
+
+
+def _classes(report: ReportData, summaries: style.Summaries) -> _Content:
+    figures, notes = [], []
+    large, reference = classes.is_large(report), classes.reference(summaries)
+    choice = ""
+    if large:
+        choice = f" Left: the {classes.MOST} classes where {reference} has its lowest accuracy."
+        if len(summaries) > 1:
+            choice += (
+                f" Right: of the other classes, the {classes.MOST} with the largest mean absolute "
+                f"difference of the methods from {reference}."
+            )
+    figures.append(
+        FigureSpec(
+            "class_accuracy",
+            "Accuracy by class",
+            f"Accuracy of {_methods(summaries)} for single classes, as numbers.",
+            "Accuracy on the test images of a class (%), coloured by the difference from "
+            f"{reference}.{_mean_over_seeds(summaries)}{choice} The file classes.csv has all "
+            f"classes{', and the standard deviations' if _several_seeds(summaries) else ''}.",
+            functools.partial(classes.class_accuracy, report, summaries),
+        )
+    )
+    if not large:
+        figures.append(
+            FigureSpec(
+                "confusion",
+                "Confusion matrices",
+                f"Confusion matrices of {_methods(summaries)}.",
+                "Predicted classes (columns) of the test images of each class (rows), in per cent "
+                "of the class; the colours have a square-root scale, so that rare confusions are "
+                f"visible.{_mean_over_seeds(summaries)} The file confusion.csv has the numbers.",
+                functools.partial(classes.confusion_matrices, report, summaries),
+            )
+        )
+    elif classes.frequent_confusions(report, summaries):
+        figures.append(
+            FigureSpec(
+                "confusion",
+                "Most frequent confusions",
+                f"The most frequent confusions of {_methods(summaries)}, as numbers.",
+                "The pairs of true class → predicted class with the most errors, averaged over the "
+                "methods, in per cent of the test images of the true class."
+                f"{_mean_over_seeds(summaries)} The file confusion.csv has all confusions.",
+                functools.partial(classes.confusion_rates, report, summaries),
+            )
+        )
+    else:
+        notes.append("No confusions: all predictions are correct.")
+    return tuple(figures), tuple(notes)
 
 
 def _calibration(report: ReportData, summaries: style.Summaries) -> _Content:
@@ -163,7 +216,9 @@ def _embedding(report: ReportData, summaries: style.Summaries) -> _Content:
 def _activation(report: ReportData, summaries: style.Summaries) -> _Content:
     figures, notes = [], []
     count = activation.num_images(report)
-    if count:
+    if not report.networks[0].maps:
+        notes.append(_NO_LAYERS)
+    elif count:
         images = "the test images on which the networks disagree most"
         if not report.by_disagreement:
             images = "the chosen test images"
@@ -208,6 +263,7 @@ def _activation(report: ReportData, summaries: style.Summaries) -> _Content:
     return tuple(figures), tuple(notes)
 
 
+_NO_LAYERS = "No maps: the networks have none of the layers stage1, stage2 and stage3 in common."
 _NO_DISTANCE = (
     "No distance to the teacher's attention maps: this needs a teacher and a student whose maps "
     "have compatible sizes."
@@ -215,18 +271,22 @@ _NO_DISTANCE = (
 
 
 def _angles(report: ReportData, summaries: style.Summaries) -> _Content:
-    figures = [
-        FigureSpec(
-            "angles",
-            "Angle of positive and negative map",
-            "Distribution of the angle between positive and negative map of "
-            f"{_methods(summaries)}, for each level.",
-            "Angle between the positive map q (attention map of unit norm) and the negative map "
-            "1 − q, over the test split: 0° for uniform attention, 90° for attention at a single "
-            f"position. Vertical line: mean.{_all_seeds(summaries)}",
-            functools.partial(angles.map_angles, report, summaries),
+    figures, notes = [], []
+    if report.networks[0].angles:
+        figures.append(
+            FigureSpec(
+                "angles",
+                "Angle of positive and negative map",
+                "Distribution of the angle between positive and negative map of "
+                f"{_methods(summaries)}, for each level.",
+                "Angle between the positive map q (attention map of unit norm) and the negative "
+                "map 1 − q, over the test split: 0° for uniform attention, 90° for attention at a "
+                f"single position. Vertical line: mean.{_all_seeds(summaries)}",
+                functools.partial(angles.map_angles, report, summaries),
+            )
         )
-    ]
+    else:
+        notes.append(_NO_LAYERS)
     if all({"geodesic_intra", "geodesic_inter"} <= one.scores.keys() for one in summaries.values()):
         count = len(class_sample(report.labels, len(report.class_names)))
         figures.append(
@@ -244,21 +304,23 @@ def _angles(report: ReportData, summaries: style.Summaries) -> _Content:
                 ),
             )
         )
-        return tuple(figures), ()
-    return tuple(figures), (
-        "No geodesic distances: this needs test images of two classes, and two of one class.",
-    )
+    else:
+        notes.append(
+            "No geodesic distances: this needs test images of two classes, and two of one class."
+        )
+    return tuple(figures), tuple(notes)
 
 
 def _training(report: ReportData, summaries: style.Summaries) -> _Content:
     figures, notes = [], []
-    if training.has_curve(report, "test", "accuracy"):
+    split = training.evaluated_split(report)
+    if training.has_curve(report, split, "accuracy"):
         figures.append(
             FigureSpec(
                 "accuracy",
                 "Accuracy",
-                f"Test accuracy over the training steps of {_methods(summaries)}.",
-                f"Accuracy on the test split during training.{_over_seeds(summaries)}",
+                f"{split.capitalize()} accuracy over the training steps of {_methods(summaries)}.",
+                f"Accuracy on the {split} split during training.{_over_seeds(summaries)}",
                 functools.partial(training.accuracy_curves, report),
             )
         )
@@ -346,6 +408,10 @@ def _in_parentheses(summaries: style.Summaries) -> str:
 
 def _over_seeds(summaries: style.Summaries) -> str:
     return " Mean ± standard deviation over the seeds." if _several_seeds(summaries) else ""
+
+
+def _mean_over_seeds(summaries: style.Summaries) -> str:
+    return " Mean over the seeds." if _several_seeds(summaries) else ""
 
 
 def _am_settings(report: ReportData) -> str:

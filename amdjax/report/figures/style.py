@@ -29,8 +29,14 @@ _FAINT = "#d8dde3"
 # teacher's colour, and without yellow, which is invisible on white.
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
 _FIXED = ("scratch", "kd", "amd_g", "amd_gl")  # have the first colours in every report
-_LINES = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 2, 1, 2)), (0, (8, 2, 1, 2, 1, 2)))
-_MARKERS = ("o", "s", "^", "D", "v")
+# Each method has one of the first five lines and markers until all their pairs with a colour are
+# taken, then one of the other five.
+_LINES = (
+    *("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 2, 1, 2)), (0, (8, 2, 1, 2, 1, 2))),
+    *((0, (12, 2)), (0, (3, 1)), (0, (1, 3)), (0, (3, 1, 1, 1)), (0, (5, 1, 1, 1, 1, 1, 1, 1))),
+)
+_MARKERS = ("o", "s", "^", "D", "v", "p", "X", "<", "h", ">")
+_TURNS = 5
 _CLASS_MARKERS = ("o", "^")
 _TERMS = {"angular": "A", "positive": "P", "negative": "N"}  # of the AM loss
 MAX_CLASSES = 10 * len(_CLASS_MARKERS)  # with different `class_style`
@@ -102,7 +108,8 @@ def method_styles(report: ReportData) -> dict[str, MethodStyle]:
             rank = fixed[network.label] if network.label in fixed else next(free)
             # Lines of the same colour differ in their dashes, and so do consecutive methods, whose
             # lines may cover each other.
-            turn = (rank + rank // CYCLE) % len(_LINES)
+            turn = (rank + rank // CYCLE) % _TURNS + _TURNS * (rank // (CYCLE * _TURNS))
+            turn %= len(_LINES)
             color = _COLORS[rank % CYCLE]
             styles[network.label] = MethodStyle(color, _LINES[turn], _MARKERS[turn])
     return styles

@@ -10,7 +10,7 @@ from amdjax.report.report_data import ModelResult, ReportData
 
 
 def accuracy_curves(report: ReportData) -> Figure:
-    """Draws the accuracy on the test split over the steps, with at most six students in a panel.
+    """Draws the accuracy on `evaluated_split` over the steps, at most six students in a panel.
 
     Args:
       report: with at least one network whose metrics file has an evaluation.
@@ -19,7 +19,8 @@ def accuracy_curves(report: ReportData) -> Figure:
       A figure whose panels have the same axes; lines are means over the seeds,
       bands are standard deviations.
     """
-    groups = _groups(report, "test", "accuracy")
+    split = evaluated_split(report)
+    groups = _groups(report, split, "accuracy")
     teachers = [method for method, networks in groups.items() if networks[0].is_teacher]
     students = [method for method in groups if method not in teachers]
     chunks = [students[i : i + style.CYCLE] for i in range(0, len(students), style.CYCLE)] or [[]]
@@ -30,8 +31,8 @@ def accuracy_curves(report: ReportData) -> Figure:
         axes.sharex(grid[0])
         axes.sharey(grid[0])
         for method in (*teachers, *chunk):
-            _curve(axes, groups[method], "test", "accuracy", styles[method], factor=100.0)
-        axes.set(xlabel="step", ylabel="test accuracy (%)")
+            _curve(axes, groups[method], split, "accuracy", styles[method], factor=100.0)
+        axes.set(xlabel="step", ylabel=f"{split} accuracy (%)")
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
@@ -63,8 +64,13 @@ def loss_curves(report: ReportData) -> Figure:
     return figure
 
 
+def evaluated_split(report: ReportData) -> str:
+    """Returns the split on which the networks were evaluated during training."""
+    return "validation" if has_curve(report, "validation", "accuracy") else "test"
+
+
 def has_curve(report: ReportData, split: str, key: str) -> bool:
-    """Returns whether any metrics file has a quantity, on the split "train" or "test"."""
+    """Returns whether any metrics file has a quantity, on a split such as "train"."""
     return bool(_groups(report, split, key))
 
 

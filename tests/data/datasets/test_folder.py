@@ -48,16 +48,30 @@ def test_list_folder_reports_the_files_that_are_left_out(folder, capfd):
     (train / "class_0/Thumbs.db").write_text("x")
     for index in range(4):
         (train / f"class_1/notes{index}.txt").write_text("x")
-    (train / "class_2/more/deep").mkdir(parents=True)
-    (train / "class_2/more/a.png").write_bytes(encode(BLACK))
-    (train / "class_2/more/deep/b.png").write_bytes(encode(BLACK))
+    (train / "class_3").mkdir()
+    os.mkfifo(train / "class_2/pipe.png")
     assert len(list_folder(folder).files["train"]) == 12
     assert sorted(capfd.readouterr().err.splitlines()) == [
+        f"{train}: left out 1 class folder without images: class_3",
         f"{train}: left out 1 file outside the class folders: loose.png",
-        f"{train}: left out 2 files in nested folders: class_2/more/a.png, class_2/more/deep/b.png",
+        f"{train}: left out 1 file that cannot be an image (a pipe, socket or device): "
+        "class_2/pipe.png",
         f"{train}: left out 5 files without an image suffix: class_0/Thumbs.db, "
         "class_1/notes0.txt, class_1/notes1.txt, ...",
     ]
+
+
+def test_a_class_has_the_images_at_any_depth(folder):
+    deep = folder / "train/class_2/more/deep"
+    deep.mkdir(parents=True)
+    (deep / "b.png").write_bytes(encode(BLACK))
+    linked = write_folder(folder.parent / "linked", classes=1, per_class=2) / "train/class_0"
+    (folder / "train/class_2/link").symlink_to(linked)
+    listed = list_folder(folder)
+    assert "train/class_2/more/deep/b.png" in listed.files["train"]
+    assert listed.labels["train"] == [0] * 4 + [1] * 4 + [2] * 7
+    images, labels = read_all(load_dataset(settings(folder)).train)
+    assert (images[labels == 2] == 0).all((1, 2, 3)).sum() == 1
 
 
 def test_load_dataset_reports_left_out_files_once(folder, capfd):
@@ -74,9 +88,10 @@ def test_list_folder_ignores_hidden_files_silently(folder, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_list_folder_follows_links_to_parents_only_once(folder):
+def test_list_folder_does_not_follow_links_to_parents(folder, capfd):
     (folder / "train/class_0/loop").symlink_to(folder / "train")
     assert len(list_folder(folder).files["train"]) == 12
+    assert "1 file that links to a folder above it: class_0/loop" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -140,11 +155,35 @@ def test_folder_error_names_a_damaged_file_and_leaves_nothing_prepared(folder, e
     assert len(load_dataset(settings(folder)).train) == 12
 
 
-def test_folder_error_names_a_file_that_was_deleted_after_listing(folder):
+def test_folder_error_names_the_files_that_changed_after_listing(folder):
     config = list_folder(folder)
     (folder / "train/class_0/001.png").unlink()
-    with pytest.raises(UserError, match=r"class_0/001\.png cannot be read"):
+    (folder / "test/class_1/000.png").unlink()
+    os.mkfifo(folder / "test/class_1/000.png")
+    with pytest.raises(UserError) as caught:
         prepare(lambda: Folder(config=config, data_dir=folder.parent / "prepared"))
+    assert str(caught.value).splitlines() == [
+        "2 images cannot be used; repair or remove such files:",
+        f"  {folder}/train/class_0/001.png cannot be read: No such file or directory",
+        f"  {folder}/test/class_1/000.png cannot be read: it is a pipe, socket or device",
+    ]
+
+
+def test_folder_error_names_the_first_twenty_damaged_files(folder):
+    for index in range(18):
+        (folder / f"train/class_1/x{index:02d}.png").write_bytes(b"x")
+    for index in range(5):
+        (folder / f"test/class_2/y{index}.png").write_bytes(b"")
+    (folder / "train/class_0/link.png").symlink_to(folder / "nothing.png")
+    with pytest.raises(UserError) as caught:
+        load_dataset(settings(folder))
+    first, *lines, last = str(caught.value).splitlines()
+    assert first == "24 images cannot be used; repair or remove such files:"
+    assert len(lines) == 20
+    assert lines[0].endswith("train/class_0/link.png cannot be read: No such file or directory")
+    assert "test/class_2/y0.png cannot be decoded" in lines[19]
+    assert last == "  and 4 more"
+    assert not list((folder.parent / "prepared").glob("**/*.array_record*"))
 
 
 def test_list_folder_error_names_a_test_class_without_training_images(folder):
@@ -166,3 +205,263 @@ def test_folder_needs_a_path_and_an_image_size(folder):
         load_dataset(data_settings("folder", folder.parent, image_size=32))
     with pytest.raises(UserError, match=r"needs config.data.image_size"):
         load_dataset(settings(folder, image_size=0))
+
+
+def move(folder: Path, **names: str) -> Path:
+    for old, new in names.items():
+        (folder / old).rename(folder / new)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("Train", "Val"), ("TRAIN", "TEST"), ("train", "valid"), ("train", "Validation")],
+)
+def test_split_folders_have_several_names(folder, train, test):
+    expected = list_folder(folder)
+    move(folder, train=train, test=test)
+    config = list_folder(folder)
+    assert config.files["test"][0] == f"{test}/class_0/000.png"
+    assert (config.content_digest, config.labels) == (expected.content_digest, expected.labels)
+    assert len(load_dataset(settings(folder)).test) == 6
+
+
+@pytest.mark.parametrize("name", ["test/1.png", "test/unknown/1.png"])
+def test_val_is_the_test_split_beside_an_unlabelled_test(folder, name, capfd):
+    move(folder, test="val")
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_bytes(encode(BLACK))
+    assert len(list_folder(folder).files["test"]) == 6
+    err = capfd.readouterr().err
+    assert f"{folder}/test has no labelled images: val is the test split\n" in err
+
+
+def test_val_beside_test_is_left_out_unless_it_is_the_validation_split(folder, capfd):
+    shutil.copytree(folder / "test", folder / "val")
+    without = list_folder(folder)
+    assert "--config.data.validation_split=val uses it" in capfd.readouterr().err
+    assert list(without.files) == ["train", "test"]
+    dataset = load_dataset(settings(folder, validation_split="val"))
+    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (12, 6, 6)
+    assert dataset.selection is dataset.validation
+    assert capfd.readouterr().err.count("left out") == 0
+    (folder / "val/class_1").rename(folder / "val/klass_1")
+    with pytest.raises(UserError, match=r"val has 'klass_1'"):
+        list_folder(folder, "val")
+
+
+@pytest.mark.parametrize(
+    ("validation", "message"),
+    [
+        ("dev", r"unknown config\.data\.validation_split .* 'dev'"),
+        ("train", "unknown"),
+        ("test", "test cannot be the validation split"),
+    ],
+)
+def test_validation_split_must_be_another_part(folder, validation, message):
+    with pytest.raises(UserError, match=message):
+        list_folder(folder, validation)
+
+
+@pytest.fixture
+def classes(folder: Path) -> Path:
+    """The class folders of 12 images, without a split."""
+    return folder / "train"
+
+
+def test_class_folders_without_a_split_are_split(classes, capfd):
+    config = list_folder(classes)
+    # The order by sha256 of "0 CLASS/FILE", computed with sha256sum.
+    assert config.files["test"] == [
+        "class_0/000.png",
+        "class_1/003.png",
+        "class_2/003.png",
+    ]
+    assert len(config.files["train"]) == 9
+    assert config.labels["test"] == [0, 1, 2]
+    line = (
+        f"{classes} has no train and test: of 12 images in 3 classes (class_0, class_1, class_2), "
+        "9 are training images and 3 test images, chosen in each class by a hash of their names\n"
+    )
+    assert capfd.readouterr().err == line
+    moved = classes.rename(classes.parent / "moved")
+    assert list_folder(moved).files == config.files
+    assert list_folder(moved).content_digest == config.content_digest
+    assert load_dataset(settings(moved)).class_names == ("class_0", "class_1", "class_2")
+
+
+def test_the_split_of_class_folders_changes_little_with_an_image(classes):
+    before = set(list_folder(classes).files["test"])
+    (classes / "class_1/new.png").write_bytes(encode(BLACK))
+    after = set(list_folder(classes).files["test"])
+    assert {name for name in before ^ after if "class_1" not in name} == set()
+    assert len(before - after) <= 1
+
+
+def test_a_class_may_be_called_train(classes):
+    move(classes, class_0="train")
+    assert list_folder(classes).class_names == ["class_1", "class_2", "train"]
+
+
+def test_class_folders_error_on_a_single_class(classes):
+    shutil.move(classes, classes.parent / "all/images")
+    shutil.rmtree(classes.parent / "test")
+    for root in (classes.parent / "all", classes.parent):
+        with pytest.raises(UserError, match=r"has no folder train; expected are"):
+            list_folder(root)
+    shutil.rmtree(classes.parent / "all/images/class_0")
+    shutil.rmtree(classes.parent / "all/images/class_1")
+    (classes.parent / "all/images/empty").mkdir()
+    with pytest.raises(UserError, match="has images of 1 classes, at least 2 are needed"):
+        list_folder(classes.parent / "all/images")
+
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+
+
+def test_class_names_in_another_normal_form_are_one_class(folder):
+    move(folder, **{"train/class_0": f"train/{NFC}", "train/class_1": f"train/{NFD}"})
+    move(folder, **{"test/class_0": f"test/{NFD}", "test/class_1": f"test/{NFC}"})
+    dataset = load_dataset(settings(folder))
+    assert dataset.class_names == (NFC, "class_2")
+    assert np.bincount(read_all(dataset.train)[1]).tolist() == [8, 4]
+
+
+def test_a_copy_in_another_normal_form_is_the_same_data(folder):
+    move(folder, **{"train/class_0": f"train/{NFC}", "test/class_0": f"test/{NFC}"})
+    config = list_folder(folder)
+    move(folder, **{f"train/{NFC}": f"train/{NFD}", f"test/{NFC}": f"test/{NFD}"})
+    copy = list_folder(folder)
+    assert (copy.content_digest, copy.class_names) == (config.content_digest, config.class_names)
+    assert load_dataset(settings(folder)).class_names[0] == NFC
+
+
+def test_file_names_need_not_be_utf8(folder):
+    name = os.fsdecode(b"train/class_0/\xff\xfe.png")
+    (folder / name).write_bytes(encode(BLACK))
+    source = load_dataset(settings(folder, memory_gib=0.0)).train
+    assert len(source) == 13
+    assert source.entries(np.arange(13))[4] == (name, 0)
+    (folder / os.fsdecode(b"test/class_0/\xff.png")).write_bytes(b"x")
+    with pytest.raises(UserError, match=r"class_0/.*\.png cannot be decoded"):
+        load_dataset(settings(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [(b"\xff", "is not UTF-8; rename it"), (b"a\nb", "line break"), (b"a ", "ends with a blank")],
+)
+def test_class_names_are_one_line_of_utf8(folder, name, message):
+    move(folder, **{"train/class_0": f"train/{os.fsdecode(name)}"})
+    with pytest.raises(UserError, match=message):
+        list_folder(folder)
+
+
+def test_the_names_of_prepared_folders_do_not_change(tmp_path):
+    for name in ("train/b/1.png", "train/a a/2.JPG", "val/b/1.png"):
+        path = tmp_path / "my images" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x" * 5)
+        os.utime(path, ns=(10**18, 10**18))
+    config = list_folder(tmp_path / "my images")
+    # As of version 0.2.0: what was prepared before is found, and a run goes on with it.
+    assert (config.name, config.content_digest) == ("my_images-90e69dd5", "95bd393447fbf597")
+
+
+@pytest.fixture
+def table(folder: Path) -> Path:
+    """A flat folder of six images; `write_table` adds the table."""
+    root = folder.parent / "flat"
+    root.mkdir()
+    for index, image in enumerate(class_images(2, 3, 32, 0).reshape(6, 32, 32, 3)):
+        (root / f"{index}.png").write_bytes(encode(image))
+    return root
+
+
+def write_table(root: Path, text: str, encoding: str = "utf-8") -> Path:
+    (root / "labels.csv").write_text(text, encoding=encoding)
+    return root
+
+
+def rows_of(labels: str) -> str:
+    return "file,label\n" + "".join(f"{i}.png,{label}\n" for i, label in enumerate(labels))
+
+
+def test_table_gives_labels_and_splits(table):
+    (table / "deep").mkdir()
+    (table / "5.png").rename(table / "deep/5.jpeg")  # the content decides
+    rows = "label, file ,split,note\ndog,0.png,Train,\ncat,1.png,train,x\n"
+    rows += "cat,./2.png,val,\ndog,3.png,test,\n\n"
+    rows += '"a, b",4.png,train,\n"a, b",deep/5.jpeg,test,\n'
+    dataset = load_dataset(settings(write_table(table, rows, "utf-8-sig")))
+    assert dataset.class_names == ("a, b", "cat", "dog")
+    expected = class_images(2, 3, 32, 0).reshape(6, 32, 32, 3)
+    for source, files, labels in (
+        (dataset.train, [0, 1, 4], [2, 1, 0]),
+        (dataset.test, [3, 5], [2, 0]),
+    ):
+        images, read_labels = read_all(source)
+        np.testing.assert_array_equal(images, expected[files])
+        np.testing.assert_array_equal(read_labels, labels)
+    with_val = load_dataset(settings(table, validation_split="val"))
+    np.testing.assert_array_equal(read_all(with_val.validation)[1], [1])
+
+
+def test_table_without_a_split_is_split(table, capfd):
+    config = list_folder(write_table(table, rows_of("aaabbb")))
+    assert {split: len(files) for split, files in config.files.items()} == {"train": 4, "test": 2}
+    assert "of 6 images in 2 classes (a, b), 4 are training images" in capfd.readouterr().err
+    list_folder(write_table(table, rows_of("aaab")))
+    assert "2 image files that labels.csv does not list: 4.png, 5.png" in capfd.readouterr().err
+
+
+def test_table_of_other_labels_is_other_data(table):
+    data = settings(write_table(table, rows_of("aabb")))
+    digests = {load_dataset(data).digest}
+    write_table(table, rows_of("abab"))
+    digests.add(load_dataset(data).digest)
+    assert len(digests) == len(prepared(table)) == 2
+
+
+def test_table_names_all_missing_files(table):
+    rows = rows_of("aabb") + "x.png,a\ny.png,b\n"
+    with pytest.raises(
+        UserError, match=r"2 images cannot be used; .*:\n.*[xy]\.png.*\n.*[xy]\.png"
+    ):
+        load_dataset(settings(write_table(table, rows)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the first line must be file,label or file,label,split, not ''"),
+        ("file;label\n0.png;a\n", "not 'file;label'"),
+        ("file,label\n", "lists no images"),
+        ("file,label\n0.png,a\n1.png,\n", "line 3: no label is given"),
+        ("file,label\n0.png\n", "line 2: no label is given"),
+        ("file,label\n0.png,a\n./0.png,b\n", "line 3: the file './0.png' is listed twice"),
+        ("file,label\n../0.png,a\n", r"line 2: the file '\.\./0\.png' must be below"),
+        ("file,label\n/0.png,a\n", "line 2: the file '/0.png' must be below"),
+        ("file,label,split\n0.png,a,fold1\n", "unknown split in .*line 2 'fold1'"),
+        ("file,label,split\n0.png,a,test\n", "split train has no images"),
+        ("file,label,split\n0.png,a,train\n", "split test has no images"),
+        ("file,label,split\n0.png,a,train\n1.png,b,test\n", "split test has 'b', of which"),
+        (rows_of("aaaa"), "has images of 1 classes"),
+        (rows_of("abcd"), "has one image of each class"),
+    ],
+)
+def test_table_error_names_line_and_value(table, text, message):
+    with pytest.raises(UserError, match=message) as caught:
+        list_folder(write_table(table, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_table_error_names_another_encoding(table):
+    with pytest.raises(UserError, match=r"labels\.csv cannot be read: .*save it as CSV in UTF-8"):
+        list_folder(write_table(table, rows_of("\u00e9b"), "latin-1"))
+
+
+def test_table_beside_class_folders_is_left_out(folder, capfd):
+    expected = list_folder(folder).files
+    assert list_folder(write_table(folder, rows_of("ab"))).files == expected
+    assert "labels.csv is left out" in capfd.readouterr().err

@@ -1,0 +1,156 @@
+"""Training images without labels: a folder of images, for losses that read outputs of a teacher."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from amdjax.data.fingerprint import digest_of
+from amdjax.data.image_io import IMAGE_SUFFIXES, one_line
+from amdjax.data.registry import Dataset
+from amdjax.data.sources import ImageSource, InMemorySource, StreamedSource, decode_to_memory
+from amdjax.errors import UserError
+from amdjax.files import is_special, local_path
+
+NO_LABEL = -1
+
+
+def add_unlabeled(dataset: Dataset, data: ml_collections.ConfigDict) -> Dataset:
+    """Adds the images of `config.data.unlabeled` to the training images, with the label -1.
+
+    The classes, the test and the validation split stay. The digest of the data changes.
+
+    Args:
+      dataset: with labels.
+      data: `config.data`, of which `unlabeled` is a folder with images at any depth ("": there are
+        none), and `unlabeled_only` leaves the labelled ones out.
+
+    Raises:
+      UserError: if the folder has no images, or one of them cannot be used.
+    """
+    if not data.unlabeled:
+        return dataset
+    root = local_path(data.unlabeled, "config.data.unlabeled")
+    sizes = list_images(root, "config.data.unlabeled")
+    crop = "random_resized" if data.random_resized_crop else "center"
+    streamed = StreamedSource(
+        str(root), ImageFiles(root, list(sizes)), data.image_size, dataset.image_shape, 1, crop
+    )
+    fits = len(sizes) * math.prod(dataset.image_shape) <= data.memory_gib * 2**30
+    source = _Unlabeled(streamed)
+    if fits and not data.random_resized_crop:
+        images, _ = decode_to_memory(streamed).arrays()
+        source = InMemorySource(images, np.full(len(images), NO_LABEL, np.int32))
+    train = source if data.unlabeled_only else _join(dataset.train, source)
+    only = "only" if data.unlabeled_only else "and"
+    digest = digest_of([*sizes.items(), (f"{only} {dataset.digest}", 0)])
+    return dataclasses.replace(dataset, train=train, digest=digest)
+
+
+def list_images(root: Path, setting: str) -> dict[str, int]:
+    """Returns the images in a folder, at any depth: sorted path relative to it -> size in bytes.
+
+    Args:
+      root: the folder.
+      setting: that names it, for the error.
+
+    Raises:
+      UserError: if there are none.
+    """
+    sizes = {}
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                path = Path(folder, name)
+                if not is_special(path):
+                    sizes[path.relative_to(root).as_posix()] = path.stat().st_size
+    if not sizes:
+        raise UserError(f"{setting}: {root} is not a folder with images")
+    return dict(sorted(sizes.items()))
+
+
+class ImageFiles:
+    """Image files as records with the label 0; see `RecordSource`."""
+
+    def __init__(self, root: Path, names: Sequence[str]):
+        """Stores the folder and the paths of the files relative to it."""
+        self._root, self._names = root, names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitems__(self, keys: Sequence[int]) -> Sequence[dict[str, Any]]:
+        """See `RecordSource.__getitems__`."""
+        return [self._read(self._names[key]) for key in keys]
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            image = (self._root / name).read_bytes()
+        except OSError as error:
+            raise UserError(f"{self._root / name} cannot be read: {one_line(error)}") from error
+        return {"id": name.encode(errors="surrogateescape"), "image": image, "label": 0}
+
+
+class _Unlabeled:
+    """A source of which the labels are -1; see `ImageSource`."""
+
+    def __init__(self, source: ImageSource):
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(
+        self, indices: np.ndarray, crop_seed: tuple[int, int] = (0, 0)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        images, _ = self._source.read(indices, crop_seed)
+        return images, np.full(len(images), NO_LABEL, np.int32)
+
+    def entries(self, indices: np.ndarray) -> list[tuple[str, int]]:
+        return [(name, NO_LABEL) for name, _ in self._source.entries(indices)]
+
+
+def _join(first: ImageSource, second: ImageSource) -> ImageSource:
+    """Returns the examples of two sources, one after the other; in memory if both are there."""
+    if isinstance(first, InMemorySource) and isinstance(second, InMemorySource):
+        pairs = zip(first.arrays(), second.arrays(), strict=True)
+        return InMemorySource(*(np.concatenate(pair) for pair in pairs))
+    return _Joined(first, second)
+
+
+class _Joined:
+    """The examples of two sources, one after the other; see `ImageSource`."""
+
+    def __init__(self, first: ImageSource, second: ImageSource):
+        self._first, self._second = first, second
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._second)
+
+    def read(
+        self, indices: np.ndarray, crop_seed: tuple[int, int] = (0, 0)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        parts = [source.read(own, crop_seed) for source, own in self._by_source(indices)]
+        order = np.argsort(np.argsort(indices >= len(self._first), kind="stable"))
+        images, labels = (np.concatenate(arrays)[order] for arrays in zip(*parts, strict=True))
+        return images, labels
+
+    def entries(self, indices: np.ndarray) -> list[tuple[str, int]]:
+        parts = [source.entries(own) for source, own in self._by_source(indices)]
+        entries = [entry for part in parts for entry in part]
+        order = np.argsort(np.argsort(indices >= len(self._first), kind="stable"))
+        return [entries[row] for row in order]
+
+    def _by_source(self, indices: np.ndarray) -> Iterator[tuple[ImageSource, np.ndarray]]:
+        """Yields each source that has examples among the indices, with its own indices of them."""
+        in_first = indices < len(self._first)
+        if in_first.any():
+            yield self._first, indices[in_first]
+        if not in_first.all():
+            yield self._second, indices[~in_first] - len(self._first)

@@ -1,0 +1,56 @@
+"""Export of a student: `python -m amdjax.export --workdir=DIR --to=FORMAT FILE`."""
+
+from absl import flags
+
+from amdjax.cli import run_command
+from amdjax.errors import UserError
+from amdjax.export.formats import FORMATS
+from amdjax.export.run import export
+from amdjax.files import local_path
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of amdjax.main.")
+_METHOD = flags.DEFINE_string(
+    "method", None, "Method of the student, or its folder in the workdir; default: the last one."
+)
+_TO = flags.DEFINE_string(
+    "to", None, "; ".join(f"{name}: {form.summary}" for name, form in FORMATS.items()) + "."
+)
+_CALIBRATED = flags.DEFINE_bool(
+    "calibrated", False, "Divide the logits by the temperature of amdjax.predict."
+)
+_INT8 = flags.DEFINE_bool(
+    "int8", False, "With --to=onnx: also quantise, with the ranges on training images."
+)
+_LICENSE = flags.DEFINE_string(
+    "license", "unknown", "Licence of the weights for the model card: apache-2.0, mit, ..."
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data; default: that of the run.")
+
+
+def main(arguments: list[str]) -> None:
+    """Writes a network, its metadata and its model card, and compares it with amdjax."""
+    if _WORKDIR.value is None:
+        raise UserError("--workdir=DIR is missing, the folder of a run of amdjax.main")
+    if _TO.value is None:
+        raise UserError(f"--to=FORMAT is missing; known: {', '.join(FORMATS)}")
+    if len(arguments) != 2:
+        raise UserError("name the file to write after the flags, and only it: student.onnx")
+    export(
+        local_path(_WORKDIR.value, "--workdir"),
+        _TO.value,
+        local_path(arguments[1], "FILE"),
+        method=_METHOD.value,
+        calibrated=_CALIBRATED.value,
+        int8=_INT8.value,
+        license_name=_LICENSE.value,
+        data_dir=_DATA_DIR.value,
+    )
+
+
+def cli() -> None:
+    """Runs the `amdjax-export` command."""
+    run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

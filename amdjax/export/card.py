@@ -1,0 +1,201 @@
+"""The model card of an exported network: Markdown with the metadata block of Hugging Face's Hub."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from amdjax.export.formats import FORMATS, metadata_file
+from amdjax.export.quantize import Evaluation, format_evaluations
+from amdjax.export.student import Metadata
+from amdjax.metrics import format_stat
+
+_QUANTITIES = {
+    "accuracy": ("Accuracy", 100, "%"),
+    "nll": ("NLL", 1, "nats"),
+    "ece": ("ECE", 100, "%"),
+}
+
+
+def model_card(
+    name: str,
+    metadata: Metadata,
+    license_name: str,
+    difference: float,
+    evaluations: dict[str, Evaluation],
+) -> str:
+    """Returns the model card of an exported file.
+
+    Args:
+      name: of the file.
+      metadata: of the export.
+      license_name: of the weights, as the Hub names it: "apache-2.0", "unknown".
+      difference: the largest difference of the probabilities from those of amdjax.
+      evaluations: of the files, where a quantised one is among them; else {}.
+    """
+    data, results = metadata["data"], metadata["results"]
+    title = f"{metadata['model']} for {data['name']}, trained with {metadata['method']}"
+    sections = {
+        "What it is": _what(name, metadata, difference),
+        "Data": _data(data),
+        "Results": _results(metadata, results) + _quantised(evaluations),
+        "Recipe": _recipe(name, metadata),
+        "Limits": _limits(metadata),
+        "Use": _use(name, metadata),
+    }
+    body = "\n\n".join(f"## {heading}\n\n{text.strip()}" for heading, text in sections.items())
+    return f"{_hub_metadata(title, metadata, license_name)}\n# {title}\n\n{body}\n"
+
+
+def _hub_metadata(title: str, metadata: Metadata, license_name: str) -> str:
+    """Returns the block of YAML that the Hub reads; JSON strings are YAML strings."""
+    data = metadata["data"]["name"]
+    final = metadata["results"].get("final", {})
+    library = {"onnx": "onnx", "torch": "pytorch", "stablehlo": "jax"}
+    lines = [
+        "---",
+        f"license: {json.dumps(license_name)}",
+        f"library_name: {library.get(metadata['format'], 'flax')}",
+        "pipeline_tag: image-classification",
+        "tags:",
+        *(f"- {tag}" for tag in ("image-classification", "knowledge-distillation", "amdjax")),
+        "datasets:",
+        f"- {json.dumps(data)}",
+        "metrics:",
+        "- accuracy",
+    ]
+    if "accuracy" in final:
+        lines += [
+            "model-index:",
+            f"- name: {json.dumps(title)}",
+            "  results:",
+            "  - task:",
+            "      type: image-classification",
+            "    dataset:",
+            f"      name: {json.dumps(data)}",
+            f"      type: {json.dumps(data)}",
+            "      split: test",
+            "    metrics:",
+            "    - type: accuracy",
+            f"      value: {final['accuracy']:.4f}",
+        ]
+    return "\n".join([*lines, "---", ""])
+
+
+def _what(name: str, metadata: Metadata, difference: float) -> str:
+    height, width, _ = metadata["image_shape"]
+    temperature = metadata["temperature"]
+    scaled = f" divided by the temperature {temperature:.4g}" if temperature != 1 else ""
+    text = (
+        f"An image classifier of {len(metadata['class_names'])} classes, exported by amdjax "
+        f"{metadata['amdjax_version']}. `{name}` holds: {FORMATS[metadata['format']].summary}.\n\n"
+        f"- Input: RGB images of {height}x{width} pixels, uint8 `[batch, {height}, {width}, 3]`, "
+        f"cut to the {metadata['crop']}. The normalisation, mean {metadata['mean']} and standard "
+        f"deviation {metadata['std']} on the scale 0 to 1, "
+    )
+    text += "is part of the graph.\n" if FORMATS[metadata["format"]].has_graph else "comes first.\n"
+    text += f"- Output: probabilities, float32 `[batch, {len(metadata['class_names'])}]`"
+    if rule := metadata["prediction_rule"]:
+        text += (
+            f", by the rule of the loss {' and '.join(rule)}, which replaces the softmax of the "
+            f"logits; its scores are{scaled or ' not scaled'}.\n"
+        )
+    else:
+        text += f": the softmax of the logits{scaled}.\n"
+    return text + (
+        "- Checked when it was exported: the probabilities differ from amdjax's by at most "
+        f"{difference:.1e}.\n"
+    )
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    counts = " and ".join(f"{count:,} {split}" for split, count in data["num_images"].items())
+    names = ", ".join(data["class_names"][:20]) + (", ..." if len(data["class_names"]) > 20 else "")
+    digest = f" Digest of the image files: `{data['digest']}`." if data["digest"] else ""
+    return (
+        f"`{data['name']}`: {counts} images in {len(data['class_names'])} classes ({names})."
+        f"{digest} The images are under the licence of their authors, which this card does not "
+        "change."
+    )
+
+
+def _results(metadata: Metadata, results: Mapping[str, Any]) -> str:
+    if "final" not in results:
+        return "The workdir has no results of this network."
+    seeds = list(results.get("seeds", {}).values()) or [results]
+    rows = ["| quantity | test split, last step |", "|---|---|"]
+    for key, (label, factor, unit) in _QUANTITIES.items():
+        values = [factor * seed["final"][key] for seed in seeds if key in seed["final"]]
+        if values:
+            rows.append(f"| {label} | {format_stat(values, 2 if factor > 1 else 4)} {unit} |")
+    text = "\n".join(rows)
+    if len(seeds) > 1:
+        text += (
+            f"\n\nMean ± standard deviation over {len(seeds)} seeds "
+            f"({', '.join(results['seeds'])}); this file is seed {metadata['seed']}."
+        )
+    else:
+        text += f"\n\nOne training, seed {metadata['seed']}."
+    text += " NLL and ECE (15 bins) are those of temperature 1"
+    if metadata["temperature"] != 1:
+        text += (
+            f". This file has the temperature {metadata['temperature']:.4g}, which minimises the "
+            "NLL of half of the test split"
+        )
+    return text + "."
+
+
+def _quantised(evaluations: dict[str, Evaluation]) -> str:
+    if not evaluations:
+        return ""
+    return (
+        "\n\nQuantised after training by onnxruntime: int8 weights, uint8 activations with the "
+        "ranges on training images. Measured in onnxruntime on the test split, the speed on one "
+        f"machine's CPU:\n\n{format_evaluations(evaluations, 'github')}"
+    )
+
+
+def _recipe(name: str, metadata: Metadata) -> str:
+    settings = metadata["settings"]
+    losses = ", ".join(
+        f"{loss} (weight {entry.get('weight', 1):g})" for loss, entry in settings["losses"].items()
+    )
+    lines = [
+        f"- Network: {metadata['model']}; method: {metadata['method']}; losses: {losses}",
+        f"- {settings['epochs']} epochs, batches of {settings['batch_size']}, "
+        f"{settings['optim']['name']} with a learning rate of {settings['optim']['learning_rate']}",
+    ]
+    if teacher := settings.get("teacher"):
+        members = " + ".join(member["model"] for member in teacher.get("ensemble", ()))
+        lines.append(f"- Teacher: {teacher.get('name') or members or 'a file of its outputs'}")
+    lines.append(f"- All settings: `settings` in `{metadata_file(Path(name))}`")
+    return "\n".join(lines)
+
+
+def _limits(metadata: Metadata) -> str:
+    return (
+        f"The network knows the classes of `{metadata['data']['name']}` and no others: it gives "
+        "probabilities for every image, also for one of none of these classes. Accuracy and "
+        "calibration hold for images like those of the test split. Nothing was measured of its "
+        "behaviour on other data, under corruption or attack, or for groups of people."
+    )
+
+
+def _use(name: str, metadata: Metadata) -> str:
+    form = FORMATS[metadata["format"]]
+    kind = "PyTorch tensor" if metadata["format"] == "torch" else "array"
+    text = (
+        f"`images` is a uint8 {kind} `[B, {', '.join(map(str, metadata['image_shape']))}]`.\n\n"
+        f"```python\n{form.usage(name, metadata)}```\n"
+    )
+    if metadata["format"] == "torch":
+        text += f"\n`network` is the published PyTorch definition of {metadata['model']}"
+        if rule := metadata["prediction_rule"]:
+            text += (
+                f". The predictions are not the softmax of these logits: the loss "
+                f"{' and '.join(rule)} defines them, and"
+            )
+        else:
+            text += "; the probabilities are the softmax of its logits. Without the definition,"
+        text += f' `amdjax.export.load_export("{name}")` computes the probabilities.\n'
+    return text

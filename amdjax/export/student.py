@@ -1,0 +1,116 @@
+"""The network that is exported, as a function of images, and its metadata."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from amdjax import __version__
+from amdjax.errors import UserError
+from amdjax.losses import LOSSES
+from amdjax.models import create_model
+from amdjax.predict.classifier import CalibratedModel, calibrate, find_student
+from amdjax.predictor import Predictor, create_predictor
+from amdjax.training.results import FILE as RESULTS_FILE
+from amdjax.workdir import RUN_FILE, read_config, restore
+
+Metadata = dict[str, Any]
+INPUT, OUTPUT = "images", "probabilities"
+
+
+def read_student(
+    workdir: Path, method: str | None = None, calibrated: bool = False, data_dir: str | None = None
+) -> tuple[CalibratedModel, Metadata]:
+    """Reads a network from a workdir.
+
+    Args:
+      workdir: of an experiment.
+      method: of the student, or its folder in the workdir; None: the last student of the config
+        that has a checkpoint.
+      calibrated: whether the probabilities are those of `amdjax.predict`, with its temperature;
+        otherwise the temperature is 1.
+      data_dir: folder of the prepared data, which a temperature that is not stored yet needs; None:
+        that of the config.
+
+    Returns:
+      (model, metadata). The model computes in float32, whatever dtype it was trained in. The
+      metadata are JSON values.
+
+    Raises:
+      UserError: if the network cannot be read, or not be calibrated.
+    """
+    config = read_config(workdir)
+    if data_dir is not None:
+        config.data.data_dir = data_dir
+    folder = workdir / find_student(workdir, config, method)
+    network = restore(folder)
+    data = network.data
+    if data is None:
+        raise UserError(f"{folder} does not say what data it was trained on")
+    model = CalibratedModel(network)
+    if calibrated:
+        (model,) = calibrate([network], workdir, config, data)
+        if model.temperature is None:
+            raise UserError(f"--calibrated: the temperature of {network.name} cannot be fitted")
+    module = network.predictor.module.clone(dtype=jnp.float32)
+    predictor = dataclasses.replace(network.predictor, module=module)
+    model = dataclasses.replace(model, network=dataclasses.replace(network, predictor=predictor))
+    settings = json.loads((folder / RUN_FILE).read_text())["settings"]
+    metadata = {
+        "amdjax_version": __version__,
+        "model": network.model,
+        "method": network.label,
+        "seed": network.seed,
+        "step": network.step,
+        "class_names": list(data.class_names),
+        "image_shape": list(data.image_shape),
+        "input": f"{INPUT}: uint8 RGB [batch, height, width, 3]",
+        "output": f"{OUTPUT}: float32 [batch, classes]",
+        "crop": "224/256 of the centre square"
+        if config.data.random_resized_crop
+        else "centre square",
+        "mean": list(predictor.mean),
+        "std": list(predictor.std),
+        "temperature": model.temperature or 1.0,
+        "prediction_rule": [
+            name for name in settings["losses"] if name in LOSSES and LOSSES[name].logits_fn
+        ],
+        "data": data.to_dict(),
+        "results": _results(workdir, network.label),
+        "settings": settings,
+    }
+    return model, metadata
+
+
+def _results(workdir: Path, label: str) -> Metadata:
+    """Returns the network's entry of `results.json`; {} if there is none."""
+    try:
+        results = json.loads((workdir / RESULTS_FILE).read_text())
+        return results["methods"].get(label) or results.get(label) or {}
+    except (OSError, ValueError, KeyError, AttributeError):
+        return {}
+
+
+def as_function(model: CalibratedModel) -> Callable[[jax.Array], jax.Array]:
+    """Returns `CalibratedModel.probabilities` as a function that JAX can trace."""
+    predictor, variables = model.network.predictor, model.network.variables
+    temperature = model.temperature or 1.0
+
+    def probabilities(images: jax.Array) -> jax.Array:
+        return jax.nn.softmax(predictor(variables, images).logits / temperature)
+
+    return probabilities
+
+
+def predictor_of(metadata: Metadata) -> Predictor:
+    """Returns the predictor that metadata describe."""
+    settings: Mapping[str, Any] = metadata["settings"]
+    module = create_model(metadata["model"], len(metadata["class_names"]))
+    return create_predictor(
+        module, ml_collections.ConfigDict(settings["augment"]), settings["losses"]
+    )

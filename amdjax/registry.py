@@ -1,0 +1,60 @@
+"""Registration of entries by name: what the public `register_*` functions have in common."""
+
+import re
+import sys
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+from amdjax.errors import UserError
+
+_PACKAGE = "amdjax"
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+# (kind, name) -> (file, definition) of the entries that were registered by `register`.
+_ORIGINS: dict[tuple[str, str], tuple[str, str]] = {}
+
+
+def register(
+    registry: MutableMapping[str, Any], kind: str, name: str, entry: Any, definition: str = ""
+) -> None:
+    """Adds an entry to a registry; to be called by the function, or decorator, that users call.
+
+    An entry that the same definition in the same file has registered is replaced: the module was
+    loaded again, or it is a recipe that is read as a recipe and imported as a module.
+
+    Args:
+      registry: name -> entry.
+      kind: what an entry is, in the singular: "loss", "method".
+      name: of the entry: lower-case letters, digits and underscores.
+      entry: the value for the registry.
+      definition: qualified name of the function or class that is registered.
+
+    Raises:
+      UserError: if the name has another form, or another definition has registered it.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UserError(
+            f"{name!r} cannot be the name of a {kind}: take lower-case letters, digits and "
+            "underscores, the first of them a letter"
+        )
+    file = _file_of(sys._getframe(2).f_globals)  # of the caller's caller
+    known = _ORIGINS.get((kind, name), (_PACKAGE, ""))
+    if name in registry and known != (file, definition):
+        raise UserError(
+            f"the {kind} {name!r} is already registered by {known[0]}; choose another name"
+        )
+    registry[name] = entry
+    _ORIGINS[kind, name] = (file, definition)
+
+
+def registering_files() -> list[str]:
+    """Returns the files outside the package that have registered entries."""
+    return sorted({file for file, _ in _ORIGINS.values() if file != _PACKAGE})
+
+
+def _file_of(module: dict[str, Any]) -> str:
+    """Returns the file of a module, or its name where it has none, as in a notebook."""
+    if "__file__" not in module:
+        return module["__name__"]
+    file = Path(module["__file__"]).resolve()
+    return _PACKAGE if file.is_relative_to(Path(__file__).resolve().parent) else str(file)

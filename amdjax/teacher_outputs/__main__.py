@@ -1,0 +1,137 @@
+"""Outputs of any teacher: `python -m amdjax.teacher_outputs --config=... --teacher=... --out=...`.
+
+Calls a Python function for every training image of a config's data set, and writes what it returns
+to a file for `config.teacher.outputs`.
+"""
+
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from amdjax.cli import run_command
+from amdjax.data import Dataset, load_dataset
+from amdjax.data.sources import CHUNK
+from amdjax.data.unlabeled import NO_LABEL, add_unlabeled
+from amdjax.errors import UserError
+from amdjax.files import check_writable, local_path
+from amdjax.imports import apply_imports
+from amdjax.teacher_outputs.accuracy import print_low_accuracy
+from amdjax.teacher_outputs.compute import Teacher, compute_outputs, load_teacher_function
+from amdjax.teacher_outputs.stored import open_outputs, write_outputs
+from amdjax.training.preflight import check_images_unchanged
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Recipe of the students; its data set and flips count."
+)
+_TEACHER = flags.DEFINE_string(
+    "teacher",
+    None,
+    "module:function, from images, uint8 RGB [B,H,W,3], to logits [B,C], or to a tuple (logits, "
+    "embedding, features), or to a dictionary with these names.",
+)
+_OUT = flags.DEFINE_string("out", None, "File to write, NAME.npz, or folder of .npy files.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images of each call.", lower_bound=1)
+_TEST = flags.DEFINE_bool("test", False, "Print the accuracy on the test split too.")
+_LIST = flags.DEFINE_bool(
+    "list",
+    False,
+    "Print the training images in their order as CSV (index,id,label,class), and exit.",
+)
+
+
+def main(_: list[str]) -> None:
+    """Writes the outputs of a teacher, or prints the order of the training images."""
+    config = _CONFIG.value
+    if config is None:
+        raise UserError("--config=NAME.py is missing, the recipe of the students")
+    apply_imports(config)
+    config.data.memory_gib = 0.0  # each image is read once
+    if _LIST.value:
+        writer = csv.writer(sys.stdout)
+        writer.writerow(("index", "id", "label", "class"))
+        writer.writerows(_list_images(_load(config.data)))
+        return
+    if _TEACHER.value is None or _OUT.value is None:
+        raise UserError("--teacher=module:function or --out=NAME.npz is missing")
+    check_images_unchanged(config, "--out")
+    out = _check_out(local_path(_OUT.value, "--out"))
+    teacher = load_teacher_function(_TEACHER.value)
+    _write(config, teacher, out, _load(config.data))
+
+
+def _load(data: ml_collections.ConfigDict) -> Dataset:
+    """Opens the data set of the students."""
+    return add_unlabeled(load_dataset(data), data)
+
+
+def _list_images(dataset: Dataset) -> Iterator[tuple[int, str, int, str]]:
+    """Yields index, id, label and class of the training images in their order."""
+    source = dataset.train
+    for first in range(0, len(source), CHUNK):
+        rows = np.arange(first, min(first + CHUNK, len(source)))
+        for row, (name, label) in zip(rows.tolist(), source.entries(rows), strict=True):
+            yield row, name, label, "" if label == NO_LABEL else dataset.class_names[label]
+
+
+def _write(
+    config: ml_collections.ConfigDict, teacher: Teacher, out: Path, dataset: Dataset
+) -> None:
+    """Writes the outputs, reads them again, and prints what the file has."""
+    outputs = compute_outputs(
+        teacher,
+        dataset.train,
+        dataset.num_classes,
+        batch_size=_BATCH_SIZE.value,
+        mirrored=config.augment.flip,
+        description="training images",
+    )
+    write_outputs(out, outputs, dataset, config.data)
+    stored = open_outputs(str(out))
+    accuracy = stored.check_rows(dataset, config.data)
+    print(stored.describe(accuracy))
+    if accuracy is not None:
+        print_low_accuracy(accuracy, dataset.num_classes)
+    if _TEST.value:
+        print(f"accuracy on the test split: {_test_accuracy(teacher, dataset):.2%}")
+    print(f"use it with --config.teacher.outputs={out}")
+
+
+def _test_accuracy(teacher: Teacher, dataset: Dataset) -> float:
+    outputs = compute_outputs(
+        teacher,
+        dataset.test,
+        dataset.num_classes,
+        batch_size=_BATCH_SIZE.value,
+        mirrored=False,
+        description="test images",
+    )
+    correct = sum(
+        int(np.sum(np.argmax(batch["logits"][:, 0], axis=-1) == batch["labels"]))
+        for batch in outputs
+    )
+    return correct / len(dataset.test)
+
+
+def _check_out(out: Path) -> Path:
+    """Makes sure, before hours of computation, that the file can be written."""
+    if out.suffix not in ("", ".npz"):
+        raise UserError(f"--out={out} must end in .npz, or be a folder without a suffix")
+    if out.exists():
+        raise UserError(f"--out={out} exists; remove it or choose another name")
+    check_writable(out.absolute().parent)
+    return out
+
+
+def cli() -> None:
+    """Runs the `amdjax-teacher-outputs` command."""
+    run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

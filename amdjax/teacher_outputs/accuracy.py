@@ -1,0 +1,34 @@
+"""The accuracy of a teacher that was trained elsewhere, and what a low one points to."""
+
+import sys
+
+_NEAR_CHANCE = 0.1  # of the way from chance to no error
+_FAR_BELOW = 0.05  # of the accuracy that the teacher is known to have
+_CAUSES = (
+    "likely causes: its input is normalised otherwise than in its training, its classes are in "
+    "another order than the data set's, or the weights belong to another network"
+)
+
+
+def print_low_accuracy(accuracy: float, num_classes: int, known: float | None = None) -> None:
+    """Prints a warning on stderr if a teacher's accuracy is near chance, or far below a known one.
+
+    An accuracy a is near chance if `(a - 1/C) / (1 - 1/C) < 0.1`, and far below the known one if
+    the difference is more than 5 points.
+
+    Args:
+      accuracy: of the teacher here, 0 to 1.
+      num_classes: C.
+      known: its accuracy where it was trained; None if that is not known.
+    """
+    chance = 1 / num_classes
+    if accuracy - chance < _NEAR_CHANCE * (1 - chance):
+        finding = f"hardly above chance ({chance:.2%})"
+    elif known is not None and known - accuracy > _FAR_BELOW:
+        finding = f"far below the {known:.2%} that its checkpoint has"
+    else:
+        return
+    print(
+        f"warning: the teacher's accuracy of {accuracy:.2%} is {finding}; {_CAUSES}",
+        file=sys.stderr,
+    )

@@ -1,0 +1,165 @@
+"""Outputs of any Python callable for the images of a data set."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from amdjax.data import EvalBatches, ImageSource, prefetch
+from amdjax.errors import UserError, unknown_name
+from amdjax.imports import import_modules
+from amdjax.teacher_outputs.stored import ATTENTION
+
+# Images, uint8 RGB [B,H,W,3] -> logits [B,C]; or a tuple (logits, embedding, features), of which
+# the last may be left out; or a dictionary with these names.
+Teacher = Callable[[np.ndarray], Any]
+_NAMES = ("logits", "embedding", "features")
+_RETURNS = (
+    "it must return logits [B,C], a tuple (logits, embedding, features), or a dictionary with "
+    f"{', '.join(map(repr, _NAMES))}"
+)
+
+
+def load_teacher_function(reference: str) -> Teacher:
+    """Imports a callable.
+
+    Args:
+      reference: "module:function"; the module may lie in the current folder.
+
+    Raises:
+      UserError: if there is no such module, or it has no such callable.
+    """
+    module_name, _, name = reference.partition(":")
+    if not module_name or not name:
+        raise UserError(f"--teacher={reference} must be module:function, such as mylab.nets:teach")
+    import_modules((module_name,), "--teacher")
+    module = sys.modules[module_name]
+    if not hasattr(module, name):
+        known = (name for name, value in vars(module).items() if callable(value))
+        raise unknown_name(f"function of {module_name}", name, known)
+    function = getattr(module, name)
+    if not callable(function):
+        raise UserError(f"--teacher={reference} is a {type(function).__name__}, not a function")
+    return function
+
+
+def compute_outputs(
+    teacher: Teacher,
+    source: ImageSource,
+    num_classes: int,
+    *,
+    batch_size: int,
+    mirrored: bool,
+    description: str,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Calls a teacher for every image, in the order of the source, with a progress bar.
+
+    Args:
+      teacher: receives batches of one size; the last one is padded.
+      source: the images.
+      num_classes: that the logits must have.
+      batch_size: of each call.
+      mirrored: whether to call it for the mirror images too.
+      description: of the progress bar.
+
+    Yields:
+      For each batch the arrays of a file of teacher outputs, float32 [b,views,...], and the
+      images' "labels", int32 [b].
+
+    Raises:
+      UserError: if the outputs are not what they should be, naming the first wrong one.
+    """
+    batches = EvalBatches(source, batch_size)
+    first = 0
+    with tqdm(total=len(source), desc=description, unit=" images", disable=None) as bar:
+        for batch in prefetch(batches, 0, len(batches)):
+            mask = batch["mask"]
+            views = [batch["image"]]
+            if mirrored:  # PyTorch takes no arrays with negative strides
+                views.append(np.ascontiguousarray(batch["image"][:, :, ::-1]))
+            outputs = [to_arrays(teacher(images), batch_size, num_classes) for images in views]
+            arrays = {
+                name: np.stack([one[name] for one in outputs], axis=1)[mask] for name in outputs[0]
+            }
+            for name, values in arrays.items():
+                finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+                if not finite.all():
+                    row = first + int(np.argmin(finite))
+                    raise UserError(f"the teacher's {name} of image {row} contain NaN or Inf")
+            yield {**arrays, "labels": batch["label"][mask]}
+            count = int(mask.sum())
+            first += count
+            bar.update(count)
+
+
+def to_arrays(returned: Any, batch_size: int, num_classes: int) -> dict[str, np.ndarray]:
+    """Turns what a teacher returns for one batch into the arrays of a file.
+
+    Args:
+      returned: see `Teacher`. Features are a dictionary, layer -> [B,h,w,c], or [B,h,w] for what
+        is an attention map already. Arrays are anything that NumPy can read, or tensors of
+        PyTorch on any device.
+      batch_size: B.
+      num_classes: C.
+
+    Returns:
+      "logits" [B,C], "embedding" [B,D] and "attention_LAYER" [B,h,w] of those that there are, all
+      float32.
+
+    Raises:
+      UserError: on a wrong type or shape.
+    """
+    if isinstance(returned, Mapping):
+        parts = dict(returned)
+    elif isinstance(returned, tuple | list):
+        parts = dict(zip(_NAMES, returned, strict=False))
+        if len(returned) > len(_NAMES):
+            raise UserError(f"the teacher returned {len(returned)} values; {_RETURNS}")
+    else:
+        parts = {"logits": returned}
+    for name in parts:
+        if name not in _NAMES:
+            raise unknown_name("output of the teacher", str(name), _NAMES)
+    if parts.get("logits") is None:
+        raise UserError(f"the teacher returned no logits; {_RETURNS}")
+    arrays = {"logits": _array(parts["logits"], "logits")}
+    _check_shape(arrays["logits"], "logits", (batch_size, num_classes))
+    if parts.get("embedding") is not None:
+        arrays["embedding"] = _array(parts["embedding"], "embedding")
+        _check_shape(arrays["embedding"], "embedding", (batch_size, "D"))
+    features = parts.get("features") or {}
+    if not isinstance(features, Mapping):
+        raise UserError(
+            f"the teacher's features are a {type(features).__name__}; they must be a dictionary, "
+            "layer -> [B,h,w,c], such as {'stage1': ...}"
+        )
+    for layer, feature in features.items():
+        values = _array(feature, f"feature {layer!r}")
+        if values.ndim == 4:
+            # `losses.functional.attention_map`, without starting JAX: it would reserve most of the
+            # memory of a GPU that the teacher computes on.
+            values = np.einsum("bhwc,bhwc->bhw", values, values)
+        _check_shape(values, f"feature {layer!r}", (batch_size, "h", "w"))
+        arrays[f"{ATTENTION}{layer}"] = values
+    return arrays
+
+
+def _array(value: Any, name: str) -> np.ndarray:
+    if hasattr(value, "detach"):  # a tensor of PyTorch: NumPy reads only those without gradient,
+        value = value.detach().cpu().float()  # in the CPU's memory, and not of bfloat16
+    try:
+        return np.asarray(value, np.float32)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the teacher's {name} are not an array of numbers: {error}") from error
+
+
+def _check_shape(array: np.ndarray, name: str, wanted: tuple[int | str, ...]) -> None:
+    pairs = zip(array.shape, wanted, strict=False)
+    if array.ndim != len(wanted) or any(isinstance(n, int) and m != n for m, n in pairs):
+        shape = ",".join(map(str, wanted))
+        hint = ""
+        if name == "logits" and array.ndim == 2 and array.shape[0] == wanted[0]:
+            hint = ": the teacher must have the classes of the data set, see --list"
+        raise UserError(f"the teacher's {name} are {list(array.shape)}, not [{shape}]{hint}")

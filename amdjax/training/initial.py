@@ -1,0 +1,101 @@
+"""What students start from in place of random weights: `config.init_from`."""
+
+import dataclasses
+
+import jax
+import ml_collections
+
+from amdjax.checkpoint import has_checkpoint, read_state
+from amdjax.data import Dataset
+from amdjax.data.fingerprint import check_classes
+from amdjax.errors import UserError
+from amdjax.files import local_path
+from amdjax.losses.objective import LossVariables
+from amdjax.pretrained import check_variables, find_weights, read_weights
+from amdjax.workdir import read_identity
+
+_SETTING = "config.init_from"
+
+
+@dataclasses.dataclass(frozen=True)
+class InitialState:
+    """The variables of a trained network, from which others start.
+
+    Attributes:
+      variables: {"params": ..., "batch_stats": ...}.
+      ema: their moving averages; {} where the training had none.
+      loss_variables: of the losses of that training.
+      step: of that training; 0 for weights from elsewhere.
+    """
+
+    variables: dict
+    ema: dict
+    loss_variables: LossVariables
+    step: int
+
+    def of_losses(self, drawn: LossVariables) -> LossVariables:
+        """Returns the variables of the losses of a new training.
+
+        Args:
+          drawn: its random ones, which losses keep that have no variables here, or others.
+        """
+        saved = self.loss_variables
+        names = {name for collection in drawn.values() for name in collection}
+        matching = {
+            name
+            for name in names
+            if all(
+                _shapes(trees.get(name)) == _shapes((saved.get(collection) or {}).get(name))
+                for collection, trees in drawn.items()
+            )
+        }
+        return {
+            collection: {
+                name: saved[collection][name] if name in matching else tree
+                for name, tree in trees.items()
+            }
+            for collection, trees in drawn.items()
+        }
+
+
+def _shapes(tree: dict | None) -> object:
+    return jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree)
+
+
+def load_initial(config: ml_collections.ConfigDict, dataset: Dataset) -> InitialState:
+    """Reads what `config.init_from` names.
+
+    Args:
+      config: of the experiment.
+      dataset: of the students.
+
+    Raises:
+      UserError: if there are no weights, or they are damaged, of another network than
+        `config.student.name` or of other classes.
+    """
+    path, model = config.init_from, config.student.name
+    source = local_path(path, _SETTING)
+    if not source.exists():
+        raise UserError(f"{_SETTING}: {path} does not exist")
+    weights = find_weights(source)
+    if weights is not None:
+        variables = read_weights(weights, model)
+        initial = InitialState(variables, {}, {"params": {}, "state": {}}, 0)
+    else:
+        # The path is a run's folder, its `checkpoints`, or one of these.
+        folder = next((one for one in (source, *source.parents[:2]) if has_checkpoint(one)), None)
+        if folder is None:
+            raise UserError(f"{_SETTING}: {path} has no checkpoint")
+        trained, data = read_identity(folder)
+        if trained != model:
+            raise UserError(
+                f"{_SETTING}: {path} has the network {trained}, and config.student.name is {model}"
+            )
+        check_classes(data, dataset.fingerprint, f"{_SETTING}: {path}")
+        state = read_state(source)
+        variables = {key: state[key] for key in ("params", "batch_stats")}
+        initial = InitialState(
+            variables, state["ema"] or {}, state["loss_variables"], int(state["step"])
+        )
+    check_variables(variables, model, dataset.num_classes, source, dataset.image_shape)
+    return initial

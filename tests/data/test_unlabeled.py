@@ -1,0 +1,151 @@
+"""Training images without labels: what they change in the data, in the losses and in the plan."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from amdjax.configs import default
+from amdjax.data import Dataset, InMemorySource
+from amdjax.data.unlabeled import add_unlabeled
+from amdjax.errors import UserError
+from amdjax.experiment import plan_runs
+from amdjax.losses import LossInputs, build_objective, cross_entropy, kd_loss
+from amdjax.models import Outputs
+from amdjax.training.run import run
+from tests.make_data import data_settings, encode, random_images
+from tests.tiny_run import tiny_config
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of five images, and of files that are not images."""
+    for row, name in enumerate(("b.png", "more/a.JPG", "more/c.png", "z.png", "Z.png")):
+        path = tmp_path / "unlabeled" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = random_images(16, 16, 3, seed=row)
+        path.write_bytes(encode(image, "JPEG" if name.endswith("JPG") else "PNG"))
+    (tmp_path / "unlabeled/notes.txt").write_text("not an image")
+    (tmp_path / "unlabeled/.hidden.png").write_bytes(b"")
+    return tmp_path / "unlabeled"
+
+
+def _dataset():
+    source = InMemorySource(random_images(6, 16, 16, 3, seed=9), np.arange(6, dtype=np.int32) % 3)
+    return Dataset("random", ("a", "b", "c"), (16, 16, 3), source, source)
+
+
+def _settings(folder, **changes):
+    return data_settings("random", folder, unlabeled=str(folder), unlabeled_only=False, **changes)
+
+
+@pytest.mark.parametrize("memory_gib", [0.0, 1.0])
+def test_add_unlabeled_appends_the_images_of_a_folder(folder, memory_gib):
+    dataset = _dataset()
+    joined = add_unlabeled(dataset, _settings(folder, memory_gib=memory_gib))
+    assert isinstance(joined.train, InMemorySource) == bool(memory_gib)
+    assert (len(joined.train), len(joined.test)) == (11, 6)
+    rows = np.array([7, 0, 10, 5])
+    images, labels = joined.train.read(rows)
+    assert labels.tolist() == [-1, 0, -1, 2]
+    np.testing.assert_array_equal(images[[1, 3]], dataset.train.arrays()[0][[0, 5]])
+    np.testing.assert_array_equal(images[0], random_images(16, 16, 3, seed=0))  # b.png after Z.png
+    np.testing.assert_array_equal(images[2], random_images(16, 16, 3, seed=3))
+    if not memory_gib:
+        names = [name for name, _ in joined.train.entries(np.arange(6, 11))]
+        assert names == ["Z.png", "b.png", "more/a.JPG", "more/c.png", "z.png"]
+        assert joined.train.entries(rows)[1] == ("0", 0)
+
+
+def test_add_unlabeled_changes_the_fingerprint(folder):
+    dataset, data = _dataset(), _settings(folder)
+    joined = add_unlabeled(dataset, data)
+    assert joined.fingerprint.num_images == {"train": 11, "test": 6}
+    data.unlabeled_only = True
+    alone = add_unlabeled(dataset, data)
+    assert (len(alone.train), alone.class_names) == (5, dataset.class_names)
+    (folder / "b.png").rename(folder / "d.png")
+    renamed = add_unlabeled(dataset, data)
+    assert len({one.digest for one in (dataset, joined, alone, renamed)}) == 4
+    data.unlabeled = ""
+    assert add_unlabeled(dataset, data) is dataset
+
+
+def test_add_unlabeled_refuses_what_it_cannot_use(folder, tmp_path):
+    data = _settings(tmp_path / "nothing")
+    with pytest.raises(UserError, match="nothing is not a folder with images"):
+        add_unlabeled(_dataset(), data)
+    (folder / "wide.png").write_bytes(encode(random_images(16, 20, 3)))
+    with pytest.raises(UserError, match=r"wide\.png\) is 16x20, not 16x16"):
+        add_unlabeled(_dataset(), _settings(folder))
+    (folder / "wide.png").write_bytes(b"text")
+    with pytest.raises(UserError, match=r"wide\.png"):
+        add_unlabeled(_dataset(), _settings(folder))
+
+
+def test_losses_of_labels_are_zero_for_images_without_labels():
+    rng = np.random.default_rng(0)
+    student, teacher = (
+        Outputs(jnp.asarray(rng.normal(size=(4, 3)), jnp.float32), {}, jnp.zeros((4, 2)))
+        for _ in range(2)
+    )
+    objective = dataclasses.replace(
+        build_objective({"ce": {"weight": 1.0}, "kd": {}, "dkd": {}}), some_unlabeled=True
+    )
+
+    def parts(logits, labels):
+        inputs = LossInputs(
+            student.replace(logits=logits), teacher, jnp.asarray(labels), 0, lambda x: x
+        )
+        return objective.apply({"params": {}, "state": {}}, inputs)[1]
+
+    mixed = parts(student.logits, [2, -1, 0, -1])
+    labeled = cross_entropy(student.logits[::2], jnp.array([2, 0]))
+    np.testing.assert_allclose(mixed["ce"], jnp.sum(labeled) / 4, rtol=1e-6)
+    np.testing.assert_allclose(
+        mixed["kd"], jnp.mean(kd_loss(student.logits, teacher.logits)), rtol=1e-6
+    )
+    gradient = jax.grad(lambda x: parts(x, [2, -1, 0, -1])["dkd"])(student.logits)
+    assert not np.any(gradient[1::2])
+    assert np.all(np.any(gradient[::2], axis=1))
+    assert parts(student.logits, [-1] * 4)["ce"] == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("scratch", {}, "scratch: every loss reads labels"),
+        ("dkd", {}, "dkd: every loss reads labels"),
+        ("kd+center", {}, r"kd\+center: center compares images by their labels"),
+        ("kd+amc", {}, r"kd\+amc: amc compares images by their labels"),
+        ("kd", {"mix.name": "mixup"}, "kd: ce reads labels, which cannot be mixed"),
+    ],
+)
+def test_plan_runs_names_losses_that_need_labels(method, settings, message):
+    config = default.get_config()
+    config.methods, config.data.unlabeled = (method,), "photos"
+    config.update_from_flattened_dict(settings)
+    with pytest.raises(UserError, match=message):
+        plan_runs(config)
+
+
+def test_run_trains_the_teacher_on_labels_and_students_without(images, folder, tmp_path, capsys):
+    config = tiny_config(images, ("kd+at",))
+    config.data.unlabeled, config.data.unlabeled_only = str(folder), True
+    config.batch_size, config.max_steps, config.losses.at.weight = 4, 2, 1.0
+    run(config, tmp_path / "run")
+    out = capsys.readouterr().out
+    assert "students: 5 training images, with those of" in out
+    lines = (tmp_path / "run/kd+at/metrics.jsonl").read_text().splitlines()
+    values = next(filter(lambda line: line["split"] == "train", map(json.loads, lines)))
+    assert values["ce"] == 0
+    assert values["kd"] > 0
+    teacher, student = ((tmp_path / "run" / name / "run.json") for name in ("teacher", "kd+at"))
+    assert '"train": 64' in teacher.read_text()
+    assert '"train": 5' in student.read_text()
+    (folder / "b.png").unlink()
+    with pytest.raises(UserError, match=r"the images have changed since .*kd\+at was started"):
+        run(config, tmp_path / "run")

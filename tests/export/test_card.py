@@ -1,0 +1,98 @@
+"""The model card: metadata of the Hub, results over seeds, rules of prediction."""
+
+from typing import Any
+
+import pytest
+
+from amdjax.export.card import model_card
+from amdjax.export.quantize import Evaluation
+
+
+def _metadata(**changes: Any) -> dict[str, Any]:
+    metadata = {
+        "format": "onnx",
+        "amdjax_version": "1.2.3",
+        "model": "wrn_10_1",
+        "method": "kd",
+        "seed": 1,
+        "class_names": ["cat: tabby", "dog"],
+        "image_shape": [32, 24, 3],
+        "crop": "centre square",
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.25, 0.25],
+        "temperature": 1.0,
+        "prediction_rule": [],
+        "data": {
+            "name": "folder",
+            "class_names": ["cat: tabby", "dog"],
+            "num_images": {"train": 1000, "test": 50},
+            "digest": "abc",
+        },
+        "results": {"final": {"accuracy": 0.75, "nll": 0.5, "ece": 0.125}},
+        "settings": {
+            "epochs": 8,
+            "batch_size": 32,
+            "optim": {"name": "sgd", "learning_rate": 0.05},
+            "losses": {"ce": {"weight": 0.1}, "kd": {"weight": 0.9}},
+            "teacher": {"name": "wrn_10_2"},
+        },
+    }
+    return metadata | changes
+
+
+def test_card_begins_with_the_metadata_of_the_hub():
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    card = model_card("s.onnx", _metadata(), 'strange: "licence"', 1e-7, {})
+    _, block, _ = card.split("---\n", 2)
+    hub = yaml.safe_load(block)
+    assert hub["license"] == 'strange: "licence"'
+    assert hub["library_name"] == "onnx"
+    assert hub["datasets"] == ["folder"]
+    (result,) = hub["model-index"][0]["results"]
+    assert result["dataset"] == {"name": "folder", "type": "folder", "split": "test"}
+    assert result["metrics"] == [{"type": "accuracy", "value": 0.75}]
+
+
+def test_card_has_results_over_seeds():
+    finals = [{"accuracy": 0.7, "nll": 0.5, "ece": 0.1}, {"accuracy": 0.8, "nll": 0.7, "ece": 0.2}]
+    seeds = {str(seed): {"final": final} for seed, final in enumerate(finals)}
+    mean = {"accuracy": 0.75, "nll": 0.6, "ece": 0.15}
+    results = {"final": mean, "seeds": seeds}
+    card = model_card("s.onnx", _metadata(results=results), "mit", 1e-7, {})
+    assert "| Accuracy | 75.00 ± 7.07 % |" in card
+    assert "| NLL | 0.6000 ± 0.1414 nats |" in card
+    assert "| ECE | 15.00 ± 7.07 % |" in card
+    assert "over 2 seeds (0, 1); this file is seed 1" in card
+    single = model_card("s.onnx", _metadata(), "mit", 1e-7, {})
+    assert "| ECE | 12.50 % |" in single
+    assert "One training, seed 1" in single
+    without = model_card("s.onnx", _metadata(results={}), "mit", 1e-7, {})
+    assert "no results of this network" in without
+    assert "model-index" not in without
+
+
+def test_card_describes_input_output_and_recipe():
+    card = model_card("s.onnx", _metadata(temperature=2.5), "mit", 3e-7, {})
+    for text in (
+        "RGB images of 32x24 pixels, uint8 `[batch, 32, 24, 3]`",
+        "the softmax of the logits divided by the temperature 2.5",
+        "at most 3.0e-07",
+        "1,000 train and 50 test images in 2 classes (cat: tabby, dog)",
+        "ce (weight 0.1), kd (weight 0.9)",
+        "Teacher: wrn_10_2",
+        "`settings` in `s.onnx.json`",
+    ):
+        assert text in card, text
+    card = model_card("s.onnx", _metadata(prediction_rule=["cosface"]), "mit", 3e-7, {})
+    assert "by the rule of the loss cosface" in card
+
+
+def test_card_shows_the_quantised_file():
+    evaluations = {
+        "s.onnx": Evaluation(0.75, 4_000_000, 1234.5),
+        "s.int8.onnx": Evaluation(0.74, 1_000_000, 2345.6),
+    }
+    card = model_card("s.onnx", _metadata(), "mit", 3e-7, evaluations)
+    rows = [line.split() for line in card.splitlines() if line.startswith("| s.")]
+    assert rows[0] == ["|", "s.onnx", "|", "75.00", "|", "4.00", "|", "1,234", "|"]
+    assert rows[1] == ["|", "s.int8.onnx", "|", "74.00", "|", "1.00", "|", "2,346", "|"]

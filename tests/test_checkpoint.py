@@ -1,0 +1,133 @@
+"""The checkpoints of a run: which are kept, and what happens to damaged ones."""
+
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from amdjax.checkpoint import (
+    Checkpoints,
+    has_checkpoint,
+    read_description,
+    read_evaluation,
+    read_network,
+)
+from amdjax.errors import UserError
+
+DESCRIPTION = {"method": "kd", "settings": {"epochs": 3}}
+
+
+def _state(step):
+    return {"params": {"w": jnp.full((3, 2), step)}, "step": jnp.asarray(step, jnp.int32)}
+
+
+def _save(run, accuracies, log=None):
+    with Checkpoints(run, DESCRIPTION) as checkpoints:
+        for step, accuracy in accuracies.items():
+            evaluation = None if accuracy is None else {"accuracy": accuracy}
+            checkpoints.save(step, _state(step), evaluation, log)
+
+
+def _steps(run):
+    return sorted(int(path.name) for path in (run / "checkpoints").iterdir())
+
+
+def _flip(file, bit=0):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1 << bit
+    file.write_bytes(bytes(content))
+
+
+def _array_file(run, step):
+    return next((run / "checkpoints" / str(step) / "default").rglob("d/*"))
+
+
+def test_checkpoints_keep_the_last_two_and_the_best(tmp_path):
+    _save(tmp_path, {4: 0.5, 8: 0.9, 12: None, 16: 0.4, 20: 0.3})
+    assert _steps(tmp_path) == [8, 16, 20]
+    with Checkpoints(tmp_path) as checkpoints:
+        evaluations = {8: {"accuracy": 0.9}, 16: {"accuracy": 0.4}, 20: {"accuracy": 0.3}}
+        assert checkpoints.evaluations() == evaluations
+    assert read_evaluation(tmp_path) == {"accuracy": 0.3}
+
+
+def test_restore_latest_returns_state_and_log(tmp_path):
+    assert not has_checkpoint(tmp_path)
+    _save(tmp_path, {4: None}, log={"sums": {"loss": 0.1 + 0.2}, "count": 3})
+    assert has_checkpoint(tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore_latest(_state(0))
+        assert checkpoints.restore_log() == {"sums": {"loss": 0.1 + 0.2}, "count": 3}
+    np.testing.assert_array_equal(restored["params"]["w"], np.full((3, 2), 4))
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_flipped_bit_is_found_and_the_checkpoint_before_is_used(tmp_path, capsys, bit):
+    _save(tmp_path, {4: 0.5, 8: 0.9})
+    _flip(_array_file(tmp_path, 8), bit)
+    step, network = read_network(tmp_path)
+    assert (step, network["params"]["w"][0, 0]) == (4, 4)
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note.startswith(f"note: {tmp_path / 'checkpoints' / '8'} is damaged (default/")
+    assert "has changed" in note
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == 4
+        checkpoints.save(8, _state(8), {"accuracy": 0.9})
+        assert checkpoints.latest_step() == 8
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert read_network(tmp_path)[0] == 8
+
+
+def test_all_checkpoints_damaged_names_what_to_remove(tmp_path):
+    _save(tmp_path, {4: 0.5, 8: 0.9})
+    for step in (4, 8):
+        _flip(_array_file(tmp_path, step))
+    with pytest.raises(UserError, match=r"every checkpoint in .* is damaged .*remove that folder"):
+        Checkpoints(tmp_path)
+    assert _steps(tmp_path) == [4, 8]
+    with pytest.raises(UserError, match="holds no complete checkpoint"):
+        read_network(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() is None
+
+
+def test_file_in_place_of_the_checkpoints_is_named(tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(UserError, match="checkpoints is not a folder; remove it"):
+        Checkpoints(tmp_path)
+
+
+def test_description_is_read_from_a_checkpoint_in_which_it_is_unchanged(tmp_path):
+    assert read_description(tmp_path) is None
+    _save(tmp_path, {4: 0.5, 8: 0.9})
+    assert read_description(tmp_path) == DESCRIPTION
+    _flip(tmp_path / "checkpoints" / "8" / "run" / "metadata")
+    assert read_description(tmp_path) == DESCRIPTION
+    _flip(tmp_path / "checkpoints" / "4" / "run" / "metadata")
+    assert read_description(tmp_path) is None
+
+
+def test_checkpoint_that_does_not_fit_is_named(tmp_path):
+    _save(tmp_path, {4: 0.5})
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(UserError, match=r"4 cannot be read: .*; remove that folder"),
+    ):
+        checkpoints.restore_latest({**_state(0), "ema": jnp.zeros(2)})
+
+
+def test_reserved_space_of_a_killed_process_is_released(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".reserve.123").write_bytes(bytes(9))
+    with Checkpoints(tmp_path):
+        assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_save_into_a_removed_folder_is_one_line(tmp_path):
+    with Checkpoints(tmp_path, DESCRIPTION) as checkpoints:
+        checkpoints.save(4, _state(4))
+        shutil.rmtree(tmp_path / "checkpoints")
+        with pytest.raises(UserError, match="checkpoints was removed during the training"):
+            checkpoints.save(8, _state(8))

@@ -1,0 +1,158 @@
+"""Steps whose gradient is computed in parts: against whole steps, and by hand."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from amdjax import distributed
+from amdjax.configs import default
+from amdjax.data.augment import create_augment
+from amdjax.data.mixing import MixedBatch
+from amdjax.errors import UserError
+from amdjax.losses import build_objective
+from amdjax.models.layers import FeatureRecorder, Model, classify, global_mean
+from amdjax.training.optimizer import create_optimizer
+from amdjax.training.train_state import TrainState
+from amdjax.training.train_step import make_train_step, scan_train_steps, vmap_train_step
+from tests.make_data import random_images
+
+BATCH, SHAPE = 16, (8, 8, 3)
+LOSSES = {"ce": {"weight": 1.0}, "kd": {"weight": 0.5}}
+
+
+class TinyNet(Model):
+    """A convolution, with or without batch norm of the images."""
+
+    norm: bool = False
+
+    @nn.compact
+    def __call__(self, x, train=False, feature_hook=None):
+        if self.norm:
+            x = nn.BatchNorm(not train, momentum=0.9, axis_name=self.axis_name, name="norm")(x)
+        x = nn.relu(nn.Conv(4, (3, 3), strides=2)(x))
+        return classify(global_mean(x), FeatureRecorder(feature_hook), self.num_classes)
+
+
+def _config(**augment):
+    config = default.get_config()
+    config.augment.update(augment)
+    config.optim.boundaries = ()
+    return config
+
+
+OPTIMIZER = create_optimizer(_config().optim, 1, 1)
+
+
+def _mix(key, images, labels, num_classes):
+    one_hot = jax.nn.one_hot(labels, num_classes)
+    images, labels = (0.6 * x + 0.4 * distributed.reverse_batch(x) for x in (images, one_hot))
+    return MixedBatch(images, labels, None)
+
+
+def _step(parts, norm=False, config=None, mix=None):
+    config = _config(padding=2, flip=True) if config is None else config
+    return make_train_step(
+        student=TinyNet(num_classes=3, norm=norm, axis_name=distributed.BATCH_AXIS),
+        teacher=TinyNet(num_classes=3),
+        objective=build_objective(LOSSES),
+        augment=create_augment(config.augment).train,
+        optimizer=OPTIMIZER,
+        mix=mix,
+        accumulate=parts,
+    )
+
+
+@functools.cache
+def _variables(seed=0, norm=False):
+    return TinyNet(num_classes=3, norm=norm).init(jax.random.key(seed), jnp.zeros((2, *SHAPE)))
+
+
+def _state(norm=False):
+    variables = {"batch_stats": {}, **_variables(norm=norm)}
+    return TrainState.create(variables, {"params": {}, "state": {}}, OPTIMIZER)
+
+
+def _examples(count=BATCH):
+    labels = np.random.default_rng(0).integers(0, 3, count).astype(np.int32)
+    return {"image": random_images(count, *SHAPE), "label": labels}
+
+
+def _run(step, devices, steps=2, norm=False):
+    mesh = distributed.make_mesh(jax.devices()[:devices])
+    compiled = distributed.shard_step(step, mesh, batch_argument=2)
+    state, teacher = distributed.replicate((_state(norm), _variables(seed=1)), mesh)
+    history = []
+    for _ in range(steps):
+        batch = distributed.shard(_examples(), mesh)
+        state, metrics = compiled(state, teacher, batch, np.uint32(3))
+        jax.block_until_ready(metrics)
+        history.append({name: float(value) for name, value in metrics.items()})
+    return history, state
+
+
+def _assert_same(run, other):
+    for metrics, others in zip(run[0], other[0], strict=True):
+        assert metrics == pytest.approx(others, rel=1e-5, abs=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        run[1].variables,
+        other[1].variables,
+    )
+
+
+@functools.cache
+def _whole():
+    return _run(_step(parts=1), devices=1)
+
+
+@pytest.mark.parametrize(("parts", "devices"), [(4, 1), (2, 4)])
+def test_step_in_parts_equals_the_whole_step(parts, devices):
+    _assert_same(_run(_step(parts), devices), _whole())
+
+
+def test_steps_in_parts_of_several_networks_as_one_program_equal_single_steps():
+    mesh = distributed.make_mesh(jax.devices()[:2])
+    scanned = scan_train_steps(_step(parts=2), _examples()["image"].shape[1:])
+    steps = vmap_train_step(scanned, (None, None, 0, 0, None))
+    compiled = distributed.shard_step(steps, mesh, batch_argument=3, batch_axis=2)
+    rows = {**_examples(), "image": _examples()["image"].reshape(BATCH, -1)}
+    teacher, examples = distributed.replicate((_variables(seed=1), rows), mesh)
+    indices = np.broadcast_to(np.arange(BATCH, dtype=np.int32), (2, 2, BATCH))
+    states, metrics = compiled(
+        (distributed.replicate(_state(), mesh),) * 2,
+        teacher,
+        examples,
+        distributed.shard(indices, mesh, batch_axis=2),
+        np.asarray([3, 5], np.uint32),
+        np.int32(2),
+    )
+    history = [{name: float(values[i]) for name, values in metrics[0].items()} for i in (0, 1)]
+    _assert_same((history, states[0]), _whole())
+    assert metrics[1]["loss"][0] != metrics[0]["loss"][0]  # the crops and flips of another seed
+
+
+def test_batch_norm_sees_each_part_and_is_updated_by_it():
+    # Part j has the examples j, j + 2, j + 4, ... of the batch, on any number of devices.
+    one, two = (_run(_step(2, norm=True, config=_config()), n, 1, norm=True) for n in (1, 2))
+    _assert_same(one, two)
+    images = np.asarray(create_augment(_config().augment).evaluate(_examples()["image"]))
+    mean = np.zeros(3)
+    for part in (images[0::2], images[1::2]):
+        mean = 0.9 * mean + 0.1 * part.mean((0, 1, 2))
+    np.testing.assert_allclose(one[1].batch_stats["norm"]["mean"], mean, rtol=1e-5, atol=1e-6)
+
+
+def test_mixing_in_parts_does_not_depend_on_the_number_of_devices():
+    step = _step(2, config=_config(), mix=_mix)
+    _assert_same(_run(step, devices=1, steps=1), _run(step, devices=4, steps=1))
+
+
+def test_check_batch_size_refuses_parts_that_are_not_equal():
+    mesh = distributed.make_mesh(jax.devices()[:2])
+    distributed.check_batch_size(12, mesh, parts=3)
+    with pytest.raises(UserError, match=r"in 3 parts \(config\.accumulate\).* multiple of 6"):
+        distributed.check_batch_size(16, mesh, parts=3)

@@ -1,0 +1,96 @@
+"""Data that are prepared without training, and warnings before training."""
+
+import pytest
+
+from amdjax.errors import UserError
+from amdjax.training.preflight import (
+    print_seen_validation_warning,
+    print_small_data_warnings,
+)
+from amdjax.training.run import prepare
+from tests.tiny_run import command, finish, tiny_config
+
+
+def test_prepare_only_prepares_the_data_and_leaves_the_workdir_alone(images, tmp_path):
+    workdir, prepared = tmp_path / "runs/x", tmp_path / "prepared"
+    words = command(images, workdir, "--prepare_only", f"--config.data.data_dir={prepared}")
+    code, out, err = finish(words)
+    assert code == 0
+    assert "64 training and 32 test images in 4 classes" in out
+    assert out.endswith("the data are prepared and the settings are valid; nothing was trained\n")
+    assert err.startswith("preparing folder in")
+    assert list(prepared.glob("folder/*/*/dataset_info.json"))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("batch_size", 128, "64 training images do not fill one batch of 128"),
+        ("teacher.checkpoint", "nowhere/teacher", "nowhere/teacher"),
+        ("student.name", "resnet9", "unknown model 'resnet9'"),
+    ],
+)
+def test_prepare_finds_the_mistakes_that_training_would(images, tmp_path, key, value, message):
+    config = tiny_config(images, ("kd",))
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=message):
+        prepare(config, tmp_path / "run")
+
+
+def warnings_of(config, num_train, capsys):
+    print_small_data_warnings(config, num_train)
+    out, err = capsys.readouterr()
+    assert out == ""
+    return err.splitlines()
+
+
+def test_warning_about_boundaries_that_are_not_reached(images, capsys):
+    config = tiny_config(images, ("kd",))
+    assert warnings_of(config, 64, capsys) == []
+    config.optim.boundaries = (1, 2, 7)
+    (line,) = warnings_of(config, 64, capsys)
+    assert line.startswith("warning: config.optim.boundaries 2, 7 are not reached in 2 epochs")
+    config.max_steps = 3
+    assert warnings_of(config, 64, capsys) == []
+
+
+def test_warning_about_images_that_do_not_fill_a_batch(images, capsys):
+    config = tiny_config(images, ("kd",))
+    config.batch_size = 10
+    assert warnings_of(config, 66, capsys) == []
+    (line,) = warnings_of(config, 18, capsys)
+    assert line.startswith("warning: 8 of 18 training images (44%) do not fill a batch of 10")
+
+
+@pytest.mark.parametrize(
+    ("trained", "ours", "warns"),
+    [
+        ({"name": "folder"}, (0.25, 0), True),
+        ({"name": "folder", "validation": 0.25, "validation_seed": 1}, (0.25, 0), True),
+        ({"name": "folder", "validation": 0.25, "validation_seed": 0}, (0.25, 0), False),
+        ({"name": "folder"}, (0.0, 0), False),
+        ({"name": "cifar10"}, (0.25, 0), False),
+        (None, (0.25, 0), False),
+    ],
+)
+def test_warning_about_a_teacher_that_has_seen_validation_images(
+    images, capsys, monkeypatch, trained, ours, warns
+):
+    run = None if trained is None else {"settings": {"data": trained}}
+    monkeypatch.setattr("amdjax.training.preflight.read_description", lambda folder: run)
+    config = tiny_config(images, ("kd",))
+    config.teacher.checkpoint = "runs/x/teacher"
+    config.data.validation, config.data.validation_seed = ours
+    print_seen_validation_warning(config)
+    assert ("has seen images that are held out now" in capsys.readouterr().err) == warns
+
+
+def test_no_warning_about_a_teacher_of_another_origin(images, tmp_path, capsys):
+    config = tiny_config(images, ("kd",))
+    config.data.validation = 0.25
+    (tmp_path / "teacher.pth").write_bytes(b"x")
+    for name in ("teacher.pth", "missing"):
+        config.teacher.checkpoint = str(tmp_path / name)
+        print_seen_validation_warning(config)
+    assert capsys.readouterr().err == ""
