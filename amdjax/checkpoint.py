@@ -1,7 +1,9 @@
 """Checkpoints of a run: the last two and the best, each complete, unchanged or not used."""
 
+import errno
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -17,7 +19,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from amdjax import distributed
 from amdjax.errors import UserError
-from amdjax.files import disk_error
+from amdjax.files import disk_error, remedy, set_aside
 
 FOLDER = "checkpoints"
 _SELECT = "accuracy"  # the evaluation's value by which the best is chosen
@@ -28,6 +30,9 @@ _CHECKSUMS = "checksums.json"
 _ORBAX_METADATA = "_CHECKPOINT_METADATA"
 _RESERVE = ".reserve."
 _BLOCK = 1 << 20  # bytes
+# What the system says about files that are missing, of another kind, or on a disk that fails. All
+# other errors, such as a server that does not respond, say nothing about a checkpoint.
+_DAMAGE_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
 
 
 class Checkpoints:
@@ -43,14 +48,16 @@ class Checkpoints:
     def __init__(self, run_folder: Path, description: dict[str, Any] | None = None):
         """Opens, or creates, `run_folder/checkpoints`, and removes damaged checkpoints from it.
 
+        One on a disk that fails is renamed to STEP.damaged.
+
         Args:
           run_folder: of the run.
           description: of the run in JSON values, saved with each checkpoint, see
             `read_description`; None: checkpoints are only read.
 
         Raises:
-          UserError: if all checkpoints are damaged, or this process does not see the folder that
-            the first process created.
+          UserError: if all checkpoints are damaged, or one cannot be read now, or this process
+            does not see the folder that the first process created.
         """
         policies = checkpoint_managers
         self._folder = run_folder / FOLDER
@@ -81,6 +88,22 @@ class Checkpoints:
         """Returns the step of the newest checkpoint; None where there is none."""
         return self._manager.latest_step()
 
+    def wait_for(self, step: int, seconds: float = 45) -> None:
+        """Waits until this process sees a checkpoint, which on a shared disk takes a moment.
+
+        Raises:
+          UserError: if it does not see it by then.
+        """
+        deadline = time.monotonic() + seconds
+        while self.latest_step() != step:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"process {distributed.process_index()} does not see the checkpoint of step "
+                    f"{step} in {self._folder}: all processes must share the disk of the workdir"
+                )
+            time.sleep(0.5)
+            self._manager.reload()
+
     def restore_latest(self, state: Any) -> Any:
         """Returns the newest checkpoint in the structure, shapes and shardings of `state`.
 
@@ -93,7 +116,8 @@ class Checkpoints:
         """Returns a checkpoint in the structure, shapes and shardings of `state`.
 
         Raises:
-          UserError: if the checkpoint does not fit, or has no checksums and is damaged.
+          UserError: if the checkpoint does not fit, or has no checksums and is damaged, or cannot
+            be read now.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         try:
@@ -101,6 +125,7 @@ class Checkpoints:
                 step, args=ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(abstract)})
             )
         except Exception as error:  # orbax has no common class for what may be wrong in a folder
+            _raise_unless_damage(self._folder, error)
             raise UserError(
                 f"the checkpoint {self._folder / str(step)} cannot be read: {_reason(error)}; "
                 "remove that folder to continue from the one before it, if there is one"
@@ -148,7 +173,7 @@ class Checkpoints:
                 raise
             raise UserError(
                 f"cannot write the checkpoint of step {step} to {self._folder}: {reason}; what was "
-                "saved before is kept; free some space and repeat the command to resume"
+                f"saved before is kept; {remedy(reason)} and repeat the command to resume"
             ) from error
 
     def evaluations(self) -> dict[int, dict[str, float]]:
@@ -183,7 +208,7 @@ def read_network(folder: Path, losses: Collection[str] = ()) -> tuple[int, dict]
       "losses", in the form of `Objective.predicting_variables`.
 
     Raises:
-      UserError: if there is no checkpoint, or all of them are damaged.
+      UserError: if there is no checkpoint, or all of them are damaged, or one cannot be read now.
     """
     tree = read_state(folder)
     result = tree.get("ema") or tree
@@ -207,7 +232,7 @@ def read_state(folder: Path) -> dict[str, Any]:
       The fields of `TrainState` as nested dictionaries of NumPy arrays.
 
     Raises:
-      UserError: if there is no checkpoint, or all of them are damaged.
+      UserError: if there is no checkpoint, or all of them are damaged, or one cannot be read now.
     """
     if (folder / FOLDER).is_dir():
         folder = folder / FOLDER
@@ -218,6 +243,7 @@ def read_state(folder: Path) -> dict[str, Any]:
                 raise ValueError(reason)
             tree = _read_state(checkpoint)
         except Exception as error:  # orbax has no common class for what may be wrong in a folder
+            _raise_unless_damage(folder, error)
             damaged.append(f"{checkpoint} is damaged ({_reason(error)})")
             continue
         for sentence in damaged:
@@ -302,23 +328,31 @@ def _damage(checkpoint: Path) -> str | None:
     """Returns what is wrong with the files of a checkpoint; None if nothing is.
 
     Checkpoints of earlier versions have no checksums; orbax finds some of their damages.
+
+    Raises:
+      OSError: if the files cannot be read now, which says nothing about them.
     """
-    if not checkpoint.is_dir():
-        return "not a folder"
-    metadata, file = checkpoint / _ORBAX_METADATA, checkpoint / _CHECKSUMS
     try:
-        if metadata.exists() and not isinstance(json.loads(metadata.read_bytes()), dict):
+        # Not `Path.exists`: in newer versions of Python it is False after any error.
+        names = {path.name for path in checkpoint.iterdir()}
+        if _ORBAX_METADATA in names and not isinstance(
+            json.loads((checkpoint / _ORBAX_METADATA).read_bytes()), dict
+        ):
             return f"{_ORBAX_METADATA} is damaged"  # it is not among the checksums
-        if not file.exists():
-            return f"{_CHECKSUMS} is missing" if (checkpoint / _RUN).exists() else None
-        checksums = json.loads(file.read_bytes())
+        if _CHECKSUMS not in names:
+            return f"{_CHECKSUMS} is missing" if _RUN in names else None
+        checksums = json.loads((checkpoint / _CHECKSUMS).read_bytes())
         if not checksums:
             return f"{_CHECKSUMS} is empty"
         for name, checksum in checksums.items():
             if _checksum(checkpoint / name) != checksum:
                 return f"{name} has changed"
     except OSError as error:
-        return f"{Path(error.filename).relative_to(checkpoint)}: {error.strerror}"
+        if error.errno not in _DAMAGE_ERRORS:
+            raise
+        # A file that was opened, but cannot be read, has no name in the error.
+        file = Path(error.filename or checkpoint).relative_to(checkpoint)
+        return f"{file}: {error.strerror}" if file.name else str(error.strerror)
     except (ValueError, TypeError, AttributeError) as error:
         return _reason(error)
     return None
@@ -327,15 +361,20 @@ def _damage(checkpoint: Path) -> str | None:
 def _clean(folder: Path) -> None:
     """Removes the damaged checkpoints of a run, and what a killed process left there.
 
+    Those on a disk that fails are renamed, since their files may still be rescued.
+
     Raises:
-      UserError: if no checkpoint is left.
+      UserError: if no checkpoint is left, or one cannot be read now.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is not a folder; remove it to train the run from its start")
     for file in folder.glob(f"{_RESERVE}*"):
         file.unlink()
-    checkpoints = _newest_first(folder)
-    damaged = {path: reason for path in checkpoints if (reason := _damage(path))}
+    try:
+        checkpoints = _newest_first(folder)
+        damaged = {path: reason for path in checkpoints if (reason := _damage(path))}
+    except OSError as error:
+        raise _not_now(folder, error) from error
     if damaged and len(damaged) == len(checkpoints):
         path, reason = next(iter(damaged.items()))
         raise UserError(
@@ -344,9 +383,14 @@ def _clean(folder: Path) -> None:
         )
     newest = next((path for path in checkpoints if path not in damaged), None)
     for path, reason in damaged.items():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if os.strerror(errno.EIO) in reason:
+            set_aside(path)
+            fate = "is not used"
+        else:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            fate = "is removed"
         _print_note(
-            f"{path} was damaged or incomplete ({reason}) and is removed; the newest checkpoint is "
+            f"{path} was damaged or incomplete ({reason}) and {fate}; the newest checkpoint is "
             f"that of step {newest.name}"
         )
 
@@ -380,6 +424,30 @@ def _read_state(checkpoint: Path) -> dict[str, Any]:
         # Arrays of NumPy ask for no device: without them orbax wants those of the writer.
         wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata.tree)
         return checkpointer.restore(state, wanted)
+
+
+def _raise_unless_damage(folder: Path, error: Exception) -> None:
+    """Raises an error of reading a checkpoint again, if it says nothing about the files.
+
+    Raises:
+      UserError: if the system cannot read the files now.
+      Exception: `error`, if the memory is full or another process has ended.
+    """
+    code = error.errno if isinstance(error, OSError) else None
+    if found := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's
+        code = int(found[1])
+    if disk_error(error) or code not in (None, *_DAMAGE_ERRORS):
+        raise _not_now(folder, error) from error
+    out_of_memory = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    if out_of_memory or distributed.is_peer_failure(error):
+        raise error
+
+
+def _not_now(folder: Path, error: Exception) -> UserError:
+    return UserError(
+        f"the checkpoints in {folder} cannot be read now: {_reason(error)}; nothing was removed: "
+        "repeat the command when they can be read"
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -24,7 +24,7 @@ from amdjax.data.mixing import MIXES
 from amdjax.data.policies import AUGMENTATIONS
 from amdjax.data.registry import DATASETS
 from amdjax.errors import UserError, unknown_name
-from amdjax.files import disk_error, removed_file
+from amdjax.files import disk_error, remedy, removed_file
 from amdjax.imports import apply_imports, import_modules, search_folders
 from amdjax.losses import LOSSES
 from amdjax.losses.registry import SCHEDULE
@@ -127,8 +127,8 @@ def run_command(main: Callable[[list[str]], None]) -> None:
         code = 2
         if isinstance(error, UserError):
             message = str(error)
-        elif isinstance(error, OSError) and disk_error(error):
-            message = f"{error}; free some space there or choose another folder"
+        elif isinstance(error, OSError) and (reason := disk_error(error)):
+            message = f"{error}; {remedy(reason)} or choose another folder"
         elif distributed.is_peer_failure(error):
             message = (
                 "another process of this job ended or cannot be reached; start all of them again "

@@ -130,6 +130,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for epoch in config.optim.boundaries:
         if isinstance(epoch, bool) or not isinstance(epoch, int | float):
             raise UserError(f"config.optim.boundaries must be numbers of epochs, not {epoch!r}")
+        _check_range("config.optim.boundaries", epoch, _AT_LEAST_0)
 
 
 def given_teacher(config: ml_collections.ConfigDict) -> str:

@@ -326,11 +326,11 @@ def process_count() -> int:
     return jax.process_count()
 
 
-def of_primary(value: bool) -> bool:
-    """Returns the first process's value; to be called by all processes at the same step."""
+def of_primary(value: int) -> int:
+    """Returns the first process's number; to be called by all processes at the same step."""
     if process_count() == 1:
         return value
-    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+    return int(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
 class Preemption:
@@ -338,7 +338,7 @@ class Preemption:
 
     A context manager: inside it SIGTERM and the first SIGINT are recorded and have no other effect.
     With several processes JAX's preemption service handles SIGTERM and makes all processes stop
-    after the same step.
+    after the same step; SIGINT becomes SIGTERM.
     """
 
     def __init__(self, check: Callable[[], None] = lambda: None):
@@ -377,6 +377,8 @@ class Preemption:
     def _note(self, number: int, frame: Any) -> None:
         self._stop = True
         self._restore()  # a second signal ends the process immediately
+        if process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

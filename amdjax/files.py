@@ -8,14 +8,15 @@ from pathlib import Path
 
 from amdjax.errors import UserError
 
-_DISK_ERRORS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EFBIG,
-)
+# What to do about the errors of a full or protected disk.
+_REMEDIES = {
+    errno.ENOSPC: "free some space there",
+    errno.EDQUOT: "free some space there",
+    errno.EROFS: "mount it for writing",
+    errno.EACCES: "change its permissions",
+    errno.EPERM: "change its permissions",
+    errno.EFBIG: "raise the limit of the file size",
+}
 
 
 def local_path(text: str, name: str) -> Path:
@@ -82,10 +83,8 @@ def not_writable(folder: Path, error: OSError) -> UserError:
     """Returns the error for a folder to which files cannot be written."""
     if folder.is_file():
         return UserError(f"{folder} is a file, not a folder; remove it or choose another folder")
-    return UserError(
-        f"cannot write to {folder}: {error.strerror}; free some space there or choose another "
-        "folder"
-    )
+    remedies = filter(None, [remedy(error.strerror), "choose another folder"])
+    return UserError(f"cannot write to {folder}: {error.strerror}; {' or '.join(remedies)}")
 
 
 def is_special(path: Path) -> bool:
@@ -96,12 +95,17 @@ def is_special(path: Path) -> bool:
 def disk_error(error: BaseException) -> str | None:
     """Returns the system's message if an error comes from a full or protected disk, else None."""
     while error is not None:
-        for code in _DISK_ERRORS:
+        for code in _REMEDIES:
             message = os.strerror(code)
             if message in str(error) or (isinstance(error, OSError) and error.errno == code):
                 return message
         error = error.__cause__ or error.__context__
     return None
+
+
+def remedy(message: str | None) -> str:
+    """Returns what to do about a message of `disk_error`; "" for other messages."""
+    return next((text for code, text in _REMEDIES.items() if os.strerror(code) == message), "")
 
 
 def removed_file(error: BaseException) -> str | None:

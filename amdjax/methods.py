@@ -125,6 +125,8 @@ def register_method(
 ) -> None:
     """Registers a method: a sum of losses.
 
+    If a file registers several methods of the same name, the last one counts.
+
     Args:
       name: of the method, for `config.methods`.
       summary: description in one line, for `--list`.
@@ -132,7 +134,8 @@ def register_method(
       early_teacher: whether the student learns from the early-stopped teacher.
 
     Raises:
-      UserError: if the name is taken, or a loss or one of its settings does not exist.
+      UserError: if another file has taken the name, or a loss or one of its settings does not
+        exist.
     """
     if name in _RESERVED:
         raise UserError(f"{name!r} cannot be the name of a method: it is a folder of each workdir")

@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 
 from amdjax import distributed
-from amdjax.checkpoint import read_description, read_network
+from amdjax.checkpoint import has_checkpoint, read_description, read_network
 from amdjax.errors import UserError
 from amdjax.files import local_path
 from amdjax.models import (
@@ -166,6 +166,15 @@ def load_teacher(
     return variables
 
 
+def find_run(path: Path) -> Path | None:
+    """Returns the folder of a run, of which a path is the folder, its `checkpoints` or one of them.
+
+    None: the path is not of a run with a checkpoint.
+    """
+    folders = (path, *path.parents[:2]) if path.is_dir() else ()
+    return next((folder for folder in folders if has_checkpoint(folder)), None)
+
+
 def find_weights(path: Path) -> Path | None:
     """Returns the file of PyTorch weights in a folder of the Hub, or the path itself if a file.
 
@@ -201,10 +210,10 @@ def read_weights(file: Path, name: str) -> dict:
     """
     content = _read_file(file)
     weights = _select(content, file)
-    _, left_out = select_network(weights)
-    if left_out:
-        _print_note(f"{file}: {', '.join(left_out)} is not part of the network and is not read")
     try:
+        _, left_out = select_network(weights)
+        if left_out:
+            _print_note(f"{file}: {', '.join(left_out)} is not part of the network and is not read")
         return import_torch_state_dict(name, weights)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error

@@ -15,19 +15,20 @@ _ORIGINS: dict[tuple[str, str], tuple[str, str]] = {}
 
 
 def register(
-    registry: MutableMapping[str, Any], kind: str, name: str, entry: Any, definition: str = ""
+    registry: MutableMapping[str, Any], kind: str, name: str, entry: Any, definition: Any = None
 ) -> None:
     """Adds an entry to a registry; to be called by the function, or decorator, that users call.
 
     An entry that the same definition in the same file has registered is replaced: the module was
-    loaded again, or it is a recipe that is read as a recipe and imported as a module.
+    loaded again, or it is a recipe that is read as a recipe and imported as a module. A file that
+    defines it twice cannot be told from that, so the last definition counts, as in Python itself.
 
     Args:
       registry: name -> entry.
       kind: what an entry is, in the singular: "loss", "method".
       name: of the entry: lower-case letters, digits and underscores.
       entry: the value for the registry.
-      definition: qualified name of the function or class that is registered.
+      definition: the function or class that is registered, if it is one.
 
     Raises:
       UserError: if the name has another form, or another definition has registered it.
@@ -39,12 +40,13 @@ def register(
         )
     file = _file_of(sys._getframe(2).f_globals)  # of the caller's caller
     known = _ORIGINS.get((kind, name), (_PACKAGE, ""))
-    if name in registry and known != (file, definition):
+    qualified_name = getattr(definition, "__qualname__", "")  # a functools.partial has none
+    if name in registry and known != (file, qualified_name):
         raise UserError(
             f"the {kind} {name!r} is already registered by {known[0]}; choose another name"
         )
     registry[name] = entry
-    _ORIGINS[kind, name] = (file, definition)
+    _ORIGINS[kind, name] = (file, qualified_name)
 
 
 def registering_files() -> list[str]:

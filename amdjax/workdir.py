@@ -241,7 +241,10 @@ def _read_run(folder: Path) -> dict[str, Any]:
 
 
 def _read_started(folder: Path) -> dict[str, Any] | None:
-    """Returns the description of a run; None where none was started or nothing of it is lost."""
+    """Returns the description of a run.
+
+    None where no run was started, or one without a checkpoint, so that nothing is lost.
+    """
     try:
         return _read_run(folder)
     except UserError:

@@ -28,6 +28,7 @@ _RENEW_SECONDS = 10.0
 # Without a renewal, after which the owner counts as dead where its process cannot be seen. A disk
 # may stop answering for some seconds, and a preempted pod should not block its successor for long.
 _STALE_SECONDS = 60.0
+_RESTORE_SECONDS = 1.0  # after which a lock that was moved by mistake is back, see `_remove`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,15 +95,20 @@ class WorkdirLock:
         Raises:
           UserError: if another command uses the workdir, or it cannot be written.
         """
-        if distributed.is_primary():
-            try:
-                self._workdir.mkdir(parents=True, exist_ok=True)
-                self._acquire()
-            except OSError as error:
-                raise not_writable(self._workdir, error) from error
-            self._held = True
-            self._thread.start()
-        distributed.wait_for_all("workdir lock")
+        try:
+            if distributed.is_primary():
+                try:
+                    self._workdir.mkdir(parents=True, exist_ok=True)
+                    self._acquire()
+                except OSError as error:
+                    raise not_writable(self._workdir, error) from error
+                self._held = True
+                self._remove_leftovers()
+                self._thread.start()
+            distributed.wait_for_all("workdir lock")
+        except BaseException:
+            self._release()
+            raise
         return self
 
     def __exit__(
@@ -116,15 +122,9 @@ class WorkdirLock:
         Raises:
           UserError: if an error ends the run because the workdir was removed or taken over.
         """
-        if not self._held:
-            return
-        self._released.set()
-        self._thread.join()
-        if error is not None:
+        if self._held and error is not None:
             self._note_loss()
-        with contextlib.suppress(OSError):
-            if _read(self._path)[0] == self._owner:
-                self._path.unlink()
+        self._release()
         if isinstance(error, Exception):
             self.check()
 
@@ -156,7 +156,7 @@ class WorkdirLock:
                 reason = (
                     f"has not renewed it for {silent:.0f} s" if running is None else "has ended"
                 )
-                if self._remove(owner):
+                if self._remove(owner, renewed):
                     print(f"took over {self._workdir} from {name}, which {reason}", flush=True)
                 continue
             if seen is None:
@@ -177,23 +177,50 @@ class WorkdirLock:
         try:
             with file:
                 json.dump(dataclasses.asdict(self._owner), file)
-        except OSError:  # the disk is full
+        except BaseException:  # such as a full disk
             self._path.unlink(missing_ok=True)
             raise
         return True
 
-    def _remove(self, stale: _Owner | None) -> bool:
-        """Removes the lock of an owner that has ended; returns False if it is another's by now."""
+    def _remove(self, stale: _Owner | None, renewed: float) -> bool:
+        """Removes the lock of an owner that has ended.
+
+        Args:
+          stale: its owner; None where that cannot be read.
+          renewed: when it was renewed.
+
+        Returns:
+          Whether it was removed; False if it is another's by now, or was renewed.
+        """
         aside = self._path.with_name(f"{LOCK_FILE}.{self._owner.host}.{self._owner.pid}")
         try:
             self._path.rename(aside)  # of several commands that try, one succeeds
+            removed = _read(aside) == (stale, renewed)
         except FileNotFoundError:
             return False
-        if _read(aside)[0] != stale:
-            aside.rename(self._path)
-            return False
-        aside.unlink()
-        return True
+        if not removed:
+            with contextlib.suppress(FileExistsError):  # a third command was faster
+                os.link(aside, self._path)
+        aside.unlink(missing_ok=True)
+        return removed
+
+    def _remove_leftovers(self) -> None:
+        """Removes what commands left that were killed while they took a lock over."""
+        with contextlib.suppress(OSError):
+            now = _file_system_time(self._workdir)
+            for file in self._workdir.glob(f"{LOCK_FILE}.*"):
+                # st_ctime is the time of a renaming; a lock keeps its st_mtime.
+                if now - file.stat().st_ctime > _STALE_SECONDS:
+                    file.unlink()
+
+    def _release(self) -> None:
+        """Ends the renewals, and removes the lock if this command holds it."""
+        self._released.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        with contextlib.suppress(OSError):
+            if self._held and _read(self._path)[0] == self._owner:
+                self._path.unlink()
 
     def _keep_renewing(self) -> None:
         while not self._lost and not self._released.wait(_RENEW_SECONDS):
@@ -202,15 +229,21 @@ class WorkdirLock:
                 with contextlib.suppress(OSError):
                     os.utime(self._path)
 
-    def _note_loss(self) -> None:
+    def _note_loss(self, missing: bool = False) -> None:
         """Finds out whether the lock was removed, or taken over by another command.
 
         That happens to a command that did not run for a minute, for instance on a machine that was
         suspended, and when somebody cleans up.
+
+        Args:
+          missing: whether the lock was missing a moment ago.
         """
         try:
             owner, _ = _read(self._path)
         except FileNotFoundError:
+            if not missing:
+                time.sleep(_RESTORE_SECONDS)
+                return self._note_loss(missing=True)
             self._lost = f"{self._path} was removed while this command was using {self._workdir}"
         except OSError:
             pass  # the disk does not answer now; it may next time

@@ -1,11 +1,15 @@
 """The checkpoints of a run: which are kept, and what happens to damaged ones."""
 
+import errno
+import os
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from amdjax import checkpoint, distributed
 from amdjax.checkpoint import (
     Checkpoints,
     has_checkpoint,
@@ -116,6 +120,74 @@ def test_checkpoint_that_does_not_fit_is_named(tmp_path):
         pytest.raises(UserError, match=r"4 cannot be read: .*; remove that folder"),
     ):
         checkpoints.restore_latest({**_state(0), "ema": jnp.zeros(2)})
+
+
+def _fail_to_read(monkeypatch, step, code, named=True):
+    """Lets the system report an error for the files of a step's checkpoint."""
+    read = checkpoint._checksum
+
+    def fail(file):
+        if f"/checkpoints/{step}/" in str(file):
+            raise OSError(code, os.strerror(code), *[str(file)] * named)
+        return read(file)
+
+    monkeypatch.setattr(checkpoint, "_checksum", fail)
+
+
+def test_checkpoint_that_cannot_be_read_now_is_kept(tmp_path, monkeypatch):
+    _save(tmp_path, {4: 0.5, 8: 0.9})
+    for code in (errno.EACCES, errno.ESTALE, errno.EMFILE, errno.ETIMEDOUT):
+        with monkeypatch.context() as patch:
+            _fail_to_read(patch, 8, code)
+            for read in (Checkpoints, read_network):
+                with pytest.raises(UserError, match=r"cannot be read now: .*nothing was removed"):
+                    read(tmp_path)
+        assert _steps(tmp_path) == [4, 8]
+    assert read_network(tmp_path)[0] == 8
+
+
+def test_checkpoint_on_a_failing_disk_is_renamed(tmp_path, monkeypatch, capsys):
+    _save(tmp_path, {4: 0.5, 8: 0.9})
+    with monkeypatch.context() as patch:
+        _fail_to_read(patch, 8, errno.EIO, named=False)  # as an error of `read` comes
+        with Checkpoints(tmp_path, DESCRIPTION) as checkpoints:
+            assert checkpoints.latest_step() == 4
+    assert "8 was damaged or incomplete (Input/output error)" in capsys.readouterr().err
+    _save(tmp_path, {8: 0.9})
+    assert read_network(tmp_path)[0] == 8
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"4", "8", "8.damaged"}
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), UserError, "cannot be read now"),
+        (OSError(errno.ESTALE, "Stale file handle"), UserError, "cannot be read now"),
+        (ValueError("Failed to open [os_error_code='110']"), UserError, "cannot be read now"),
+        (ValueError("Failed to open [os_error_code='2']"), UserError, "remove that folder"),
+        (OSError(errno.EIO, "Input/output error"), UserError, "remove that folder"),
+        (MemoryError(), MemoryError, "^$"),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+            jax.errors.JaxRuntimeError,
+            "RESOURCE_EXHAUSTED",
+        ),
+        (
+            jax.errors.JaxRuntimeError("UNAVAILABLE: connection closed"),
+            jax.errors.JaxRuntimeError,
+            "UNAVAILABLE",
+        ),
+    ],
+)
+def test_restore_calls_only_damage_damage(tmp_path, monkeypatch, error, raised, message):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(distributed, "is_peer_failure", lambda error: "UNAVAILABLE" in str(error))
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "restore", fail)
+        with pytest.raises(raised, match=message):
+            checkpoints.restore(4, _state(0))
 
 
 def test_reserved_space_of_a_killed_process_is_released(tmp_path):

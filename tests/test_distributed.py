@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import socket
+import sys
 
 import jax
 import numpy as np
@@ -218,6 +219,44 @@ def test_compilation_cache_is_left_out_without_a_home_folder(monkeypatch):
     monkeypatch.setattr(distributed.Path, "expanduser", fail)
     distributed.enable_compilation_cache()
     assert not jax.config.jax_compilation_cache_dir
+
+
+def test_preemption_stops_one_process_at_ctrl_c():
+    with distributed.Preemption() as preemption:
+        assert not preemption.requested()
+        signal.raise_signal(signal.SIGINT)
+        assert preemption.requested()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+POLL = """
+import time
+from amdjax import distributed
+distributed.initialize()
+with distributed.Preemption() as preemption:
+    print("ready", flush=True)
+    polls = 1
+    while not preemption.requested():
+        time.sleep(0.01)
+        polls += 1
+print(polls, "polls")
+"""
+
+
+def test_preemption_stops_all_processes_at_ctrl_c_of_one(start_process):
+    words = [sys.executable, "-c", POLL]
+    first, second = _start_two(start_process, words, words)
+    for process in (first, second):
+        while process.stdout.readline() != "ready\n":
+            assert process.poll() is None, process.communicate()
+    second.send_signal(signal.SIGINT)
+    polls = []
+    for process in (first, second):
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        polls.append(re.search(r"\d+ polls", out)[0])
+    assert polls[0] == polls[1]
 
 
 def test_preemption_ends_the_run_with_the_error_of_its_check():

@@ -1,12 +1,20 @@
 """Paths that users write, and files that are written whole."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from amdjax.errors import UserError
-from amdjax.files import check_writable, is_special, local_path, set_aside, write_atomically
+from amdjax.files import (
+    check_writable,
+    is_special,
+    local_path,
+    not_writable,
+    set_aside,
+    write_atomically,
+)
 
 
 def test_local_path_expands_the_home_folder(monkeypatch, tmp_path):
@@ -42,6 +50,20 @@ def test_check_writable_names_a_file_in_place_of_a_folder(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(UserError, match="run is a file, not a folder; remove it"):
         check_writable(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.ENOSPC, "No space left on device; free some space there or choose another folder"),
+        (errno.EACCES, "Permission denied; change its permissions or choose another folder"),
+        (errno.EROFS, "Read-only file system; mount it for writing or choose another folder"),
+        (errno.ENOTDIR, "Not a directory; choose another folder"),
+    ],
+)
+def test_not_writable_says_what_helps(tmp_path, code, advice):
+    error = not_writable(tmp_path, OSError(code, os.strerror(code)))
+    assert str(error) == f"cannot write to {tmp_path}: {advice}"
 
 
 def test_write_atomically_renames_a_folder_of_that_name(tmp_path, capsys):

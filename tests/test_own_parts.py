@@ -153,6 +153,15 @@ def test_register_method_refuses_what_cannot_be_trained(name, losses, message):
         amdjax.register_method(name, "a method", losses)
 
 
+def test_register_method_keeps_the_last_definition_of_a_file(folder):
+    for temperature in (2.0, 3.0):
+        amdjax.register_method("mine", "a method", {"kd": {"temperature": temperature}})
+    assert METHODS["mine"].losses == {"kd": {"temperature": 3.0}}
+    (folder / "other.py").write_text(LAB + 'amdjax.register_method("mine", "another", {"gap": {}})')
+    with pytest.raises(UserError, match=r"'mine' is already registered by .*test_own_parts\.py"):
+        import_modules(("other",))
+
+
 @pytest.mark.parametrize("name", ["wrn_16_4", "wrn_162", "resnet_20"])
 def test_register_model_refuses_the_name_of_another_network(name):
     with pytest.raises(UserError, match=f"the network '{name}' exists already as"):

@@ -166,6 +166,36 @@ def test_load_teacher_names_a_variable_that_is_no_array_of_numbers(tmp_path, sta
         load_teacher(str(path), "resnet8", 10)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, bool])
+def test_load_teacher_refuses_quantised_weights(tmp_path, state_dict, dtype):
+    weights = {**state_dict, "conv1.weight": state_dict["conv1.weight"].astype(dtype)}
+    path = _npz(tmp_path / "teacher", weights)
+    message = rf"teacher\.npz: .*'conv1\.weight' is {np.dtype(dtype)}, not floating point"
+    with pytest.raises(UserError, match=message):
+        load_teacher(str(path), "resnet8", 10)
+
+
+@pytest.mark.parametrize(
+    ("key", "twin"),
+    [
+        ("fc.weight", "classifier.0.weight"),
+        ("fc.bias", "linear.bias"),
+        ("conv1.weight", "module.conv1.weight"),
+        ("layer2.0.downsample.0.weight", "layer2.0.shortcut.0.weight"),
+    ],
+)
+def test_load_teacher_refuses_two_names_of_one_array(tmp_path, state_dict, key, twin):
+    path = _npz(tmp_path / "teacher", {**state_dict, twin: np.zeros_like(state_dict[key])})
+    message = rf"teacher\.npz: .*'{re.escape(key)}' and '{re.escape(twin)}'.* of the same array"
+    with pytest.raises(UserError, match=message):
+        load_teacher(str(path), "resnet8", 10)
+
+
+def test_import_torch_state_dict_refuses_keys_that_are_no_names(state_dict):
+    with pytest.raises(UserError, match=r"have the key 0; keys must be names such as 'conv1\."):
+        import_torch_state_dict("resnet8", dict(enumerate(state_dict.values())))
+
+
 def test_load_teacher_shows_names_that_it_does_not_know(tmp_path, state_dict):
     names = {f"features.{i}.weight": value for i, value in enumerate(state_dict.values())}
     path = _npz(tmp_path / "teacher", names)

@@ -29,6 +29,7 @@ with WorkdirLock(Path(sys.argv[1])):
 def quick(monkeypatch):
     """Renewals every 50 ms, and an owner that is silent for 1.5 s counts as dead."""
     monkeypatch.setattr(workdir_lock, "_RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(workdir_lock, "_RESTORE_SECONDS", 0.05)
     monkeypatch.setattr(workdir_lock, "_STALE_SECONDS", 1.5)
 
 
@@ -160,12 +161,72 @@ def test_damaged_lock_is_taken_over_when_it_is_old(tmp_path, text, capsys):
 def test_lock_is_given_to_one_of_several_that_take_it_over(tmp_path):
     _leave(tmp_path, started=1)
     first, second = WorkdirLock(tmp_path), WorkdirLock(tmp_path)
-    stale, _ = workdir_lock._read(tmp_path / LOCK_FILE)
+    stale = workdir_lock._read(tmp_path / LOCK_FILE)
     with first:  # between the second's look at the stale lock and its removal
-        assert not second._remove(stale)
+        assert not second._remove(*stale)
         assert not second._create()
         first.check()
     assert _names(tmp_path) == []
+
+
+def test_lock_that_is_being_written_is_not_taken_for_the_damaged_one(tmp_path):
+    path = tmp_path / LOCK_FILE
+    path.write_text("")
+    os.utime(path, (0, 0))
+    damaged = workdir_lock._read(path)
+    path.unlink()
+    path.write_text("")  # by another command, which has not written its name yet
+    assert not WorkdirLock(tmp_path)._remove(*damaged)
+    assert _names(tmp_path) == [LOCK_FILE]
+
+
+def test_lock_that_was_moved_by_mistake_does_not_replace_a_third(tmp_path, monkeypatch):
+    _leave(tmp_path, started=1)
+    stale = workdir_lock._read(tmp_path / LOCK_FILE)
+    _change(tmp_path, pid=7)  # a second command has taken it over
+
+    def read(path):
+        (tmp_path / LOCK_FILE).write_text("third")
+        return original(path)
+
+    original = workdir_lock._read
+    monkeypatch.setattr(workdir_lock, "_read", read)
+    assert not WorkdirLock(tmp_path)._remove(*stale)
+    assert (tmp_path / LOCK_FILE).read_text() == "third"
+    assert _names(tmp_path) == [LOCK_FILE]
+
+
+def test_owner_tolerates_that_its_lock_is_moved_for_a_moment(tmp_path, monkeypatch):
+    with WorkdirLock(tmp_path) as lock:
+        aside = (tmp_path / LOCK_FILE).rename(tmp_path / "aside")
+        monkeypatch.setattr(time, "sleep", lambda _: aside.rename(tmp_path / LOCK_FILE))
+        lock._note_loss()
+        lock.check()
+
+
+def test_lock_is_released_if_it_cannot_be_entered(tmp_path, monkeypatch):
+    def fail(name):
+        raise KeyboardInterrupt
+
+    lock = WorkdirLock(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(workdir_lock.distributed, "wait_for_all", fail)
+        with pytest.raises(KeyboardInterrupt):
+            lock.__enter__()
+    assert _names(tmp_path) == []
+    assert not lock._thread.is_alive()
+
+
+def test_lock_removes_what_killed_commands_left(tmp_path, monkeypatch):
+    left = tmp_path / f"{LOCK_FILE}.node7.3"
+    left.write_text("")
+    os.utime(left, (0, 0))
+    with WorkdirLock(tmp_path):
+        assert left.exists()  # may be a lock that a running command has moved a moment ago
+    later = time.time() + 90
+    monkeypatch.setattr(workdir_lock, "_file_system_time", lambda folder: later)
+    with WorkdirLock(tmp_path):
+        assert _names(tmp_path) == [LOCK_FILE]
 
 
 def test_owner_renews_its_lock(tmp_path, quick):

@@ -62,7 +62,7 @@ def register_augmentation(name: str, summary: str) -> Callable[[_Function], _Fun
 
     def decorate(function: _Function) -> _Function:
         spec = AugmentationSpec(function, summary)
-        register(AUGMENTATIONS, "augmentation", name, spec, function.__qualname__)
+        register(AUGMENTATIONS, "augmentation", name, spec, function)
         return function
 
     return decorate

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import math
 import os
+import unicodedata
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from amdjax.data.sources import (
     RecordSubset,
     StreamedSource,
     decode_to_memory,
+    read_entries,
     read_labels,
 )
 from amdjax.data.splits import hold_out, known_labels
@@ -199,10 +201,14 @@ def register_dataset(
         )
 
     def decorate(load: _Load) -> _Load:
-        register(DATASETS, "data set", name, ArrayEntry(load, names, summary), load.__qualname__)
+        register(DATASETS, "data set", name, ArrayEntry(load, names, summary), load)
         return load
 
     return decorate
+
+
+# Until ImageNet is prepared, the names of its classes are in an archive that is not opened yet.
+_IMAGENET_CLASSES = 1000
 
 
 class DatasetSpec(NamedTuple):
@@ -254,7 +260,10 @@ def describe_dataset(data: ml_collections.ConfigDict) -> DatasetSpec:
         features = make_builder().info.features
     size = data.image_size
     shape = (size, size, 3) if size else features["image"].shape
-    num_classes = len(_known_names(features["label"].names, data))
+    label = features["label"]
+    num_classes = _IMAGENET_CLASSES
+    if label.num_classes is not None:
+        num_classes = len(_known_names(label.names, data))
     return DatasetSpec(num_classes, shape, partial(_open_prepared, data, make_builder, shape))
 
 
@@ -397,8 +406,12 @@ def _open_prepared(
 
 def _hold_out_validation(train: ImageSource, data: ml_collections.ConfigDict) -> np.ndarray:
     """Returns bool [N], which of the training images are held out for validation."""
-    indices = map(str, range(len(train)))
-    held_out = hold_out(read_labels(train), indices, data.validation, data.validation_seed)
+    names, labels = read_entries(train)
+    if data.name == "folder":  # in one normal form, as the names of the classes
+        names = [unicodedata.normalize("NFC", name) for name in names]
+    else:  # images that do not change are known by their numbers
+        names = [str(index) for index in range(len(train))]
+    held_out = hold_out(labels, names, data.validation, data.validation_seed)
     if not held_out.any():
         raise UserError(
             f"config.data.validation={data.validation}: no class of {data.name} has two training "

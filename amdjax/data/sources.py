@@ -141,6 +141,8 @@ class StreamedSource:
         try:
             # One call for all records is three times as fast as one call each.
             return self._records.__getitems__(indices.tolist())
+        except UserError:  # about an image file that was not prepared
+            raise
         except Exception as error:  # the record reader does not define an exception type
             raise UserError(
                 f"the prepared files of {self.name} cannot be read: {one_line(error)}; "
@@ -213,19 +215,26 @@ def decode_to_memory(source: StreamedSource) -> InMemorySource:
     return InMemorySource(images, labels)
 
 
-def read_labels(source: ImageSource) -> np.ndarray:
-    """Returns the labels, int32 [n], of all images of a source, read with several threads.
+def read_entries(source: ImageSource) -> tuple[list[str], np.ndarray]:
+    """Returns ids and labels, int32 [n], of all images of a source, read with several threads.
 
     Raises:
       UserError: if the prepared files cannot be read.
     """
+    names = [""] * len(source)
     labels = np.empty([len(source)], np.int32)
 
     def read(rows: np.ndarray) -> None:
-        labels[rows] = [label for _, label in source.entries(rows)]
+        for row, (name, label) in zip(rows, source.entries(rows), strict=True):
+            names[row], labels[row] = name, label
 
     _for_all_rows(len(source), read, "reading labels")
-    return labels
+    return names, labels
+
+
+def read_labels(source: ImageSource) -> np.ndarray:
+    """Returns the labels, int32 [n], of all images of a source, see `read_entries`."""
+    return read_entries(source)[1]
 
 
 def _for_all_rows(count: int, action: Callable[[np.ndarray], None], description: str) -> None:

@@ -1,8 +1,8 @@
 """Training images without labels: a folder of images, for losses that read outputs of a teacher."""
 
+import collections
 import dataclasses
 import math
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,13 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from amdjax.data.datasets.folder import report_left_out, walk_images
 from amdjax.data.fingerprint import digest_of
-from amdjax.data.image_io import IMAGE_SUFFIXES, one_line
+from amdjax.data.image_io import one_line
 from amdjax.data.registry import Dataset
 from amdjax.data.sources import ImageSource, InMemorySource, StreamedSource, decode_to_memory
 from amdjax.errors import UserError
-from amdjax.files import is_special, local_path
+from amdjax.files import local_path
 
 NO_LABEL = -1
 
@@ -55,21 +56,24 @@ def add_unlabeled(dataset: Dataset, data: ml_collections.ConfigDict) -> Dataset:
 def list_images(root: Path, setting: str) -> dict[str, int]:
     """Returns the images in a folder, at any depth: sorted path relative to it -> size in bytes.
 
+    What is left out, see `walk_images`, is reported on stderr.
+
     Args:
       root: the folder.
       setting: that names it, for the error.
 
     Raises:
-      UserError: if there are none.
+      UserError: if there are none, or a file or folder cannot be read.
     """
     sizes = {}
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                path = Path(folder, name)
-                if not is_special(path):
-                    sizes[path.relative_to(root).as_posix()] = path.stat().st_size
+    left_out: dict[str, list[str]] = collections.defaultdict(list)
+    try:
+        if root.is_dir():
+            for file in walk_images(str(root), (), left_out):
+                sizes[Path(file.path).relative_to(root).as_posix()] = file.stat().st_size
+    except OSError as error:
+        raise UserError(f"{setting}: {error.filename} cannot be read: {error.strerror}") from error
+    report_left_out(str(root), left_out)
     if not sizes:
         raise UserError(f"{setting}: {root} is not a folder with images")
     return dict(sorted(sizes.items()))

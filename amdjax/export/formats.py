@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
-from amdjax import cpu
 from amdjax.errors import UserError
 from amdjax.export.student import INPUT, OUTPUT, Metadata, as_function, predictor_of
 from amdjax.export.torch_weights import to_torch_state_dict
+from amdjax.export.tracing import tracing
 from amdjax.models import import_torch_state_dict
 from amdjax.predict.classifier import CalibratedModel
 from amdjax.predictor import forward
@@ -59,7 +59,8 @@ def load_export(file: str | Path) -> Classify:
       [B,C].
 
     Raises:
-      UserError: if a file is missing, or a package that the format needs.
+      UserError: if a file is missing, a package that the format needs, or the registration of the
+        network or of the loss that defines its prediction.
     """
     path = Path(file)
     sidecar = metadata_file(path)
@@ -108,7 +109,7 @@ def _write_onnx(model: CalibratedModel, metadata: Metadata, file: Path) -> Metad
         for key, value in (metadata | added).items()
     }
     argument = jax.ShapeDtypeStruct((1, *metadata["image_shape"]), jnp.uint8)
-    with cpu.disabled():
+    with tracing("ONNX"):
         proto = to_onnx(as_function(model), argument, INPUT, OUTPUT, properties)
     onnx.save(proto, file)
     return added
@@ -124,7 +125,7 @@ def _read_onnx(file: Path, _: Metadata) -> Classify:
 def _write_stablehlo(model: CalibratedModel, metadata: Metadata, file: Path) -> Metadata:
     (batch,) = jax.export.symbolic_shape("batch")
     argument = jax.ShapeDtypeStruct((batch, *metadata["image_shape"]), jnp.uint8)
-    with cpu.disabled():
+    with tracing("StableHLO"):
         exported = jax.export.export(jax.jit(as_function(model)), platforms=PLATFORMS)(argument)
     file.write_bytes(exported.serialize())
     return {"platforms": list(PLATFORMS)}

@@ -24,6 +24,7 @@ from jax.extend import core
 from onnx import helper, numpy_helper
 
 from amdjax.errors import UserError
+from amdjax.export.tracing import summary
 
 OPSET = 17  # that of onnxruntime 1.12 and later
 _IR_VERSION = 8  # of the files of that opset
@@ -50,7 +51,8 @@ def to_onnx(
       A model that `onnx.checker` accepts; axis 0 of input and output is called "batch".
 
     Raises:
-      UserError: if the function has an operation that this module does not know; it is named.
+      UserError: if the function has an operation that this module does not know; it is named. To
+        be called inside `tracing`, which turns other errors of the function into this one.
     """
     (batch,) = jax.export.symbolic_shape("batch")
     argument = jax.ShapeDtypeStruct((batch, *argument.shape[1:]), argument.dtype)
@@ -226,7 +228,13 @@ class _Graph:
             return np.asarray(atom.val) if isinstance(atom, core.Literal) else values[atom]
 
         for equation in jaxpr.eqns:
-            results = self._apply(equation, [read(atom) for atom in equation.invars])
+            inputs = [read(atom) for atom in equation.invars]
+            try:
+                results = self._apply(equation, inputs)
+            except UserError:
+                raise
+            except Exception as error:  # a form of the operation that no writer expects
+                raise _unsupported(equation.primitive.name, f" ({summary(error)})") from error
             for variable, result in zip(equation.outvars, results, strict=True):
                 # What follows can be folded into a convolution only if nothing else reads it.
                 values[variable] = result if uses[variable] == 1 else self._written(result)
@@ -246,17 +254,18 @@ class _Graph:
             return self.walk(inner.jaxpr, inner.consts, arguments)
         if name in ("stop_gradient", "copy", "copy_p", "optimization_barrier"):
             return inputs
+        if name == "dim_as_value":
+            raise _unsupported(name, ", the size of the batch as a number,")
         arrays = [atom.aval for atom in equation.invars]
         if name == "broadcast_in_dim":
             return [self._broadcast(self._written(inputs[0]), **parameters)]
         if all(isinstance(value, np.ndarray) for value in inputs):
-            results = equation.primitive.bind(*inputs, **parameters)
-            if not equation.primitive.multiple_results:
-                results = [results]
-            return list(map(np.asarray, results))
+            return _computed(equation, inputs)
         if name in ("mul", "add") and (folded := _fold(name, inputs)) is not None:
             return [folded]
         written = [self._written(value) for value in inputs]
+        if name in ("and", "not", "or", "select_n") and arrays[0].dtype != bool:
+            raise _unsupported(name, f" of {arrays[0].dtype}")
         if name in _ELEMENTWISE or name in _COMPOSED:
             return [self._elementwise(name, written, parameters)]
         writer = getattr(self, f"_write_{name}", None)
@@ -307,7 +316,8 @@ class _Graph:
             return _Tensor(self.write(op, operands, **attributes)[0], first.axes, shape)
 
         last = inputs[-1] if isinstance(inputs[-1], np.ndarray) else None
-        if name == "max" and last is not None and not last.any():
+        rectified = name == "max" and last is not None and not last.any()
+        if rectified and last.dtype.kind == "f" and shape == first.shape:
             return write("Relu", first.name)
         names = [
             self._arranged(value, first.axes) if value.shape else self._arranged(value, ())
@@ -394,9 +404,10 @@ class _Graph:
         )
 
     def _write_dot_general(self, x: Any, y: Any, *, result: Any, dimension_numbers: Any, **_: Any):
-        ((ours,), (theirs,)), batch = dimension_numbers
-        if x.shape[2:] or y.shape[2:] or any(batch):
-            raise _unsupported("dot_general", " of more than two axes")
+        contracted, batch = dimension_numbers
+        if (len(x.shape), len(y.shape)) != (2, 2) or any(batch) or len(contracted[0]) != 1:
+            raise _unsupported("dot_general", ", other than a product of two matrices,")
+        (ours,), (theirs,) = contracted
         names = [self._arranged(x, (1 - ours, ours)), self._arranged(y, (theirs, 1 - theirs))]
         return _Tensor(self.write("MatMul", names)[0], (0, 1), tuple(result.shape))
 
@@ -492,6 +503,23 @@ class _Graph:
         return _Tensor(name, axes, tuple(result.shape))
 
 
+def _computed(equation: Any, inputs: Sequence[Any]) -> list[_Value]:
+    """Returns the results of an operation on constants, of which some are still to be broadcast."""
+    primitive = equation.primitive
+    arrays = [atom.aval for atom in equation.invars]
+    sizes = [n for atom in (*equation.invars, *equation.outvars) for n in atom.aval.shape]
+    if primitive.name in _ELEMENTWISE or primitive.name in _COMPOSED:
+        inputs = np.broadcast_arrays(*inputs)  # not in full: a scale of the channels stays one
+    elif all(isinstance(size, int) for size in sizes):
+        inputs = [
+            np.broadcast_to(value, array.shape) for value, array in zip(inputs, arrays, strict=True)
+        ]
+    else:
+        raise _unsupported(primitive.name, " of the same constants for every image")
+    results = primitive.bind(*inputs, **equation.params)
+    return list(map(np.asarray, results if primitive.multiple_results else [results]))
+
+
 def _fold(name: str, inputs: Sequence[_Value]) -> _Convolution | None:
     """Returns a convolution with a scale or an offset of its channels; None for other operands."""
     for convolution, other in itertools.permutations(inputs, 2):
@@ -546,5 +574,5 @@ def _axis_groups(before: _Shape, after: _Shape) -> list[tuple[list[int], list[in
 def _unsupported(name: str, detail: str = "") -> UserError:
     return UserError(
         f"the operation {name}{detail} of this network cannot be written as ONNX; "
-        "--to=stablehlo exports every network"
+        "--to=stablehlo takes every operation of JAX"
     )

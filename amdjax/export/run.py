@@ -60,8 +60,8 @@ def export(
       The largest difference of the probabilities from those of amdjax, on random images.
 
     Raises:
-      UserError: if the file exists, the network cannot be read or exported, a package is missing,
-        or the difference exceeds `TOLERANCE`.
+      UserError: if one of the files exists, the network cannot be read or exported, a package is
+        missing, or the difference exceeds `TOLERANCE`.
     """
     _check(to, file, int8)
     model, metadata = read_student(workdir, method, calibrated, data_dir)
@@ -149,7 +149,8 @@ def _check(to: str, file: Path, int8: bool) -> None:
     suffixes = FORMATS[to].suffixes
     if file.suffix not in suffixes:
         raise UserError(f"{file}: the name of a {to} file must end in {' or '.join(suffixes)}")
-    for path in (file, int8_file(file)) if int8 else (file,):
+    graphs = (file, int8_file(file)) if int8 else (file,)
+    for path in (*graphs, *map(metadata_file, graphs), card_file(file)):
         if path.exists():
             raise UserError(f"{path} exists already; remove it or choose another name")
     require(to, file.suffix)

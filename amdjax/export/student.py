@@ -60,7 +60,8 @@ def read_student(
     module = network.predictor.module.clone(dtype=jnp.float32)
     predictor = dataclasses.replace(network.predictor, module=module)
     model = dataclasses.replace(model, network=dataclasses.replace(network, predictor=predictor))
-    settings = json.loads((folder / RUN_FILE).read_text())["settings"]
+    run = json.loads((folder / RUN_FILE).read_text())
+    settings = run["settings"]
     metadata = {
         "amdjax_version": __version__,
         "model": network.model,
@@ -80,6 +81,7 @@ def read_student(
         "prediction_rule": [
             name for name in settings["losses"] if name in LOSSES and LOSSES[name].logits_fn
         ],
+        "imports": list(run.get("imports", ())),
         "data": data.to_dict(),
         "results": _results(workdir, network.label),
         "settings": settings,
@@ -108,9 +110,27 @@ def as_function(model: CalibratedModel) -> Callable[[jax.Array], jax.Array]:
 
 
 def predictor_of(metadata: Metadata) -> Predictor:
-    """Returns the predictor that metadata describe."""
+    """Returns the predictor that metadata describe.
+
+    Raises:
+      UserError: if its network or the loss that defines its prediction is not registered. The
+        modules of the run are named, but not imported: an export may come from anywhere.
+    """
     settings: Mapping[str, Any] = metadata["settings"]
-    module = create_model(metadata["model"], len(metadata["class_names"]))
+    for name in metadata["prediction_rule"]:
+        if name not in LOSSES:
+            raise _unregistered("loss", name, metadata)
+    try:
+        module = create_model(metadata["model"], len(metadata["class_names"]))
+    except UserError as error:
+        raise _unregistered("network", metadata["model"], metadata) from error
     return create_predictor(
         module, ml_collections.ConfigDict(settings["augment"]), settings["losses"]
+    )
+
+
+def _unregistered(kind: str, name: str, metadata: Metadata) -> UserError:
+    modules = ", ".join(metadata.get("imports", ())) or "the module that registers it"
+    return UserError(
+        f"the export needs the {kind} {name!r}, which is not registered: import {modules} first"
     )

@@ -640,7 +640,7 @@ def register_loss(
     def decorate(function: _Loss) -> _Loss:
         spec = LossSpec(function, inputs=inputs, summary=summary, **options)
         _check_arguments(name, spec)
-        register(LOSSES, "loss", name, spec, function.__qualname__)
+        register(LOSSES, "loss", name, spec, function)
         return function
 
     return decorate

@@ -124,7 +124,7 @@ def register_model(name: str, summary: str) -> Callable[[_Builder], _Builder]:
                 f"the network {name!r} cannot be called with num_classes, dtype and axis_name "
                 f"({error}); derive it from amdjax.models.Model"
             ) from error
-        register(MODELS, "network", name, ModelSpec(builder, summary), builder.__qualname__)
+        register(MODELS, "network", name, ModelSpec(builder, summary), builder)
         return builder
 
     return decorate

@@ -6,10 +6,11 @@ names in PyTorch are renamed first.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.traverse_util
+import jax.numpy as jnp
 import numpy as np
 
 from amdjax.errors import UserError
@@ -61,12 +62,14 @@ def import_torch_state_dict(name: str, state_dict: Mapping[str, Any]) -> dict:
       {"params": ..., "batch_stats": ...} of float32 NumPy arrays.
 
     Raises:
-      UserError: if a key is missing, unexpected or has another shape; the message names the key.
+      UserError: if a key is missing, unexpected, there under two names, or has another shape or
+        type; the message names the key.
     """
     subject = f"PyTorch weights for {name}"
+    weights = _renamed(select_network(state_dict)[0], _rename)
     arrays = {
-        _rename(key): _from_torch_layout(_to_float32(value, f"{subject}: {key!r}"))
-        for key, value in select_network(state_dict)[0].items()
+        key: _from_torch_layout(_to_float32(value, f"{subject}: {key!r}"))
+        for key, value in weights.items()
     }
     classifier = arrays.get("fc.weight", np.empty(()))
     if classifier.ndim != 2:
@@ -78,6 +81,12 @@ def import_torch_state_dict(name: str, state_dict: Mapping[str, Any]) -> dict:
     if missing and (extra := arrays.keys() - expected.keys()):
         raise UserError(f"{subject}: {missing[0]!r} is missing{_describe(extra)}")
     check_shapes(arrays, expected, f"{subject} (shapes in Flax's order of axes)")
+    for key, value in weights.items():
+        if not jnp.issubdtype(dtype := np.asarray(value).dtype, jnp.floating):
+            raise UserError(
+                f"{subject}: {key!r} is {dtype}, not floating point; save the weights as they were "
+                "before the quantisation"
+            )
     return flax.traverse_util.unflatten_dict({path: arrays[keys[path]] for path in shapes}, sep="/")
 
 
@@ -93,11 +102,19 @@ def select_network(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], list[
 
     Returns:
       (key -> array of the network, first parts of the keys of what is left out).
+
+    Raises:
+      UserError: if a key is not a string, or is there with and without a prefix.
     """
+    for key in state_dict:
+        if not isinstance(key, str):
+            raise UserError(
+                f"PyTorch weights have the key {key!r}; keys must be names such as 'conv1.weight'"
+            )
     weights = {key: value for key, value in state_dict.items() if not _NOT_WEIGHTS.search(key)}
     left_out: set[str] = set()
     while True:
-        stripped = {_WRAPPED.sub("", key): value for key, value in weights.items()}
+        stripped = _renamed(weights, lambda key: _WRAPPED.sub("", key))
         for prefix in _ATTRIBUTES:
             if any(key.startswith(prefix) for key in stripped):
                 others = [key for key in stripped if not key.startswith(prefix)]
@@ -124,6 +141,23 @@ def _to_float32(value: Any, subject: str) -> np.ndarray:
         return np.asarray(value, np.float32)
     except (TypeError, ValueError) as error:
         raise UserError(f"{subject} is not an array of numbers") from error
+
+
+def _renamed(weights: Mapping[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
+    """Returns arrays under other names.
+
+    Raises:
+      UserError: if two of them get the same name.
+    """
+    origins: dict[str, str] = {}
+    for key in weights:
+        other = origins.setdefault(rename(key), key)
+        if other != key:
+            raise UserError(
+                f"PyTorch weights have {other!r} and {key!r}, which are names of the same array; "
+                "remove the one that is not part of the network"
+            )
+    return {name: weights[key] for name, key in origins.items()}
 
 
 def _rename(key: str) -> str:

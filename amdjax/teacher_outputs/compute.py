@@ -72,6 +72,7 @@ def compute_outputs(
       UserError: if the outputs are not what they should be, naming the first wrong one.
     """
     batches = EvalBatches(source, batch_size)
+    expected: dict[str, tuple[int, ...]] = {}
     first = 0
     with tqdm(total=len(source), desc=description, unit=" images", disable=None) as bar:
         for batch in prefetch(batches, 0, len(batches)):
@@ -80,6 +81,9 @@ def compute_outputs(
             if mirrored:  # PyTorch takes no arrays with negative strides
                 views.append(np.ascontiguousarray(batch["image"][:, :, ::-1]))
             outputs = [to_arrays(teacher(images), batch_size, num_classes) for images in views]
+            expected = expected or _shapes(outputs[0])
+            for one, view in zip(outputs, ("", "the mirror image of "), strict=False):
+                _check_same(_shapes(one), expected, f"{view}image {first}")
             arrays = {
                 name: np.stack([one[name] for one in outputs], axis=1)[mask] for name in outputs[0]
             }
@@ -144,6 +148,37 @@ def to_arrays(returned: Any, batch_size: int, num_classes: int) -> dict[str, np.
         _check_shape(values, f"feature {layer!r}", (batch_size, "h", "w"))
         arrays[f"{ATTENTION}{layer}"] = values
     return arrays
+
+
+def _shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """Returns the names of arrays [B,...], with the shapes of an image."""
+    return {name: array.shape[1:] for name, array in arrays.items()}
+
+
+def _check_same(
+    shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], image: str
+) -> None:
+    """Makes sure that a teacher returns for a batch what it has returned for the first one.
+
+    Args:
+      shapes: of the outputs for the batch.
+      expected: of those for the first batch.
+      image: the first one of the batch, for the message.
+
+    Raises:
+      UserError: naming the first array that differs.
+    """
+    for name in {**expected, **shapes}:
+        before, now = expected.get(name), shapes.get(name)
+        if before != now:
+            raise UserError(
+                f"the teacher must return the same arrays for all images, but its {name} is "
+                f"{_describe(before)} for image 0 and {_describe(now)} for {image}"
+            )
+
+
+def _describe(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else f"[{','.join(map(str, ('B', *shape)))}]"
 
 
 def _array(value: Any, name: str) -> np.ndarray:

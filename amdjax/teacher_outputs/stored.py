@@ -299,7 +299,7 @@ def _open(
         data, held_out = None, {}
         if metadata is not None:
             values = json.loads(str(metadata))
-            data, held_out = Fingerprint.from_dict(values["data"]), values["held_out"]
+            data, held_out = Fingerprint.from_dict(values["data"]), _held_out(values["held_out"])
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{_SETTING}: {root} cannot be read: {reason}") from error
@@ -383,9 +383,10 @@ def _difference(saved: Fingerprint, current: Fingerprint) -> str:
     return "names or sizes of the image files differ" if saved.digest != current.digest else ""
 
 
-def _held_out(data: ml_collections.ConfigDict) -> dict[str, Any]:
+def _held_out(data: Mapping[str, Any] | ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns the settings that choose which images are held out of the training split."""
-    return {key: data[key] for key in ("validation", "validation_seed", "validation_split")}
+    seed = ("validation_seed",) if data["validation"] else ()
+    return {key: data[key] for key in ("validation", *seed, "validation_split")}
 
 
 def write_outputs(

@@ -5,13 +5,13 @@ import dataclasses
 import jax
 import ml_collections
 
-from amdjax.checkpoint import has_checkpoint, read_state
+from amdjax.checkpoint import read_state
 from amdjax.data import Dataset
 from amdjax.data.fingerprint import check_classes
 from amdjax.errors import UserError
 from amdjax.files import local_path
 from amdjax.losses.objective import LossVariables
-from amdjax.pretrained import check_variables, find_weights, read_weights
+from amdjax.pretrained import check_variables, find_run, find_weights, read_weights
 from amdjax.workdir import read_identity
 
 _SETTING = "config.init_from"
@@ -82,8 +82,7 @@ def load_initial(config: ml_collections.ConfigDict, dataset: Dataset) -> Initial
         variables = read_weights(weights, model)
         initial = InitialState(variables, {}, {"params": {}, "state": {}}, 0)
     else:
-        # The path is a run's folder, its `checkpoints`, or one of these.
-        folder = next((one for one in (source, *source.parents[:2]) if has_checkpoint(one)), None)
+        folder = find_run(source)
         if folder is None:
             raise UserError(f"{_SETTING}: {path} has no checkpoint")
         trained, data = read_identity(folder)

@@ -121,28 +121,18 @@ def train_loop(
       preemption: polled after every step.
 
     Returns:
-      Whether the runs are finished; False if a signal stopped them.
+      Whether the runs are finished; False if a signal stopped them. Of runs that have no steps
+      left, no file is opened.
 
     Raises:
       UserError: if a value is not finite, or the disk is full.
     """
     config, start, total = trainer.config, runs[0].start, trainer.total_steps
+    if start >= total:
+        return True
     schedule = Schedule.create(config, start, total, trainer.steps_per_epoch)
     primary = distributed.is_primary()
-    loggers = [
-        RunLogger(
-            run.folder,
-            name=run.spec.name,
-            start=start,
-            total=total,
-            steps_per_epoch=trainer.steps_per_epoch,
-            batch_size=config.batch_size,
-            pending=run.log,
-            enabled=primary,
-            trackers=_start_trackers(config, run) if primary and start < total else None,
-        )
-        for run in runs
-    ]
+    loggers: list[RunLogger] = []
     profiler = Profiler(runs[0].folder / "profile", enabled=config.profile and primary)
 
     def log_metrics(first: int, last: int, metrics: tuple[dict[str, jax.Array], ...]) -> None:
@@ -152,8 +142,19 @@ def train_loop(
     stopped = False
     saved_at = time.monotonic()
     with contextlib.ExitStack() as stack:
-        for logger in loggers:
-            stack.enter_context(logger)
+        for run in runs:
+            logger = RunLogger(
+                run.folder,
+                name=run.spec.name,
+                start=start,
+                total=total,
+                steps_per_epoch=trainer.steps_per_epoch,
+                batch_size=config.batch_size,
+                pending=run.log,
+                enabled=primary,
+                trackers=_start_trackers(config, run) if primary else None,
+            )
+            loggers.append(stack.enter_context(logger))
         stack.enter_context(profiler)
         run_steps = stack.enter_context(runner.open(start, total))
         states, pending, first = tuple(run.state for run in runs), None, start

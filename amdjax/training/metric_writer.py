@@ -1,5 +1,6 @@
 """Metric logging: progress, `metrics.jsonl`, TensorBoard events, trackers, profiler trace."""
 
+import contextlib
 import json
 import sys
 import time
@@ -84,12 +85,13 @@ class RunLogger:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Closes files and bar."""
-        for part in (self._bar, self._file, self._events):
-            if part is not None:
-                part.close()
-        if self._trackers is not None:
-            self._trackers.finish()
+        """Closes bar and files and finishes the trackers, also where one of them fails."""
+        with contextlib.ExitStack() as stack:  # the last one is closed first
+            if self._trackers is not None:
+                stack.callback(self._trackers.finish)
+            for part in (self._events, self._file, self._bar):
+                if part is not None:
+                    stack.callback(part.close)
 
     def add(self, first: int, last: int, metrics: dict[str, np.ndarray]) -> None:
         """Adds the metrics of steps first + 1 to last.

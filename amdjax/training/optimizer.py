@@ -64,7 +64,7 @@ def register_optimizer(name: str, summary: str) -> Callable[[_Build], _Build]:
     """
 
     def decorate(build: _Build) -> _Build:
-        register(OPTIMIZERS, "optimiser", name, OptimizerSpec(build, summary), build.__qualname__)
+        register(OPTIMIZERS, "optimiser", name, OptimizerSpec(build, summary), build)
         return build
 
     return decorate
@@ -192,7 +192,7 @@ def create_optimizer(
       UserError: if the optimiser's name is unknown, or settings exclude each other.
     """
     if optim.name not in OPTIMIZERS:
-        raise unknown_name("optimiser", optim.name, OPTIMIZERS)
+        raise unknown_name("config.optim.name", optim.name, OPTIMIZERS)
 
     def beta1(step: jax.Array) -> jax.Array:
         epoch = epoch_of(step, steps_per_epoch)

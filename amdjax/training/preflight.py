@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,10 @@ from amdjax.data.augment import create_augment, create_strong_augment
 from amdjax.data.mixing import create_mix
 from amdjax.errors import UserError, unknown_name
 from amdjax.experiment import RunSpec
-from amdjax.files import local_path
 from amdjax.losses import LossInputs, Objective, build_objective
 from amdjax.models import Model, Outputs, create_model
 from amdjax.predictor import predicting_losses
-from amdjax.pretrained import create_teacher, teacher_sources
+from amdjax.pretrained import create_teacher, find_run
 from amdjax.teacher_outputs.stored import StoredOutputs, open_outputs
 from amdjax.training.optimizer import create_optimizer
 from amdjax.training.trackers import check_trackers
@@ -164,27 +164,30 @@ def print_small_data_warnings(config: ml_collections.ConfigDict, num_train: int)
         )
 
 
-def print_seen_validation_warning(config: ml_collections.ConfigDict) -> None:
-    """Prints a warning on stderr if a given teacher was trained on images that are held out now.
+def print_seen_validation_warning(
+    data: ml_collections.ConfigDict, path: Path, subject: str
+) -> None:
+    """Prints a warning on stderr if a network was trained on images that are held out now.
 
     Args:
-      config: of an experiment with `teacher.checkpoint` or `teacher.ensemble`.
+      data: `config.data`.
+      path: of the network's weights; nothing is known of those that are not of a run.
+      subject: the network, for the message.
     """
-    ours = (config.data.validation, config.data.validation_seed)
-    for source in teacher_sources(config.teacher):
-        run = read_description(local_path(source.checkpoint, "config.teacher"))
-        if run is None or not config.data.validation:
-            continue
-        trained = run["settings"]["data"]
-        theirs = (trained.get("validation", 0.0), trained.get("validation_seed", 0))
-        if trained["name"] == config.data.name and theirs != ours:
-            print(
-                f"warning: the teacher {source.checkpoint} was trained with "
-                f"config.data.validation={theirs[0]} and validation_seed={theirs[1]}, so it has "
-                "seen images that are held out now: the accuracy on the validation split is too "
-                "high",
-                file=sys.stderr,
-            )
+    folder = find_run(path)
+    run = None if folder is None else read_description(folder)
+    if run is None or not data.validation:
+        return
+    ours = (data.validation, data.validation_seed)
+    trained = run["settings"]["data"]
+    theirs = (trained.get("validation", 0.0), trained.get("validation_seed", 0))
+    if trained["name"] == data.name and theirs != ours:
+        print(
+            f"warning: {subject} was trained with config.data.validation={theirs[0]} and "
+            f"validation_seed={theirs[1]}, so it has seen images that are held out now: the "
+            "accuracy on the validation split is too high",
+            file=sys.stderr,
+        )
 
 
 def _check_teacher(config: ml_collections.ConfigDict, objective: Objective) -> None:

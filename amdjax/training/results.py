@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.traverse_util
 import jax
 import ml_collections
 import numpy as np
@@ -18,6 +19,7 @@ from tabulate import tabulate
 
 from amdjax import __version__
 from amdjax.checkpoint import best_step
+from amdjax.configs import default
 from amdjax.data import Dataset, Fingerprint
 from amdjax.experiment import TEACHERS, RunSpec
 from amdjax.files import write_atomically
@@ -140,20 +142,19 @@ def compare(results: Results) -> list[Comparison]:
 
 
 def origin_of(
-    settings: dict[str, Any], devices: int, seconds: float | None = None
+    description: dict[str, Any], devices: int, seconds: float | None = None
 ) -> dict[str, Any]:
     """Returns when, where and with what a run was trained, as JSON values.
 
     Args:
-      settings: of the run, from `describe_run`; {} for a network that was trained elsewhere.
+      description: of the run, from `describe_run`; {} for a network that was trained elsewhere.
       devices: number of devices.
       seconds: of its training steps; None if unknown.
 
     Returns:
-      Version, device, number of devices, date in UTC, seconds, and a digest of the settings but for
-      the seed.
+      Version, device, number of devices, date in UTC, seconds, and a digest of the data and of the
+      settings that are not the default, but for the seed.
     """
-    shared = json.dumps({**settings, "seed": None}, sort_keys=True)
     now = datetime.datetime.now(datetime.UTC)
     return {
         "version": __version__,
@@ -161,8 +162,22 @@ def origin_of(
         "devices": devices,
         "date": now.isoformat(timespec="seconds"),
         "seconds": seconds,
-        "settings": hashlib.sha256(shared.encode()).hexdigest()[:16],
+        "settings": _digest(description),
     }
+
+
+def _digest(description: dict[str, Any]) -> str:
+    settings = _flatten({**description.get("settings", {}), "seed": None})
+    # Without the defaults a setting that amdjax gets later changes nothing.
+    defaults = _flatten(json.loads(json.dumps(default.get_config().to_dict())))
+    missing = object()
+    changed = {key: value for key, value in settings.items() if defaults.get(key, missing) != value}
+    content = json.dumps({"settings": changed, "data": description.get("data")}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _flatten(settings: dict[str, Any]) -> dict[str, Any]:
+    return flax.traverse_util.flatten_dict(settings, sep=".", keep_empty_nodes=True)
 
 
 def write(workdir: Path, data: Fingerprint, results: Results) -> None:
@@ -171,7 +186,8 @@ def write(workdir: Path, data: Fingerprint, results: Results) -> None:
     With several seeds the values are means, `std` has the standard deviations (n - 1), `seeds` the
     values of each, and `comparisons` what `compare` returns. `runs` has an entry for each seed with
     its `RunResult.origin`. The runs of earlier commands on the same classes stay; a seed is left
-    out where the new seeds of its method were trained with other settings.
+    out, with a note, where the new seeds of its method were trained with other settings, on other
+    images or for another number of steps.
 
     Args:
       workdir: of the experiment.
@@ -205,18 +221,26 @@ def _merge(earlier: Results, results: Results) -> Results:
     merged: Results = {name: {} for name in TEACHERS if name in {*earlier, *results}}
     for label in (*results, *earlier):
         new, old = results.get(label, {}), earlier.get(label, {})
-        settings = {result.origin.get("settings") for result in new.values()}
+        kinds = {_kind(result) for result in new.values()}
         by_seed = {
-            seed: result
-            for seed, result in old.items()
-            if not new or result.origin.get("settings") in settings
+            seed: result for seed, result in old.items() if not new or _kind(result) in kinds
         }
+        for seed in sorted(old.keys() - by_seed.keys() - new.keys()):
+            print(
+                f"note: {FILE} no longer has {label} with seed {seed}, which was trained with "
+                "other settings, for another number of steps or on other images"
+            )
         for seed, result in new.items():
             # A run that was finished before keeps the date and the device of its training.
             if seed not in by_seed or _values(by_seed[seed]) != _values(result):
                 by_seed[seed] = result
         merged[label] = dict(sorted(by_seed.items()))
     return merged
+
+
+def _kind(result: RunResult) -> tuple[Any, ...]:
+    """Returns what the runs have in common that are averaged over their seeds."""
+    return result.origin.get("settings"), result.final()["step"]
 
 
 def _read_runs(path: Path, data: Fingerprint) -> Results:

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import ml_collections
 from jax.sharding import Mesh
@@ -71,7 +73,16 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> bool:
     """
     specs, data, mesh = _plan(config)
     with WorkdirLock(workdir) as lock:
-        return _run_all(config, specs, data, workdir, mesh, lock)
+        for spec in specs:
+            check_resumable(config, spec, workdir / spec.name)
+        if distributed.is_primary():
+            for spec in specs:
+                check_writable(workdir / spec.name)
+        inputs = _load_inputs(config, specs, data, workdir)
+        if distributed.is_primary():
+            write_config(config, workdir)
+            _print_start(config, specs, inputs, mesh.size)
+        return _train_all(config, specs, inputs, workdir, mesh, lock)
 
 
 def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -87,21 +98,13 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
     specs, data, mesh = _plan(config)
     for spec in specs:
         check_resumable(config, spec, workdir / spec.name)
-    dataset = load_dataset(config.data, data)
-    students = add_unlabeled(dataset, config.data)
-    train_batches(config, students, config.seed)
-    for spec in specs:
-        fingerprint = (dataset if spec.is_teacher else students).fingerprint
-        check_data(config, workdir / spec.name, fingerprint)
-    if any(spec.teacher for spec in specs):
-        if config.teacher.outputs:
-            open_outputs(config.teacher.outputs).check_rows(students, config.data)
-        elif config.teacher.checkpoint or config.teacher.ensemble:
-            load_given_teacher(config.teacher, dataset.num_classes)
-    _load_initial(config, specs, students, workdir)
+    inputs = _load_inputs(config, specs, data, workdir)
+    train_batches(config, inputs.students, config.seed)
+    if _given_network(config, specs):
+        load_given_teacher(config.teacher, inputs.dataset.num_classes)
     if distributed.is_primary():
-        print_small_data_warnings(config, len(dataset.train))
-        print(results.header(config, dataset, specs, mesh.size))
+        print_small_data_warnings(config, len(inputs.dataset.train))
+        print(results.header(config, inputs.dataset, specs, mesh.size))
         print("the data are prepared and the settings are valid; nothing was trained", flush=True)
 
 
@@ -119,56 +122,87 @@ def _plan(config: ml_collections.ConfigDict) -> tuple[list[RunSpec], DatasetSpec
     return specs, data, mesh
 
 
-def _run_all(
+class _Inputs(NamedTuple):
+    """What an experiment reads besides its config.
+
+    Attributes:
+      dataset: of the teachers.
+      students: data set of the students, with images without labels where the config has some.
+      changes: sentences about images that have changed since a run was started.
+      outputs: the teacher's, where the config has a file of them.
+      accuracy: of these outputs on the training images; None where it is not known.
+      initial: what the students start from; None: from random variables.
+    """
+
+    dataset: Dataset
+    students: Dataset
+    changes: list[str]
+    outputs: StoredOutputs | None
+    accuracy: float | None
+    initial: InitialState | None
+
+    def data_of(self, spec: RunSpec) -> Dataset:
+        """Returns the data set that a run is trained on."""
+        return self.dataset if spec.is_teacher else self.students
+
+
+def _load_inputs(
+    config: ml_collections.ConfigDict, specs: list[RunSpec], data: DatasetSpec, workdir: Path
+) -> _Inputs:
+    """Prepares and opens what the runs read, and compares it with what a workdir has."""
+    dataset = load_dataset(config.data, data)
+    students = add_unlabeled(dataset, config.data)
+    outputs, accuracy = None, None
+    if config.teacher.outputs and any(spec.teacher for spec in specs):
+        outputs = open_outputs(config.teacher.outputs)
+        accuracy = outputs.check_rows(students, config.data)
+    changes = set()
+    for spec in specs:
+        fingerprint = (dataset if spec.is_teacher else students).fingerprint
+        changes.add(check_data(config, workdir / spec.name, fingerprint))
+    initial = _load_initial(config, specs, students, workdir)
+    return _Inputs(dataset, students, sorted(filter(None, changes)), outputs, accuracy, initial)
+
+
+def _print_start(
+    config: ml_collections.ConfigDict, specs: list[RunSpec], inputs: _Inputs, num_devices: int
+) -> None:
+    """Prints what is going to be trained, on what, and what is unusual about it."""
+    for change in inputs.changes:
+        print(change)
+    if note := unrecorded(config):
+        print(note)
+    print_small_data_warnings(config, len(inputs.dataset.train))
+    print(results.header(config, inputs.dataset, specs, num_devices))
+    if config.data.unlabeled:
+        print(
+            f"students: {len(inputs.students.train):,} training images, with those of "
+            f"{config.data.unlabeled}, which have no labels"
+        )
+    if inputs.initial is not None:
+        print(f"students: start from {config.init_from} at step {inputs.initial.step}")
+        path = local_path(config.init_from, "config.init_from")
+        print_seen_validation_warning(config.data, path, f"the network {config.init_from}")
+    if inputs.outputs is not None:
+        print(inputs.outputs.describe(inputs.accuracy), flush=True)
+        if inputs.accuracy is not None:
+            print_low_accuracy(inputs.accuracy, inputs.dataset.num_classes)
+    sys.stdout.flush()
+
+
+def _train_all(
     config: ml_collections.ConfigDict,
     specs: list[RunSpec],
-    data: DatasetSpec,
+    inputs: _Inputs,
     workdir: Path,
     mesh: Mesh,
     lock: WorkdirLock,
 ) -> bool:
-    for spec in specs:
-        check_resumable(config, spec, workdir / spec.name)
-    if distributed.is_primary():
-        for spec in specs:
-            check_writable(workdir / spec.name)
-    dataset = load_dataset(config.data, data)
-    students = add_unlabeled(dataset, config.data)
-
-    def data_of(spec: RunSpec) -> Dataset:
-        return dataset if spec.is_teacher else students
-
-    outputs = None
-    if config.teacher.outputs and any(spec.teacher for spec in specs):
-        outputs = open_outputs(config.teacher.outputs)
-        accuracy = outputs.check_rows(students, config.data)
-    changes = {check_data(config, workdir / spec.name, data_of(spec).fingerprint) for spec in specs}
-    initial = _load_initial(config, specs, students, workdir)
-    if distributed.is_primary():
-        write_config(config, workdir)
-        for change in sorted(filter(None, changes)):
-            print(change)
-        if note := unrecorded(config):
-            print(note)
-        print_small_data_warnings(config, len(dataset.train))
-        print(results.header(config, dataset, specs, mesh.size), flush=True)
-        if config.data.unlabeled:
-            print(
-                f"students: {len(students.train):,} training images, with those of "
-                f"{config.data.unlabeled}, which have no labels",
-                flush=True,
-            )
-        if initial is not None:
-            print(f"students: start from {config.init_from} at step {initial.step}", flush=True)
-        if outputs is not None:
-            print(outputs.describe(accuracy), flush=True)
-            if accuracy is not None:
-                print_low_accuracy(accuracy, dataset.num_classes)
+    """Trains the runs one after the other, and returns whether all are finished."""
     teachers: dict[str, dict] = {}
     finished: results.Results = {}
-    given = config.teacher.checkpoint or config.teacher.ensemble
-    if given and any(spec.teacher for spec in specs):
-        teachers[TEACHER], result = import_teacher(config, dataset, mesh)
+    if _given_network(config, specs):
+        teachers[TEACHER], result = import_teacher(config, inputs.dataset, mesh)
         finished[TEACHER] = {config.seed: result}
     trainer: Trainer | None = None
     built_for: RunSpec | None = None
@@ -176,11 +210,12 @@ def _run_all(
         for group in group_seeds(specs, config.seeds_at_once):
             shared = dataclasses.replace(group[0], name="", seed=0)
             if trainer is None or shared != built_for:  # the seeds share the compiled programs
-                trainer, built_for = build_trainer(config, shared, data_of(shared), mesh), shared
+                trainer = build_trainer(config, shared, inputs.data_of(shared), mesh)
+                built_for = shared
             teacher = None
-            if shared.teacher is not None and outputs is None:
+            if shared.teacher is not None and inputs.outputs is None:
                 teacher = teachers[shared.teacher]
-            start = None if shared.is_teacher else initial
+            start = None if shared.is_teacher else inputs.initial
             trained = train_runs(trainer, group, workdir, teacher, preemption, start)
             if trained is None:
                 if distributed.is_primary():
@@ -191,9 +226,15 @@ def _run_all(
                 if spec.is_teacher:
                     teachers[spec.name] = variables
     if distributed.is_primary():
-        results.write(workdir, dataset.fingerprint, finished)
+        results.write(workdir, inputs.dataset.fingerprint, finished)
         print(results.table(finished), flush=True)
     return True
+
+
+def _given_network(config: ml_collections.ConfigDict, specs: list[RunSpec]) -> bool:
+    """Returns whether the students' teacher is a network that the config gives."""
+    given = config.teacher.checkpoint or config.teacher.ensemble
+    return bool(given) and any(spec.teacher for spec in specs)
 
 
 def _load_initial(
@@ -201,7 +242,8 @@ def _load_initial(
 ) -> InitialState | None:
     """Returns what students start from; None where that is nothing, or all have started."""
     students = [spec for spec in specs if not spec.is_teacher]
-    if not config.init_from or all(has_checkpoint(workdir / spec.name) for spec in students):
+    started = all(has_checkpoint(workdir / spec.name) for spec in students)
+    if not config.init_from or distributed.of_primary(started):
         return None
     return load_initial(config, dataset)
 
@@ -230,7 +272,9 @@ def import_teacher(
         subject, known = f"teacher {sources[0].checkpoint}", known_accuracy(sources[0])
     evaluation = _evaluate_teacher(config, dataset, mesh, module, variables, subject, known)
     if distributed.is_primary():
-        print_seen_validation_warning(config)
+        for source in sources:
+            path = local_path(source.checkpoint, "config.teacher")
+            print_seen_validation_warning(config.data, path, f"the teacher {source.checkpoint}")
     return variables, results.RunResult(
         teacher_name(config.teacher),
         count_parameters(variables),
@@ -312,9 +356,11 @@ def train_runs(
             write_run_spec(config, spec, folder, trainer.dataset.fingerprint)
         description = describe_run(config, spec, trainer.dataset.fingerprint)
         checkpoints = stack.enter_context(Checkpoints(folder, description))
-        start, log = checkpoints.latest_step() or 0, {}
+        # A process may not see the newest checkpoint yet on a shared disk.
+        start, log = distributed.of_primary(checkpoints.latest_step() or 0), {}
         state = trainer.init_state(spec.seed, initial)
         if start:
+            checkpoints.wait_for(start)
             state, log = checkpoints.restore_latest(state), checkpoints.restore_log()
         return RunState(spec, folder, description, checkpoints, state, start, log)
 
@@ -342,7 +388,7 @@ def train_runs(
                     count_parameters(run.state.variables),
                     _test_evaluations(trainer, run),
                     results.origin_of(
-                        run.description["settings"],
+                        run.description,
                         trainer.mesh.size,
                         training_seconds(run.folder / METRICS_FILE, config.batch_size),
                     ),
@@ -357,14 +403,16 @@ def _test_evaluations(trainer: Trainer, run: RunState) -> dict[int, dict[str, fl
 
     With a validation split these are made now: of the last step and of the one that is best there.
     """
-    evaluations, dataset = run.checkpoints.evaluations(), trainer.dataset
+    evaluations, dataset = dict(run.checkpoints.evaluations()), trainer.dataset
+    last = run.checkpoints.latest_step()
+    assert last is not None, "a finished run has a checkpoint"
+    if last not in evaluations:  # the run was stopped there, and `max_steps` is lower now
+        evaluations[last] = trainer.evaluate(run.state, dataset.selection)
     if dataset.validation is None:
         return evaluations
     tested = {}
-    for step in sorted({best_step(evaluations), max(evaluations)}):
-        state = run.state
-        if step != run.checkpoints.latest_step():
-            state = run.checkpoints.restore(step, state)
+    for step in sorted({best_step(evaluations), last}):
+        state = run.state if step == last else run.checkpoints.restore(step, run.state)
         tested[step] = trainer.evaluate(state, dataset.test)
         tested[step][results.VALIDATION] = evaluations[step]["accuracy"]
     return tested

@@ -1,12 +1,13 @@
 """Experiment trackers, which get the settings and the metrics of each run: `config.trackers`."""
 
+import contextlib
 import importlib.util
 import os
 import re
 import secrets
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -74,7 +75,7 @@ def register_tracker(name: str, summary: str) -> Callable[[_Create], _Create]:
     """
 
     def decorate(create: _Create) -> _Create:
-        register(TRACKERS, "tracker", name, TrackerSpec(create, summary), create.__qualname__)
+        register(TRACKERS, "tracker", name, TrackerSpec(create, summary), create)
         return create
 
     return decorate
@@ -187,7 +188,10 @@ class RunTrackers:
           config: nested settings of the run, as JSON values.
         """
         self._run = run
-        self._active = {name: TRACKERS[name].create() for name in names}
+        self._active: dict[str, Tracker] = {}
+        for name in names:
+            with self._guard(name):
+                self._active[name] = TRACKERS[name].create()
         if names:
             run_id, title = _run_id(folder), f"{folder.resolve().parent.name}/{run}"
             self._each(lambda tracker: tracker.start(title, folder, config, run_id))
@@ -202,16 +206,22 @@ class RunTrackers:
 
     def _each(self, call: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self._active.items()):
-            try:
+            with self._guard(name):
                 call(tracker)
-            except Exception as error:  # a service may raise anything
-                del self._active[name]
-                reason = " ".join(f"{type(error).__name__}: {error}".split())
-                print(
-                    f"warning: {self._run}: the tracker {name} failed and gets nothing more from "
-                    f"this command; the training goes on ({reason})",
-                    file=sys.stderr,
-                )
+
+    @contextlib.contextmanager
+    def _guard(self, name: str) -> Iterator[None]:
+        """Leaves out a tracker that raises an error inside, with a warning."""
+        try:
+            yield
+        except Exception as error:  # a service may raise anything
+            self._active.pop(name, None)
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            print(
+                f"warning: {self._run}: the tracker {name} failed and gets nothing more from "
+                f"this command; the training goes on ({reason})",
+                file=sys.stderr,
+            )
 
 
 def _run_id(folder: Path) -> str:

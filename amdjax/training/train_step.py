@@ -45,7 +45,8 @@ def make_train_step(
       ema_decay: d of `ema = d * ema + (1 - d) * new`, where the state has averages.
       accumulate: number of parts in which the gradient is computed, one after the other. The
         gradient and the metrics are means over the parts; batch norm, mixing and losses that
-        compare examples see a part, and running statistics are updated by each part.
+        compare examples see a part, and running statistics are updated by each part. All parts
+        are mixed with the same weight or box.
       strong_augment: as `augment`, for the second view of the images, which some losses compare;
         None where none does.
       num_examples: number of images in the training split, for losses that read it.

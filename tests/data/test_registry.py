@@ -9,7 +9,7 @@ from amdjax.data import DATASETS, describe_dataset, load_dataset
 from amdjax.data.sources import InMemorySource, StreamedSource, read_labels
 from amdjax.data.splits import hold_out, known_labels
 from amdjax.errors import UserError
-from tests.make_data import data_settings
+from tests.make_data import data_settings, encode, write_folder
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +128,42 @@ def test_validation_holds_out_a_part_of_the_training_images(digits_dir):
     streamed = load_dataset(data).validation
     assert isinstance(streamed, StreamedSource)
     np.testing.assert_array_equal(streamed.read(np.arange(142))[0], images[held_out])
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_validation_images_of_a_folder_stay_when_an_image_is_added(tmp_path, table):
+    root = write_folder(tmp_path / "images", classes=2, per_class=12, size=8)
+    if table:
+        rows = [
+            f"{file.relative_to(root)},{file.parent.name},{file.parts[-3]}"
+            for file in sorted(root.glob("*/*/*.png"))
+        ]
+        for split in ("train", "test"):
+            (root / split).rename(root / f"{split}_images")
+        rows = [row.replace("/class", "_images/class", 1) for row in rows]
+    data = data_settings("folder", tmp_path, folder=str(root), image_size=8, validation=0.25)
+
+    def held_out():
+        if table:
+            (root / "labels.csv").write_text("\n".join(["file,label,split", *rows]) + "\n")
+        dataset = load_dataset(data)
+        train, validation = (
+            {image.tobytes() for image in source.read(np.arange(len(source)))[0]}
+            for source in (dataset.train, dataset.validation)
+        )
+        return train, validation
+
+    train, validation = held_out()
+    assert (len(train), len(validation)) == (18, 6)
+    folder = "train_images" if table else "train"
+    # The first of its class: with numbers in place of names all others would be chosen again.
+    (root / folder / "class_0/!.png").write_bytes(encode(np.zeros((8, 8, 3), np.uint8)))
+    if table:
+        rows.append("train_images/class_0/!.png,class_0,train")
+    new_train, new_validation = held_out()
+    assert len(new_train) + len(new_validation) == 25
+    assert len(validation & new_train) <= 1
+    assert len(train & new_validation) <= 1
 
 
 def test_validation_depends_on_its_seed(digits_dir):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 
 from amdjax.configs import default
 from amdjax.data import Dataset, InMemorySource
-from amdjax.data.unlabeled import add_unlabeled
+from amdjax.data.unlabeled import add_unlabeled, list_images
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
 from amdjax.losses import LossInputs, build_objective, cross_entropy, kd_loss
@@ -84,6 +85,37 @@ def test_add_unlabeled_refuses_what_it_cannot_use(folder, tmp_path):
     (folder / "wide.png").write_bytes(b"text")
     with pytest.raises(UserError, match=r"wide\.png"):
         add_unlabeled(_dataset(), _settings(folder))
+
+
+def test_list_images_follows_links_and_counts_what_is_left_out(folder, tmp_path, capfd):
+    other = tmp_path / "other"
+    other.mkdir()
+    (folder / "z.png").rename(other / "linked.png")
+    (folder / "link").symlink_to(other)
+    (folder / "more/loop").symlink_to(folder)
+    os.mkfifo(folder / "pipe.png")
+    names = ["Z.png", "b.png", "link/linked.png", "more/a.JPG", "more/c.png"]
+    assert list(list_images(folder, "config.data.unlabeled")) == names
+    assert sorted(capfd.readouterr().err.splitlines()) == [
+        f"{folder}: left out 1 file that cannot be an image (a pipe, socket or device): pipe.png",
+        f"{folder}: left out 1 file that links to a folder above it: more/loop",
+        f"{folder}: left out 1 file without an image suffix: notes.txt",
+    ]
+
+
+def test_list_images_names_a_broken_link(folder, tmp_path):
+    (folder / "more/gone.png").symlink_to(tmp_path / "removed.png")
+    message = r"config\.data\.unknown: .*more/gone\.png cannot be read: No such file or directory"
+    with pytest.raises(UserError, match=message):
+        list_images(folder, "config.data.unknown")
+
+
+def test_unlabeled_image_that_was_removed_is_named(folder):
+    joined = add_unlabeled(_dataset(), _settings(folder, memory_gib=0.0))
+    (folder / "b.png").unlink()
+    with pytest.raises(UserError, match=r"b\.png cannot be read: ") as caught:
+        joined.train.read(np.arange(6, 11))
+    assert "prepared" not in str(caught.value)
 
 
 def test_losses_of_labels_are_zero_for_images_without_labels():

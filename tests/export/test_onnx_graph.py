@@ -1,6 +1,7 @@
 """ONNX graphs compute what JAX computes, for batches of any size, in onnxruntime."""
 
 import collections
+import re
 from typing import Any
 
 import jax
@@ -12,10 +13,13 @@ from flax import linen as nn
 from amdjax import cpu
 from amdjax.configs import default
 from amdjax.errors import UserError
+from amdjax.models import create_model
 from amdjax.models.shufflenet import channel_shuffle
 from amdjax.predictor import create_predictor, forward
 from tests.export.random_variables import draw_variables
 from tests.models.test_models import SMALL
+from tests.registries import temporary_registrations
+from tests.tiny_run import ROOT
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -127,6 +131,21 @@ FUNCTIONS = {
     "where_scalar": lambda x: jnp.where(x.sum() < 1e9, x, 0.0),
     "where": lambda x: jnp.where(jnp.logical_and(x > 0.0, x < 1.0), x**3, -jnp.abs(x)),
     "matmul": lambda x: x.mean((1, 2)) @ jnp.ones((4, 3)),
+    "constant_sum": lambda x: x * jnp.ones((5, 4)).sum(),
+    "constant_matmul": lambda x: x.mean((1, 2)) @ (jnp.ones((4, 5)) @ jnp.arange(5.0)[:, None]),
+    "constant_concatenate": lambda x: (
+        x + jnp.concatenate([jnp.ones((5, 1)), jnp.zeros((5, 3))], -1)
+    ),
+    "constant_count": lambda x: nn.avg_pool(x, (2, 2), (2, 2), "SAME", count_include_pad=False),
+    "layer_norm": lambda x: nn.LayerNorm(use_bias=False).apply(
+        {"params": {"scale": 1 + jnp.arange(4.0)}}, x
+    ),
+    "relu_broadcast": lambda x: jnp.maximum(
+        x.mean(-1, keepdims=True), jnp.concatenate([jnp.zeros((5, 2))] * 2, -1)
+    ).sum(-1),
+    "max_of_uint8": lambda x: jnp.maximum((9 * jnp.abs(x)).astype(np.uint8), np.uint8(0)).astype(
+        np.float32
+    ),
 }
 
 
@@ -152,7 +171,14 @@ def test_to_onnx_names_batch_and_metadata():
     ("function", "operation"),
     [
         (lambda x: jnp.sort(x, axis=-1), "sort"),
-        (lambda x: x.reshape(-1, 4), "reshape"),
+        (lambda x: x.reshape(-1, 4), "reshape of the batch"),
+        (lambda x: x.sum(1) / jnp.ones_like(x).sum(1), "reduce_sum of the same constants"),
+        (lambda x: x - x.mean(0), "dim_as_value, the size of the batch"),
+        (lambda x: jnp.einsum("bhwc,bhwd->bcd", x, x), "dot_general, other than a product of two"),
+        (lambda x: ~x.astype(np.uint8), "not of uint8"),
+        (lambda x: jax.lax.select_n(x.astype(np.int32), x, x, x), "select_n of int32"),
+        (lambda x: x[:, ::2, ::2], "gather"),
+        (lambda x: jax.lax.argmax(x, 3, np.int32), "argmax"),
         (lambda x: jax.lax.fori_loop(0, 3, lambda _, y: y + 1, x), "scan"),
         (lambda x: jnp.broadcast_to(x.mean(1, keepdims=True), x.shape).sum(1), "broadcast"),
         (lambda x: jax.lax.conv_transpose(x, jnp.ones((2, 2, 4, 4)), (2, 2), "SAME"), "transposed"),
@@ -161,3 +187,11 @@ def test_to_onnx_names_batch_and_metadata():
 def test_to_onnx_names_what_it_cannot_write(function, operation):
     with pytest.raises(UserError, match=operation):
         _convert(function, (6, 5, 4))
+
+
+def test_to_onnx_computes_the_network_of_the_documentation():
+    text = (ROOT / "docs" / "extending.md").read_text()
+    (code,) = re.findall(r"^```python\n([^`]*?class Perceptron.*?)^```", text, re.DOTALL | re.M)
+    with temporary_registrations():
+        exec(code, {"__name__": "page"})
+        _check_network(create_model("perceptron", 3), size=8)

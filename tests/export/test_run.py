@@ -22,8 +22,9 @@ from amdjax.export.formats import FORMATS, PLATFORMS
 from amdjax.export.run import random_images
 from amdjax.predict.classifier import CACHE_FILE, load_models
 from amdjax.workdir import load_run
+from tests.registries import temporary_registrations
 from tests.tiny_run import QUICK_COMPILATION, ROOT
-from tests.trained_run import change_settings, copy
+from tests.trained_run import change, change_run, change_settings, copy
 
 SUFFIXES = [(name, suffix) for name, form in FORMATS.items() for suffix in form.suffixes]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -198,18 +199,23 @@ def test_int8_export_is_smaller_and_as_accurate(workdir, tmp_path, capsys):
         ({"to": "onx"}, "unknown format 'onx'; did you mean onnx"),
         ({"file": "s.txt"}, r"the name of a flax file must end in \.msgpack"),
         ({"file": "taken.msgpack"}, "taken.msgpack exists already"),
+        ({"file": "card.msgpack"}, r"card\.msgpack\.md exists already"),
+        ({"file": "data.msgpack"}, r"data\.msgpack\.json exists already"),
+        ({"to": "onnx", "file": "q.onnx", "int8": True}, r"q\.int8\.onnx\.json exists already"),
         ({"int8": True}, "int8 needs the format onnx, not flax"),
         ({"method": "kp"}, "unknown method of this workdir 'kp'"),
         ({"method": "teacher", "workdir": "gone"}, "gone is not a folder"),
     ],
 )
 def test_export_reports_mistakes(arguments, message, workdir, tmp_path):
-    (tmp_path / "taken.msgpack").touch()
+    taken = {"taken.msgpack", "card.msgpack.md", "data.msgpack.json", "q.int8.onnx.json"}
+    for name in taken:
+        (tmp_path / name).touch()
     file = tmp_path / arguments.pop("file", "s.msgpack")
     folder = Path(arguments.pop("workdir", workdir))
     with pytest.raises(UserError, match=message):
         export(folder, arguments.pop("to", "flax"), file, **arguments)
-    assert [path.name for path in tmp_path.iterdir()] == ["taken.msgpack"]
+    assert {path.name for path in tmp_path.iterdir()} == taken
 
 
 def test_export_without_a_checkpoint_says_so(workdir, tmp_path):
@@ -243,6 +249,43 @@ def test_load_export_needs_the_metadata(workdir, tmp_path):
     (tmp_path / "s.msgpack.json").unlink()
     with pytest.raises(UserError, match=r"s\.msgpack\.json is missing"):
         load_export(tmp_path / "s.msgpack")
+
+
+MINE = """
+import amdjax
+
+def negate(outputs, settings):
+    return -outputs.logits
+
+@amdjax.register_loss("mine", "a rule", inputs=("student.logits",), logits_fn=negate)
+def mine(student):
+    return student[:, 0]
+
+@amdjax.register_model("my_net", "a network")
+class MyNet(amdjax.models.Model):
+    pass
+"""
+
+
+def test_load_export_names_the_modules_that_it_does_not_import(workdir, tmp_path):
+    changed, module = copy(workdir, tmp_path / "run"), tmp_path / "mylab.py"
+    module.write_text(MINE)
+    change_settings(changed / "kd", losses={"mine": {"weight": 1.0}})
+    change_run(changed / "kd", imports={"mylab": str(module)})
+    file, pixels = tmp_path / "s.msgpack", random_images(32, (16, 16, 3))
+    with temporary_registrations():
+        export(changed, "flax", file, method="kd")
+        expected = load_export(file)(pixels)
+    reversed_logits = -load_run(workdir / "kd").logits(pixels)
+    np.testing.assert_allclose(expected, _softmax(reversed_logits), atol=1e-6)
+    with pytest.raises(UserError, match="the loss 'mine', which is not registered: import mylab"):
+        load_export(file)
+    change(tmp_path / "s.msgpack.json", model="my_net", prediction_rule=[])
+    with pytest.raises(
+        UserError, match="the network 'my_net', which is not registered: import mylab"
+    ):
+        load_export(file)
+    assert "mylab" not in sys.modules
 
 
 def test_export_command_writes_a_file(workdir, tmp_path):

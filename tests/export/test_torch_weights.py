@@ -7,14 +7,17 @@ import jax
 import numpy as np
 import pytest
 
+from amdjax.errors import UserError
 from amdjax.export.torch_weights import to_torch_state_dict
-from amdjax.models import create_model, import_torch_state_dict, variable_shapes
+from amdjax.models import create_model, import_torch_state_dict, register_model, variable_shapes
+from amdjax.models.resnet import CifarResNet
 from tests.export.random_variables import draw_variables
 from tests.models.test_published_networks import LAYERS
 from tests.reference_values import load, prefixed
+from tests.registries import temporary_registrations
 
 # One of each family of names, with those whose published keys are not stored here.
-FAMILIES = (*LAYERS, "resnet18", "mobilenet_v2", "amc_net")
+FAMILIES = (*LAYERS, "resnet18", "mobilenet_v2")
 
 
 def _variables(name: str, num_classes: int) -> dict[str, Any]:
@@ -46,6 +49,19 @@ def test_torch_state_dict_is_published_and_imports_exactly(name):
     imported = flax.traverse_util.flatten_dict(import_torch_state_dict(name, state_dict))
     for path, leaf in flax.traverse_util.flatten_dict(variables).items():
         np.testing.assert_array_equal(imported[path], leaf)
+
+
+def test_torch_state_dict_needs_a_published_definition():
+    class Mine(CifarResNet):
+        """A network of the user's, which may have other layers."""
+
+        depth: int = 8
+
+    with temporary_registrations():
+        register_model("my_vgg", "a network")(Mine)
+        for name in ("conv13", "amc_net", "my_vgg"):
+            with pytest.raises(UserError, match=f"{name} has no published PyTorch definition"):
+                to_torch_state_dict(name, {})
 
 
 @pytest.mark.parametrize("name", ["wrn_16_1", "resnet20"])

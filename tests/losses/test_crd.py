@@ -99,3 +99,7 @@ def test_contrastive_representation_remembers_embeddings_and_classes_of_the_batc
     np.testing.assert_array_equal(after["classes"][index], labels)
     np.testing.assert_array_equal(after["classes"][~seen], -1.0)
     assert after["memory"]["student_scale"] > 0
+    # The mean over 7 shards of 3.0 is 3.0000002.
+    rounded = {**variables, "state": {**before, "classes": before["classes"].at[0].set(3.0000002)}}
+    _, updates = module.apply(rounded, *arguments, mutable=["state"])
+    assert updates["state"]["classes"][0] == 3.0

@@ -115,9 +115,12 @@ def test_run_records_where_it_started_and_is_not_resumed_from_elsewhere(
     config, trained, tmp_path, capsys
 ):
     config.teacher.checkpoint = str(trained / "teacher")
-    config.max_steps = 4
+    config.max_steps, config.data.validation = 4, 0.25
     run(config, tmp_path)
-    assert f"start from {trained / 'kd'} at step 16" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert f"start from {trained / 'kd'} at step 16" in out
+    for network in (f"the network {trained / 'kd'}", f"the teacher {trained / 'teacher'}"):
+        assert f"warning: {network} was trained with config.data.validation=0.0 and" in err
     settings = json.loads((tmp_path / "kd" / "run.json").read_text())["settings"]
     assert settings["init_from"] == config.init_from
     config.init_from = ""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from amdjax.configs import default
+from amdjax.training import loop
 from amdjax.training.loop import RunState, Schedule, train_loop
 
 
@@ -43,6 +44,29 @@ def test_chunk_ends_stop_where_the_profiler_starts_and_ends():
     assert list(schedule.chunk_ends(max_chunk=100)) == [9, 20, 30]
 
 
+def _run(folder, start=0, save=None):
+    return RunState(
+        spec=SimpleNamespace(name="kd"),
+        folder=folder,
+        description={"method": "kd", "settings": {}},
+        checkpoints=SimpleNamespace(save=save),
+        state=None,
+        start=start,
+        log={},
+    )
+
+
+def _trainer(config):
+    return SimpleNamespace(
+        config=config,
+        total_steps=20,
+        steps_per_epoch=100,
+        learning_rate=lambda step: 0.1,
+        evaluate=lambda *_: {"accuracy": 0.5},
+        dataset=SimpleNamespace(selection=None, selection_split="test"),
+    )
+
+
 @pytest.mark.parametrize(("minutes", "saved"), [(0, [20]), (1, [6, 12, 18, 20]), (2, [12, 20])])
 def test_train_loop_saves_by_time_at_log_lines(tmp_path, monkeypatch, minutes, saved):
     clock = [0.0]
@@ -56,23 +80,25 @@ def test_train_loop_saves_by_time_at_log_lines(tmp_path, monkeypatch, minutes, s
         return states, (metrics,)
 
     steps = []
-    run = RunState(
-        spec=SimpleNamespace(name="kd"),
-        folder=tmp_path,
-        description={"method": "kd", "settings": {}},
-        checkpoints=SimpleNamespace(save=lambda step, *_: steps.append(step)),
-        state=None,
-        start=0,
-        log={},
-    )
-    trainer = SimpleNamespace(
-        config=config,
-        total_steps=20,
-        steps_per_epoch=100,
-        learning_rate=lambda step: 0.1,
-        evaluate=lambda *_: {"accuracy": 0.5},
-        dataset=SimpleNamespace(selection=None, selection_split="test"),
-    )
+    run = _run(tmp_path, save=lambda step, *_: steps.append(step))
     runner = SimpleNamespace(max_chunk=8, open=lambda *_: contextlib.nullcontext(run_steps))
-    assert train_loop(trainer, [run], runner, SimpleNamespace(requested=lambda: False))
+    assert train_loop(_trainer(config), [run], runner, SimpleNamespace(requested=lambda: False))
     assert steps == saved
+
+
+@pytest.mark.parametrize("start", [20, 24])  # 24: `max_steps` was larger before
+def test_train_loop_opens_nothing_for_a_finished_run(tmp_path, start):
+    # Neither the runner, which would copy the training set, nor a log.
+    trainer = _trainer(default.get_config())
+    assert train_loop(trainer, [_run(tmp_path, start)], runner=None, preemption=None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_loop_closes_the_first_log_if_the_second_cannot_be_opened(tmp_path, monkeypatch):
+    trackers = [SimpleNamespace(finish=lambda: finished.append(True)), None]
+    finished = []
+    monkeypatch.setattr(loop, "_start_trackers", lambda *_: trackers.pop(0))
+    runs = [_run(tmp_path), _run(tmp_path / "removed")]
+    with pytest.raises(FileNotFoundError):
+        train_loop(_trainer(default.get_config()), runs, runner=None, preemption=None)
+    assert finished == [True]

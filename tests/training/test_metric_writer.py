@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -100,6 +101,20 @@ def test_damaged_lines_are_dropped_with_a_note(tmp_path, capsys):
         pass
     assert _steps(tmp_path) == [("train", step) for step in range(4)]
     assert "metrics.jsonl are dropped: 7" in capsys.readouterr().err
+
+
+def test_log_closes_every_part_also_if_one_fails(tmp_path, monkeypatch):
+    def fail():
+        raise OSError("no space left")
+
+    finished = []
+    trackers = SimpleNamespace(finish=lambda: finished.append(True))
+    with pytest.raises(OSError, match="no space left"), _open(tmp_path, trackers=trackers) as log:
+        close = log._events.close
+        monkeypatch.setattr(log._events, "close", fail)
+    close()
+    assert log._file.closed
+    assert finished
 
 
 def test_folder_in_place_of_the_log_is_renamed(tmp_path, capsys):

@@ -205,7 +205,7 @@ def test_warmup_leaves_the_boundaries_of_a_step_schedule():
         ({"warmup_epochs": 10}, r"warmup_epochs=10\.0 must be below config\.epochs=10"),
         ({"nesterov": True, "momentum": 0.0}, r"nesterov needs config\.optim\.momentum above 0"),
         ({"nesterov": True, "name": "adamw"}, "nesterov is a setting of sgd, not of adamw"),
-        ({"name": "adamv"}, "unknown optimiser 'adamv'; did you mean adam"),
+        ({"name": "adamv"}, "unknown config.optim.name 'adamv'; did you mean adam"),
     ],
 )
 def test_create_optimizer_refuses_wrong_settings(settings, message):

@@ -48,7 +48,7 @@ def test_check_settings_accepts_a_teacher_cache_for_images_that_are_not_changed(
     ("settings", "message"),
     [
         ({"mix.name": "mixpu"}, "unknown mix 'mixpu'; did you mean mixup"),
-        ({"optim.name": "sdg"}, "unknown optimiser 'sdg'; did you mean sgd"),
+        ({"optim.name": "sdg"}, "unknown config.optim.name 'sdg'; did you mean sgd"),
         ({"methods": ("mlkd",), "augment.strong_policy": "randaugmen"}, "did you mean randaugment"),
         ({"methods": ("simkd",), "ema_decay": 0.9}, "trained layers of simkd are part of the pred"),
         ({"augment.pad_mode": "zeros"}, "did you mean zero"),

@@ -74,23 +74,24 @@ def test_warning_about_images_that_do_not_fill_a_batch(images, capsys):
         (None, (0.25, 0), False),
     ],
 )
-def test_warning_about_a_teacher_that_has_seen_validation_images(
-    images, capsys, monkeypatch, trained, ours, warns
+def test_warning_about_a_network_that_has_seen_validation_images(
+    images, tmp_path, capsys, monkeypatch, trained, ours, warns
 ):
     run = None if trained is None else {"settings": {"data": trained}}
     monkeypatch.setattr("amdjax.training.preflight.read_description", lambda folder: run)
-    config = tiny_config(images, ("kd",))
-    config.teacher.checkpoint = "runs/x/teacher"
-    config.data.validation, config.data.validation_seed = ours
-    print_seen_validation_warning(config)
-    assert ("has seen images that are held out now" in capsys.readouterr().err) == warns
+    (tmp_path / "kd/checkpoints/8").mkdir(parents=True)
+    data = tiny_config(images, ("kd",)).data
+    data.validation, data.validation_seed = ours
+    for path in ("kd", "kd/checkpoints", "kd/checkpoints/8"):
+        print_seen_validation_warning(data, tmp_path / path, "the network")
+        err = capsys.readouterr().err
+        assert ("so it has seen images that are held out now" in err) == warns
 
 
-def test_no_warning_about_a_teacher_of_another_origin(images, tmp_path, capsys):
-    config = tiny_config(images, ("kd",))
-    config.data.validation = 0.25
+def test_no_warning_about_a_network_of_another_origin(images, tmp_path, capsys):
+    data = tiny_config(images, ("kd",)).data
+    data.validation = 0.25
     (tmp_path / "teacher.pth").write_bytes(b"x")
     for name in ("teacher.pth", "missing"):
-        config.teacher.checkpoint = str(tmp_path / name)
-        print_seen_validation_warning(config)
+        print_seen_validation_warning(data, tmp_path / name, "the network")
     assert capsys.readouterr().err == ""

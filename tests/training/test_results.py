@@ -52,10 +52,34 @@ def test_write_keeps_the_runs_of_earlier_commands(tmp_path):
     assert runs == [("teacher", 0), ("at", 0), ("kd", 0), ("kd", 1)]
 
 
+def _description(epochs=200, digest="", **settings):
+    data = dataclasses.replace(DATA, digest=digest).to_dict()
+    return {"settings": {"epochs": epochs, "seed": 5, **settings}, "data": data}
+
+
+def test_origin_of_tells_settings_and_data_apart():
+    first = results.origin_of(_description(epochs=3), 1)["settings"]
+    assert results.origin_of(_description(epochs=3, seed=7), 2)["settings"] == first
+    assert results.origin_of(_description(epochs=4), 1)["settings"] != first
+    assert results.origin_of(_description(epochs=3, digest="other"), 1)["settings"] != first
+    # A setting that amdjax gets later has its default in runs that were trained before.
+    added = results.origin_of(_description(epochs=3, accumulate=1), 1)["settings"]
+    assert added == first
+
+
+def test_write_does_not_average_runs_of_different_length(tmp_path, capsys):
+    (last,) = list(RESULT.evaluations.values())[-1:]
+    longer = dataclasses.replace(RESULT, evaluations={1000: last})
+    results.write(tmp_path, DATA, {"kd": {0: longer}})
+    results.write(tmp_path, DATA, {"kd": {1: RESULT}})
+    assert [run["seed"] for run in _read(tmp_path)["runs"]] == [1]
+    assert "results.json no longer has kd with seed 0" in capsys.readouterr().out
+
+
 def test_write_drops_earlier_seeds_of_other_settings_and_other_classes(tmp_path):
     def result(epochs):
         return results.RunResult(
-            "resnet8", 1, RESULT.evaluations, results.origin_of({"epochs": epochs, "seed": 5}, 2)
+            "resnet8", 1, RESULT.evaluations, results.origin_of(_description(epochs), 2)
         )
 
     results.write(tmp_path, DATA, {"kd": {0: result(3), 1: result(4)}, "at": {0: result(3)}})
@@ -69,7 +93,7 @@ def test_write_drops_earlier_seeds_of_other_settings_and_other_classes(tmp_path)
 
 def test_write_keeps_the_origin_of_a_run_that_was_finished_before(tmp_path):
     first, second = (
-        results.origin_of({"epochs": 3}, devices, seconds)
+        results.origin_of(_description(epochs=3), devices, seconds)
         for devices, seconds in ((1, 2.5), (4, None))
     )
     kd = _with_accuracy(0.75)

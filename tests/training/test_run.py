@@ -135,7 +135,7 @@ def test_run_stops_at_a_value_that_is_not_finite(images, tmp_path, monkeypatch):
         ({"methods": ("kd+sq",)}, "unknown method 'sq'; did you mean sp"),
         ({"dtype": "float16"}, "unknown config.dtype 'float16'; did you mean bfloat16"),
         ({"student": {"name": "resnet9"}}, "scratch: unknown model 'resnet9'; did you mean resnet"),
-        ({"optim": {"name": "sdg"}}, "unknown optimiser 'sdg'; did you mean sgd"),
+        ({"optim": {"name": "sdg"}}, "unknown config.optim.name 'sdg'; did you mean sgd"),
         ({"optim": {"boundaries": (5, 3)}}, "must ascend"),
         ({"augment": {"pad_mode": "zeros"}}, "did you mean zero"),
         ({"augment": {"std": (1.0, 0.0, 1.0)}}, "augment.std needs three"),

@@ -141,6 +141,29 @@ def test_compute_outputs_names_the_image_whose_outputs_are_not_finite():
         list(outputs)
 
 
+@pytest.mark.parametrize(
+    ("wrong_call", "change", "message"),
+    [
+        (1, {"embedding": None}, r"embedding is \[B,3\] .* the mirror image of image 0"),
+        (2, {"embedding": None}, r"embedding is \[B,3\] for image 0 and missing for image 5"),
+        (2, {"embedding": np.ones((5, 1))}, r"embedding is \[B,3\] for .* \[B,1\] for image 5"),
+        (3, {"features": {"a": np.ones((5, 2, 2))}}, r"attention_a is missing .* \[B,2,2\] for"),
+    ],
+)
+def test_compute_outputs_refuses_arrays_of_some_images_only(wrong_call, change, message):
+    calls = iter(range(6))
+
+    def teach(images):
+        returned = {"logits": np.zeros((5, 4)), "embedding": np.ones((5, 3))}
+        return {**returned, **change} if next(calls) == wrong_call else returned
+
+    outputs = compute_outputs(
+        teach, _dataset().train, 4, batch_size=5, mirrored=True, description="images"
+    )
+    with pytest.raises(UserError, match=f"the same arrays for all images, but its {message}"):
+        list(outputs)
+
+
 @pytest.mark.parametrize("name", ["outputs.npz", "outputs"])
 def test_write_outputs_gives_the_rows_that_a_teacher_cache_has(name, tmp_path):
     """The outputs of a network of amdjax, once as a file and once as the cache computes them."""
@@ -274,7 +297,15 @@ def test_check_rows_guards_the_order(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             stored.check_rows(dataclasses.replace(dataset, **change), data)
-    data.validation_seed = 1
+    data.validation_seed = 1  # without a validation split the seed has no effect
+    assert stored.check_rows(dataset, data) == 1.0
+    data.validation = 0.25
+    with pytest.raises(UserError, match="another choice of validation images"):
+        stored.check_rows(dataset, data)
+    write_outputs(tmp_path / "outputs.npz", [{**arrays, "labels": labels}], dataset, data)
+    stored = open_outputs(str(tmp_path / "outputs.npz"))
+    assert stored.check_rows(dataset, data) == 1.0
+    data.validation_seed = 0
     with pytest.raises(UserError, match="another choice of validation images"):
         stored.check_rows(dataset, data)
 

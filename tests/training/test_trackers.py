@@ -85,6 +85,17 @@ def test_failing_tracker_is_left_out_with_one_warning(tmp_path, calls, capsys):
     assert "ConnectionError: no network" in warning
 
 
+def test_tracker_that_cannot_be_created_is_left_out(tmp_path, calls, capsys):
+    @register_tracker("unbuilt", "fails at its creation")
+    def create():
+        raise ImportError("no client")
+
+    active = RunTrackers(("unbuilt", "fake"), "kd", tmp_path, CONFIG)
+    active.log(1, VALUES)
+    assert [call[0] for call in calls] == ["start", "log"]
+    assert "the tracker unbuilt failed" in capsys.readouterr().err
+
+
 def test_run_ids_are_kept_in_the_folder(tmp_path, calls):
     def run_id(folder):
         folder.mkdir(exist_ok=True)

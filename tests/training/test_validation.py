@@ -42,6 +42,18 @@ def test_run_with_a_validation_split_tests_at_the_end(images, tmp_path, capsys):
     assert again == row
 
 
+def test_test_evaluations_have_a_last_step_that_was_not_evaluated():
+    run_state = SimpleNamespace(
+        state="last", checkpoints=SimpleNamespace(evaluations=dict, latest_step=lambda: 5)
+    )
+    trainer = SimpleNamespace(
+        dataset=SimpleNamespace(validation=None, selection="test images"),
+        evaluate=lambda state, source: {"accuracy": 0.7, "source": source},
+    )
+    evaluations = _test_evaluations(trainer, run_state)
+    assert evaluations == {5: {"accuracy": 0.7, "source": "test images"}}
+
+
 def test_test_evaluations_are_of_the_last_and_of_the_best_network():
     validation = {3: {"accuracy": 0.9}, 6: {"accuracy": 0.8}}
     run_state = SimpleNamespace(

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -310,20 +310,14 @@ def _list_classes(root: Path, prefix: str) -> list[_Image]:
             left_out["outside the class folders"].append(folder.path)
             continue
         class_name, count = _class_name(folder.name, folder.path), len(images)
-        for file in _walk(folder.path, (os.path.realpath(base),), left_out):
-            if not file.name.lower().endswith(IMAGE_SUFFIXES):
-                left_out["without an image suffix"].append(file.path)
-            elif not file.is_file() and is_special(Path(file.path)):
-                left_out["that cannot be an image (a pipe, socket or device)"].append(file.path)
-            else:
-                path = file.path.removeprefix(str(root)).lstrip("/")
-                size, time = _stat(file)
-                key = unicodedata.normalize("NFC", path.removeprefix(prefix))
-                images.append(_Image(path, class_name, size, time, key))
+        for file in walk_images(folder.path, (os.path.realpath(base),), left_out):
+            path = file.path.removeprefix(str(root)).lstrip("/")
+            size, time = _stat(file)
+            key = unicodedata.normalize("NFC", path.removeprefix(prefix))
+            images.append(_Image(path, class_name, size, time, key))
         if len(images) == count:
             empty.append(folder.path)
-    for reason, paths in left_out.items():
-        _report(base, "file", reason, paths)
+    report_left_out(base, left_out)
     _report(base, "class folder", "without images", empty)
     return sorted(images)
 
@@ -423,6 +417,27 @@ def _visible(folder: str) -> list[os.DirEntry[str]]:
         return [entry for entry in entries if not entry.name.startswith(".")]
 
 
+def walk_images(
+    folder: str, parents: tuple[str, ...], left_out: dict[str, list[str]]
+) -> Iterator[os.DirEntry[str]]:
+    """Yields the image files at any depth of a folder; links are followed, but not upwards.
+
+    Links to files that do not exist are among them. Hidden files and folders are not.
+
+    Args:
+      folder: to walk over.
+      parents: real paths of the folders above it.
+      left_out: reason -> paths, to which the other files and links to parents are added.
+    """
+    for file in _walk(folder, parents, left_out):
+        if not file.name.lower().endswith(IMAGE_SUFFIXES):
+            left_out["without an image suffix"].append(file.path)
+        elif not file.is_file() and is_special(Path(file.path)):
+            left_out["that cannot be an image (a pipe, socket or device)"].append(file.path)
+        else:
+            yield file
+
+
 def _walk(
     folder: str, parents: tuple[str, ...], left_out: dict[str, list[str]]
 ) -> Iterator[os.DirEntry[str]]:
@@ -450,6 +465,12 @@ def _stat(file: os.DirEntry[str] | Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return status.st_size, status.st_mtime_ns
+
+
+def report_left_out(base: str, left_out: Mapping[str, Sequence[str]]) -> None:
+    """Prints on stderr what `walk_images` has left out of a folder."""
+    for reason, paths in left_out.items():
+        _report(base, "file", reason, paths)
 
 
 def _report(base: str, noun: str, reason: str, paths: Sequence[str]) -> None:

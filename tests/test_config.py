@@ -1,0 +1,54 @@
+"""The ranges of settings, which are checked before anything else."""
+
+import math
+
+import pytest
+
+from amdjax.config import validate
+from amdjax.configs import default
+from amdjax.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("losses.kd.weight", -1.0),
+        ("losses.kd.temperature", 0.0),
+        ("losses.kd.temperature", -4.0),
+        ("losses.kd.temperature", math.nan),
+        ("losses.am.scale", 0.0),
+        ("losses.am.margin", 0.0),
+        ("losses.am.margin", -1.0),
+        ("losses.am.ramp_up_epochs", -1.0),
+        ("losses.kd.end_fraction", 2.0),
+        ("losses.ce.label_smoothing", 1.0),
+        ("optim.learning_rate", math.inf),
+        ("optim.clip_norm", -1.0),
+        ("optim.warmup_epochs", -0.5),
+        ("data.memory_gib", math.nan),
+        ("data.validation", 1.0),
+        ("accumulate", 0),
+        ("augment.erasing", 1.5),
+        ("ema_decay", 1.0),
+        ("log_every_steps", 0),
+    ],
+)
+def test_validate_names_a_setting_that_is_out_of_range(key, value):
+    config = default.get_config()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError) as caught:
+        validate(config)
+    assert key in str(caught.value)
+    assert str(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [(1, "a"), ("a",), (-1,), (math.nan,)])
+def test_validate_names_boundaries_that_are_not_epochs(value):
+    config = default.get_config()
+    config.optim.boundaries = value
+    with pytest.raises(UserError, match=r"config\.optim\.boundaries must be"):
+        validate(config)
+
+
+def test_validate_accepts_the_defaults():
+    validate(default.get_config())
