@@ -230,8 +230,9 @@ def test_outputs_have_the_published_shapes(name: str, size: int):
         for i, (side, channels) in enumerate(zip(pixels, expected.channels, strict=True), start=1)
     }
     shapes = {layer: feature.shape for layer, feature in outputs.features.items()}
-    stem = shapes.pop("stem")
+    stem, final = shapes.pop("stem"), shapes.pop("final")
     assert shapes == stages
+    assert final[-1] == outputs.embedding.shape[1]
     assert stem[:3] == (2, size // expected.stem, size // expected.stem)
 
 
