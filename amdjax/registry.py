@@ -2,11 +2,13 @@
 
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from amdjax.errors import UserError
+
+_Definition = TypeVar("_Definition")
 
 _PACKAGE = "amdjax"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -47,6 +49,28 @@ def register(
         )
     registry[name] = entry
     _ORIGINS[kind, name] = (file, qualified_name)
+
+
+def registering(
+    registry: MutableMapping[str, Any],
+    kind: str,
+    name: str,
+    make_entry: Callable[[Any], Any],
+) -> Callable[[_Definition], _Definition]:
+    """Returns a decorator that registers what it decorates, and returns it unchanged.
+
+    Args:
+      registry: as for `register`.
+      kind: as for `register`.
+      name: as for `register`.
+      make_entry: function or class that is decorated -> entry.
+    """
+
+    def decorate(definition: _Definition) -> _Definition:
+        register(registry, kind, name, make_entry(definition), definition)
+        return definition
+
+    return decorate
 
 
 def registering_files() -> list[str]:

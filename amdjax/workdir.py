@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,11 +92,11 @@ def check_resumable(config: ml_collections.ConfigDict, spec: RunSpec, folder: Pa
     if run is None:
         return
     missing = "(none)"
-    requested = _flatten(_settings(config, spec))
+    requested = flatten_settings(_settings(config, spec))
     # A setting that amdjax got after the run was started had its default's effect.
-    defaults = _flatten(_to_json(default.get_config(imports=config.imports).to_dict()))
+    defaults = default_settings(config.imports)
     added = {key: defaults.get(key, missing) for key in requested}
-    saved = {**added, **_flatten(run["settings"])}
+    saved = {**added, **flatten_settings(run["settings"])}
     differing = [
         f"{key}: saved {saved.get(key, missing)!r}, requested {requested.get(key, missing)!r}"
         for key in sorted(saved)
@@ -198,7 +198,7 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
         imports = saved.pop("imports", {})
         import_again(imports, workdir)
         config = default.get_config(imports=tuple(imports))
-        saved, known = _flatten(saved), _flatten(config.to_dict())
+        saved, known = flatten_settings(saved), flatten_settings(config.to_dict())
         unknown = sorted(saved.keys() - known)
         kept = {key: value for key, value in saved.items() if key in known}
         config.update(flax.traverse_util.unflatten_dict(kept, sep="."))
@@ -305,7 +305,17 @@ def _settings(config: ml_collections.ConfigDict, spec: RunSpec) -> dict[str, Any
     return _to_json(run)
 
 
-def _flatten(settings: dict[str, Any]) -> dict[str, Any]:
+def default_settings(imports: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns the default of every setting by its dotted name, as JSON values.
+
+    Args:
+      imports: modules whose losses and augmentations have settings, too.
+    """
+    return flatten_settings(_to_json(default.get_config(imports=imports).to_dict()))
+
+
+def flatten_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a run by their dotted names."""
     return flax.traverse_util.flatten_dict(settings, sep=".", keep_empty_nodes=True)
 
 

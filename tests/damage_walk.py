@@ -150,7 +150,7 @@ def main() -> None:
             with _captured() as lines:
                 try:
                     command()
-                    outcome = "goes on"
+                    outcome = "continues"
                     if name == "run" and _network(there) != unbroken:
                         outcome = "another network"
                 except UserError as error:
@@ -162,7 +162,7 @@ def main() -> None:
             if any("Traceback" in line for line in lines):
                 outcome = "traceback"
             counts[kind, name][outcome] += 1
-            if outcome != "goes on" or lines:
+            if outcome != "continues" or lines:
                 print(f"  {name}: {outcome}: {' | '.join(lines)}", file=sys.stderr)
     shutil.rmtree(root)
     print("| damage | cases | run | report | predict |\n|---|---|---|---|---|")

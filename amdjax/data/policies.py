@@ -16,7 +16,7 @@ import numpy as np
 from amdjax.data import image_ops
 from amdjax.data.image_ops import Operation
 from amdjax.errors import UserError
-from amdjax.registry import register
+from amdjax.registry import registering
 
 NUM_LEVELS = 31
 
@@ -59,13 +59,9 @@ def register_augmentation(name: str, summary: str) -> Callable[[_Function], _Fun
     Raises:
       UserError: if the name is taken.
     """
-
-    def decorate(function: _Function) -> _Function:
-        spec = AugmentationSpec(function, summary)
-        register(AUGMENTATIONS, "augmentation", name, spec, function)
-        return function
-
-    return decorate
+    return registering(
+        AUGMENTATIONS, "augmentation", name, lambda function: AugmentationSpec(function, summary)
+    )
 
 
 def default_augmentations() -> ml_collections.ConfigDict:

@@ -37,7 +37,7 @@ from amdjax.data.sources import (
 from amdjax.data.splits import hold_out, known_labels
 from amdjax.errors import UserError, unknown_name
 from amdjax.files import local_path
-from amdjax.registry import register
+from amdjax.registry import registering
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,11 +200,7 @@ def register_dataset(
             f"{class_names!r}"
         )
 
-    def decorate(load: _Load) -> _Load:
-        register(DATASETS, "data set", name, ArrayEntry(load, names, summary), load)
-        return load
-
-    return decorate
+    return registering(DATASETS, "data set", name, lambda load: ArrayEntry(load, names, summary))
 
 
 # Until ImageNet is prepared, the names of its classes are in an archive that is not opened yet.

@@ -9,7 +9,7 @@ import ml_collections
 import optax
 
 from amdjax.errors import UserError, unknown_name
-from amdjax.registry import register
+from amdjax.registry import registering
 from amdjax.schedules import epoch_of, linear_ramp_up, ramp_down, ramp_up
 
 SCHEDULES = ("step", "cosine", "linear")
@@ -62,12 +62,7 @@ def register_optimizer(name: str, summary: str) -> Callable[[_Build], _Build]:
     Raises:
       UserError: if the name is taken.
     """
-
-    def decorate(build: _Build) -> _Build:
-        register(OPTIMIZERS, "optimiser", name, OptimizerSpec(build, summary), build)
-        return build
-
-    return decorate
+    return registering(OPTIMIZERS, "optimiser", name, lambda build: OptimizerSpec(build, summary))
 
 
 @register_optimizer("sgd", "stochastic gradient descent with momentum")

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.traverse_util
 import jax
 import ml_collections
 import numpy as np
@@ -19,13 +18,13 @@ from tabulate import tabulate
 
 from amdjax import __version__
 from amdjax.checkpoint import best_step
-from amdjax.configs import default
 from amdjax.data import Dataset, Fingerprint
 from amdjax.experiment import TEACHERS, RunSpec
 from amdjax.files import write_atomically
 from amdjax.metrics import format_stat
 from amdjax.models import Model, create_model, variable_shapes
 from amdjax.pretrained import create_teacher, teacher_name
+from amdjax.workdir import default_settings, flatten_settings
 
 FILE = "results.json"
 VALIDATION = "validation_accuracy"  # key of an evaluation: accuracy on the validation split
@@ -167,17 +166,13 @@ def origin_of(
 
 
 def _digest(description: dict[str, Any]) -> str:
-    settings = _flatten({**description.get("settings", {}), "seed": None})
+    settings = flatten_settings({**description.get("settings", {}), "seed": None})
     # Without the defaults a setting that amdjax gets later changes nothing.
-    defaults = _flatten(json.loads(json.dumps(default.get_config().to_dict())))
+    defaults = default_settings()
     missing = object()
     changed = {key: value for key, value in settings.items() if defaults.get(key, missing) != value}
     content = json.dumps({"settings": changed, "data": description.get("data")}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def _flatten(settings: dict[str, Any]) -> dict[str, Any]:
-    return flax.traverse_util.flatten_dict(settings, sep=".", keep_empty_nodes=True)
 
 
 def write(workdir: Path, data: Fingerprint, results: Results) -> None:

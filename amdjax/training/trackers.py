@@ -15,7 +15,7 @@ import flax.traverse_util
 
 from amdjax.errors import UserError, unknown_name
 from amdjax.files import write_atomically
-from amdjax.registry import register
+from amdjax.registry import registering
 
 _ID_FILE = "tracker_id"
 _EXTRAS = ("wandb", "mlflow")  # trackers, their packages, and the extras that install these
@@ -73,12 +73,7 @@ def register_tracker(name: str, summary: str) -> Callable[[_Create], _Create]:
     Raises:
       UserError: if the name is taken.
     """
-
-    def decorate(create: _Create) -> _Create:
-        register(TRACKERS, "tracker", name, TrackerSpec(create, summary), create)
-        return create
-
-    return decorate
+    return registering(TRACKERS, "tracker", name, lambda create: TrackerSpec(create, summary))
 
 
 @register_tracker("wandb", "Weights & Biases")

@@ -140,7 +140,7 @@ CINIC10_IMAGES = random_images(3, 3, 2, 32, 32, 3)  # [split,class,image,H,W,3]
 
 
 def cinic10_files() -> Iterator[tuple[str, bytes]]:
-    """Yields the files of CINIC-10's archive, of which one is grey and one is no image."""
+    """Yields the files of CINIC-10's archive, of which one is grey and one is not an image."""
     for s, split in enumerate(("valid", "train", "test")):
         for c, class_name in enumerate(CINIC10_CLASSES):
             for i, image in enumerate(CINIC10_IMAGES[s, c]):

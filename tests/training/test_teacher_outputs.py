@@ -30,7 +30,7 @@ from amdjax.training.trainer import build_trainer
 from tests.make_data import random_images
 from tests.tiny_run import QUICK_COMPILATION, ROOT, tiny_config
 
-# A teacher that is no network of amdjax: the classes of the test images differ in their colours.
+# A teacher that is not a network of amdjax: the classes of the test images differ in their colours.
 _TEACHER = """
 import numpy as np
 
