@@ -26,6 +26,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -slow[item.path])  # stable: the order within a file is kept
 
 
+@pytest.fixture(autouse=True)
+def _registrations() -> Iterator[None]:
+    """Ends with each test what it registers: no test sees what another has registered."""
+    from tests.registries import temporary_registrations
+
+    with temporary_registrations():
+        yield
+
+
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 64 training and 32 test images in four classes."""

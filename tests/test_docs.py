@@ -13,7 +13,6 @@ from amdjax.configs import default
 from amdjax.losses import LOSSES
 from amdjax.methods import METHODS
 from amdjax.recipes import RECIPES
-from tests.registries import temporary_registrations
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -54,14 +53,13 @@ def test_docs_build_without_warnings(tmp_path):
 def test_python_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     names = {"__name__": "page"}
     monkeypatch.chdir(tmp_path)
-    with temporary_registrations():
-        for block in _blocks(page):
-            if file := re.match(r"# (\w+\.py)\n", block):  # that the page imports
-                names["__file__"] = str(tmp_path / file[1])
-                (tmp_path / file[1]).write_text(block)
-            exec(compile(block, str(page), "exec"), names)
-        if "get_config" in names:
-            validate(names["get_config"]())
+    for block in _blocks(page):
+        if file := re.match(r"# (\w+\.py)\n", block):  # that the page imports
+            names["__file__"] = str(tmp_path / file[1])
+            (tmp_path / file[1]).write_text(block)
+        exec(compile(block, str(page), "exec"), names)
+    if "get_config" in names:
+        validate(names["get_config"]())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

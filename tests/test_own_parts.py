@@ -26,7 +26,6 @@ from amdjax.report.figures import create_sections
 from amdjax.report.summary import summarize
 from amdjax.training.preflight import check_shapes
 from amdjax.workdir import check_resumable, read_config, restore, write_config, write_run_spec
-from tests.registries import temporary_registrations
 from tests.report.fake_report import fake_report
 from tests.trained_run import change_run, copy
 
@@ -52,12 +51,6 @@ def get_config():
 """
 
 BLACK, LABELS = np.zeros((4, 8, 8, 3), np.uint8), np.arange(4) % 2
-
-
-@pytest.fixture(autouse=True)
-def _registrations():
-    with temporary_registrations():
-        yield
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from amdjax.models.resnet import CifarResNet
 from tests.export.random_variables import draw_variables
 from tests.models.test_published_networks import LAYERS
 from tests.reference_values import load, prefixed
-from tests.registries import temporary_registrations
 
 # One of each family of names, with those whose published keys are not stored here.
 FAMILIES = (*LAYERS, "resnet18", "mobilenet_v2")
@@ -57,11 +56,10 @@ def test_torch_state_dict_needs_a_published_definition():
 
         depth: int = 8
 
-    with temporary_registrations():
-        register_model("my_vgg", "a network")(Mine)
-        for name in ("conv13", "amc_net", "my_vgg"):
-            with pytest.raises(UserError, match=f"{name} has no published PyTorch definition"):
-                to_torch_state_dict(name, {})
+    register_model("my_vgg", "a network")(Mine)
+    for name in ("conv13", "amc_net", "my_vgg"):
+        with pytest.raises(UserError, match=f"{name} has no published PyTorch definition"):
+            to_torch_state_dict(name, {})
 
 
 @pytest.mark.parametrize("name", ["wrn_16_1", "resnet20"])

@@ -13,7 +13,6 @@ from amdjax.training import trackers
 from amdjax.training.metric_writer import RunLogger
 from amdjax.training.run import run
 from amdjax.training.trackers import RunTrackers, check_trackers, register_tracker
-from tests.registries import temporary_registrations
 from tests.tiny_run import tiny_config
 
 CONFIG = {"batch_size": 8, "optim": {"name": "sgd", "boundaries": [1]}}
@@ -24,27 +23,26 @@ VALUES = {"train/loss": 0.5, "train/accuracy": 0.25}
 def calls():
     """The calls that the trackers "fake" and "broken" get; the latter fails at step 2."""
     calls = []
-    with temporary_registrations():
 
-        @register_tracker("fake", "keeps what it gets")
-        class _Fake:
-            def start(self, name, folder, config, run_id):
-                self.name = name
-                calls.append(("start", name, folder, config, run_id))
+    @register_tracker("fake", "keeps what it gets")
+    class _Fake:
+        def start(self, name, folder, config, run_id):
+            self.name = name
+            calls.append(("start", name, folder, config, run_id))
 
-            def log(self, step, values):
-                calls.append(("log", self.name, step, dict(values)))
+        def log(self, step, values):
+            calls.append(("log", self.name, step, dict(values)))
 
-            def finish(self):
-                calls.append(("finish", self.name))
+        def finish(self):
+            calls.append(("finish", self.name))
 
-        @register_tracker("broken", "fails at step 2")
-        class _Broken(_Fake):
-            def log(self, step, values):
-                if step == 2:
-                    raise ConnectionError("no\nnetwork")
+    @register_tracker("broken", "fails at step 2")
+    class _Broken(_Fake):
+        def log(self, step, values):
+            if step == 2:
+                raise ConnectionError("no\nnetwork")
 
-        yield calls
+    yield calls
 
 
 @pytest.mark.slow
