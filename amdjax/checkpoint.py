@@ -105,7 +105,7 @@ class Checkpoints:
             self._manager.reload()
 
     def restore_latest(self, state: Any) -> Any:
-        """Returns the newest checkpoint in the structure, shapes and shardings of `state`.
+        """Returns the newest checkpoint in the form of a state, see `restore`.
 
         Raises:
           UserError: if the checkpoint does not fit, or has no checksums and is damaged.
@@ -113,7 +113,11 @@ class Checkpoints:
         return self.restore(max(self._manager.all_steps()), state)
 
     def restore(self, step: int, state: Any) -> Any:
-        """Returns a checkpoint in the structure, shapes and shardings of `state`.
+        """Returns a checkpoint in the structure, shapes and shardings of a state.
+
+        Args:
+          step: of the checkpoint.
+          state: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
         Raises:
           UserError: if the checkpoint does not fit, or has no checksums and is damaged, or cannot

@@ -272,6 +272,12 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, P()))
 
 
+def replicated_shapes(tree: Any, mesh: Mesh) -> Any:
+    """Returns what `replicate` gives, as `jax.ShapeDtypeStruct` of each array."""
+    sharding = NamedSharding(mesh, P())
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
 def block_on_cpu(tree: Any) -> None:
     """Waits for the results of a step on CPU.
 

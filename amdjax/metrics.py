@@ -13,7 +13,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.metrics import homogeneity_completeness_v_measure
 
 from amdjax.losses.ce import cross_entropy
 
@@ -147,6 +146,8 @@ def v_measure(labels: np.ndarray, predictions: np.ndarray) -> tuple[float, float
     Returns:
       (homogeneity, completeness, V), each in [0, 1]; V is the harmonic mean of the other two.
     """
+    from sklearn.metrics import homogeneity_completeness_v_measure  # slow import, for reports only
+
     return homogeneity_completeness_v_measure(np.asarray(labels), np.asarray(predictions))
 
 

@@ -44,7 +44,7 @@ class TeacherSource(NamedTuple):
       checkpoint: `config.teacher.checkpoint`, or one of `config.teacher.ensemble`; "" for a teacher
         that the run trains.
       model: name of the network.
-      weight: of its logits.
+      weight: of its outputs.
     """
 
     checkpoint: str

@@ -531,7 +531,7 @@ def restore_all(
     if config.teacher.checkpoint:
         attempt(lambda: restore_imported_teacher(config, num_classes), TEACHER)
     if config.teacher.ensemble:
-        notes.append(f"{TEACHER}: skipped: an ensemble has no features to show")
+        notes.append(f"{TEACHER}: skipped: the report shows single networks, not ensembles")
     for name in run_names(workdir, config):
         attempt(lambda name=name: restore(workdir / name), name)
     notes += [

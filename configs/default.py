@@ -62,11 +62,12 @@ def get_config(*, imports: Sequence[str] = ()) -> ml_collections.ConfigDict:
     # Empty: train the teacher first. Else the folder of a finished run (runs/x/teacher), or
     # PyTorch weights as .npz, .safetensors or .pth, or a folder of the Hugging Face Hub.
     config.teacher.checkpoint = ""
-    # Or several teachers, each as for `checkpoint`; students learn from the mean of their logits.
+    # Or several teachers, each as for `checkpoint`; students learn from the mean of their logits
+    # and from their joined features.
     config.teacher.ensemble = ()
     # Their networks; empty: as the folders of the runs say. Files of weights do not.
     config.teacher.ensemble_models = ()
-    config.teacher.ensemble_weights = ()  # of their logits, divided by the sum; empty: equal ones
+    config.teacher.ensemble_weights = ()  # of their outputs, divided by the sum; empty: equal ones
     # Or the outputs of any other teacher for the training images, an .npz or a folder of .npy that
     # `python -m amdjax.teacher_outputs` writes. The same limits as for `cached` hold.
     config.teacher.outputs = ""

@@ -163,11 +163,10 @@ class ContrastiveRepresentation(nn.Module):
         student = embed(student_embedding, "student")
         teacher = embed(jax.lax.stop_gradient(teacher_embedding), "teacher")
         memory = self.variable("state", "memory", self._new_memory, num_examples)
-        # Floats, because the shards' states are averaged, with rounding errors on some numbers of
-        # devices; -1 is the class of unseen images.
-        classes = self.variable("state", "classes", jnp.full, num_examples, -1.0)
-        seen = jnp.round(classes.value).at[example_index].set(labels.astype(jnp.float32))
-        negatives = draw_negatives(key, labels.astype(jnp.float32), seen, self.negatives)
+        # -1 is the class of unseen images.
+        classes = self.variable("state", "classes", jnp.full, num_examples, -1, jnp.int32)
+        seen = classes.value.at[example_index].set(labels)
+        negatives = draw_negatives(key, labels, seen, self.negatives)
         contrast_index = jnp.concatenate([example_index[:, None], negatives], axis=1)
         loss, updated = crd_loss(
             student,

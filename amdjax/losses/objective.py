@@ -178,6 +178,11 @@ class Objective:
         return any("example_index" in term.spec.inputs for term in self.terms)
 
     @property
+    def whole_batch_losses(self) -> tuple[str, ...]:
+        """Names of the losses whose arrays are gathered from all devices."""
+        return tuple(term.name for term in self.terms if term.spec.whole_batch)
+
+    @property
     def label_losses(self) -> tuple[str, ...]:
         """Names of the losses that read labels in any form."""
         return tuple(term.name for term in self.terms if term.spec.reads_labels(term.selection))
@@ -202,6 +207,16 @@ class Objective:
     def uncacheable_losses(self) -> tuple[str, ...]:
         """Names of the losses that read outputs of the teacher that the cache does not hold."""
         return tuple(term.name for term in self.terms if not term.spec.cacheable)
+
+    @property
+    def teacher_layers(self) -> tuple[tuple[str, str], ...]:
+        """The teacher's layers that are read, as pairs (name of the loss, layer)."""
+        return tuple(
+            (term.name, layer)
+            for term in self.terms
+            if any(name.endswith("teacher.features") for name in term.spec.inputs)
+            for _, layer in term.spec.layer_pairs(term.selection)
+        )
 
     @property
     def attention_pairs(self) -> tuple[tuple[str, str], ...]:

@@ -136,7 +136,8 @@ class LossSpec:
       warm_up_epochs: epochs of the published linear warm-up, the default of the hyper-parameter
         `ramp_up_epochs`.
       features: default of the hyper-parameter `features`, the layers to compare.
-      whole_batch: gather the arrays of all shards, for losses that compare samples.
+      whole_batch: gather the arrays of all shards, for losses that compare samples. Variables of
+        the collection "state" are then equal on all devices; of other losses they are averaged.
       attention_only: the function depends on a feature only through its attention map
         `sum_c f^2`, so that the cached map can replace the teacher's feature.
       layers_together: call the function once, with a list of features for each side, instead of

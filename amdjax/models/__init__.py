@@ -1,10 +1,11 @@
 """Model families; every model returns `Outputs`."""
 
-from amdjax.models.ensemble import Ensemble, join_variables, member_variables
+from amdjax.models.ensemble import Ensemble, join_variables, map_sizes, member_variables
 from amdjax.models.layers import BatchNorm, Model, Outputs
 from amdjax.models.registry import MODELS, create_model, register_model
 from amdjax.models.torch_import import import_torch_state_dict, select_network
 from amdjax.models.variables import (
+    abstract_variables,
     check_shapes,
     count_parameters,
     init_variables,
@@ -17,12 +18,14 @@ __all__ = [
     "Ensemble",
     "Model",
     "Outputs",
+    "abstract_variables",
     "check_shapes",
     "count_parameters",
     "create_model",
     "import_torch_state_dict",
     "init_variables",
     "join_variables",
+    "map_sizes",
     "member_variables",
     "register_model",
     "select_network",

@@ -30,9 +30,18 @@ def init_variables(model: Model, key: jax.Array, image_shape: tuple[int, ...]) -
 @functools.cache  # models of equal definition are equal, so that all seeds use one executable
 def _initializer(model: Model, image_shape: tuple[int, ...]) -> Callable[[jax.Array], dict]:
     def init(key: jax.Array) -> dict:
-        return {"batch_stats": {}, **model.init(key, jnp.zeros((1, *image_shape), jnp.float32))}
+        return _draw(model, image_shape, key)
 
     return distributed.jit(init)
+
+
+def _draw(model: Model, image_shape: tuple[int, ...], key: jax.Array) -> dict:
+    return {"batch_stats": {}, **model.init(key, jnp.zeros((1, *image_shape), jnp.float32))}
+
+
+def abstract_variables(model: Model, image_shape: tuple[int, ...]) -> dict:
+    """Returns the shapes and dtypes of what `init_variables` returns, as `jax.ShapeDtypeStruct`."""
+    return jax.eval_shape(functools.partial(_draw, model, image_shape), jax.random.key(0))
 
 
 def count_parameters(variables: Mapping[str, Any]) -> int:
@@ -49,9 +58,7 @@ def variable_shapes(
       model: from `create_model`.
       image_shape: (H, W, 3), on which the shapes of a network may depend.
     """
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    shapes = jax.eval_shape(lambda images: model.init(jax.random.key(0), images), images)
-    return flax.traverse_util.flatten_dict(shapes, sep="/")
+    return flax.traverse_util.flatten_dict(abstract_variables(model, image_shape), sep="/")
 
 
 def check_shapes(arrays: Mapping[str, Any], expected: Mapping[str, Any], subject: str) -> None:

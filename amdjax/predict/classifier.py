@@ -107,7 +107,7 @@ def load_models(
       data_dir: folder of the prepared data; None: that of the config.
 
     Raises:
-      UserError: if the student cannot be read.
+      UserError: if the student cannot be read, or its images are not square.
     """
     config = read_config(workdir)
     if data_dir is not None:
@@ -116,6 +116,13 @@ def load_models(
     data = networks[0].data
     if data is None:
         raise UserError(f"{workdir / networks[0].name} does not say what data it was trained on")
+    height, width, _ = data.image_shape
+    if height != width:
+        folder = workdir / networks[0].name
+        raise UserError(
+            f"{folder} was trained on images of {height}x{width}, and image files are cropped to "
+            f"squares; classify arrays in Python: amdjax.load_run({str(folder)!r}).logits(images)"
+        )
     if not networks[0].is_teacher:
         try:
             networks.append(_teacher_of(networks[0], workdir, config, len(data.class_names)))

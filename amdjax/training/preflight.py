@@ -15,9 +15,9 @@ from amdjax.data.mixing import create_mix
 from amdjax.errors import UserError, unknown_name
 from amdjax.experiment import RunSpec
 from amdjax.losses import LossInputs, Objective, build_objective
-from amdjax.models import Model, Outputs, create_model
+from amdjax.models import Ensemble, Model, Outputs, create_model, map_sizes
 from amdjax.predictor import predicting_losses
-from amdjax.pretrained import create_teacher, find_run
+from amdjax.pretrained import create_teacher, find_run, teacher_sources
 from amdjax.teacher_outputs.stored import StoredOutputs, open_outputs
 from amdjax.training.optimizer import create_optimizer
 from amdjax.training.trackers import check_trackers
@@ -127,6 +127,8 @@ def check_shapes(
         if not spec.is_teacher and config.mix.name == "moex" and config.mix.layer not in features:
             raise unknown_name("config.mix.layer", config.mix.layer, features)
         objective = build_objective(spec.losses)
+        if isinstance(teacher, Ensemble) and inputs.teacher is not None:
+            _check_joined(config, teacher, objective, inputs.teacher, image_shape)
         computed = objective.apply(objective.init(jax.random.key(0), inputs), inputs)
         if inputs.teacher is not None and (config.teacher.cached or config.teacher.outputs):
             check_cached_sizes(objective, inputs.student, inputs.teacher)
@@ -211,6 +213,41 @@ def _check_teacher(config: ml_collections.ConfigDict, objective: Objective) -> N
             "config.teacher.cached keeps the teacher's logits, embedding and attention maps, but "
             f"{' and '.join(objective.uncacheable_losses)} needs whole features; switch it off"
         )
+
+
+def _check_joined(
+    config: ml_collections.ConfigDict,
+    teacher: Ensemble,
+    objective: Objective,
+    outputs: Outputs,
+    image_shape: tuple[int, ...],
+) -> None:
+    """Makes sure that an ensemble has the features that the losses of a run read.
+
+    Args:
+      config: of the experiment.
+      teacher: the ensemble.
+      objective: of the run.
+      outputs: the ensemble's, of which only the names of the features matter.
+      image_shape: (H, W, 3).
+
+    Raises:
+      UserError: if the members have a feature in different sizes, or not all have it.
+    """
+    for loss, layer in objective.teacher_layers:
+        if layer in outputs.features:
+            continue
+        sizes = map_sizes([dummy_outputs(one, image_shape) for one in teacher.members], layer)
+        if any(sizes):  # else no member knows the name
+            members = (
+                f"{source.model} has {'no ' + layer if size is None else 'x'.join(map(str, size))}"
+                for source, size in zip(teacher_sources(config.teacher), sizes, strict=True)
+            )
+            raise UserError(
+                f"the loss {loss} reads {layer} of the teachers, which is joined only from maps of "
+                f"one size: {', '.join(members)}; name other layers in "
+                f"config.losses.{loss}.features, or choose other teachers"
+            )
 
 
 def check_images_unchanged(config: ml_collections.ConfigDict, setting: str) -> None:

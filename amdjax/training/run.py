@@ -357,11 +357,14 @@ def train_runs(
         description = describe_run(config, spec, trainer.dataset.fingerprint)
         checkpoints = stack.enter_context(Checkpoints(folder, description))
         # A process may not see the newest checkpoint yet on a shared disk.
-        start, log = distributed.of_primary(checkpoints.latest_step() or 0), {}
-        state = trainer.init_state(spec.seed, initial)
+        start = distributed.of_primary(checkpoints.latest_step() or 0)
         if start:
             checkpoints.wait_for(start)
-            state, log = checkpoints.restore_latest(state), checkpoints.restore_log()
+            # Into shapes: a run that is resumed does not compile how its first weights are drawn.
+            state = checkpoints.restore_latest(trainer.state_shapes())
+            log = checkpoints.restore_log()
+        else:
+            state, log = trainer.init_state(spec.seed, initial), {}
         return RunState(spec, folder, description, checkpoints, state, start, log)
 
     with contextlib.ExitStack() as stack:

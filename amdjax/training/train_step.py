@@ -144,11 +144,16 @@ def make_train_step(
             grads, aux = gradients(*examples, *statistics, *keys)
         else:
             grads, aux = _accumulate(gradients, accumulate, examples, statistics, keys)
-        # Statistics and centres of the shards are means over equal numbers of examples, and so is
-        # what the whole batch would give.
-        grads, (metrics, batch_stats, loss_state) = jax.lax.pmean(
-            (grads, aux), distributed.BATCH_AXIS
+        metrics, batch_stats, loss_state = aux
+        # The state of a loss that sees the whole batch is equal on all devices. Statistics and
+        # centres of the shards are means over equal numbers of examples, and so is what the whole
+        # batch would give.
+        equal = {k: v for k, v in loss_state.items() if k in objective.whole_batch_losses}
+        averaged = {k: v for k, v in loss_state.items() if k not in equal}
+        grads, metrics, batch_stats, averaged = jax.lax.pmean(
+            (grads, metrics, batch_stats, averaged), distributed.BATCH_AXIS
         )
+        loss_state = equal | averaged
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         trained = optax.apply_updates(state.trainable, updates)
         # The norm of the new parameters shows immediately that they are not finite, where the loss

@@ -19,7 +19,7 @@ from amdjax.data.mixing import create_mix
 from amdjax.experiment import RunSpec, optim_of, total_steps
 from amdjax.losses import Objective, build_objective
 from amdjax.metrics import EvalMetrics
-from amdjax.models import Model, create_model, init_variables
+from amdjax.models import Model, abstract_variables, create_model, init_variables
 from amdjax.predictor import Predictor, create_predictor
 from amdjax.pretrained import create_teacher
 from amdjax.teacher_outputs.stored import StoredOutputs, open_outputs
@@ -79,25 +79,36 @@ class Trainer:
         """
         key = jax.random.key(np.uint32(seed))
         variables = init_variables(self.student, key, self.dataset.image_shape)
-        loss_variables = self._init_losses(jax.random.fold_in(key, 1))
+        loss_variables = self._compiled_init_losses(jax.random.fold_in(key, 1))
         if initial is not None:
             variables, loss_variables = initial.variables, initial.of_losses(loss_variables)
-        state = TrainState.create(
-            variables, loss_variables, self.optimizer, ema=self.config.ema_decay > 0
-        )
+        state = self._create_state(variables, loss_variables)
         if initial is not None and initial.ema and state.ema:
             state = dataclasses.replace(state, ema=initial.ema)
         return distributed.replicate(state, self.mesh)
 
-    @functools.cached_property
-    def _init_losses(self) -> Callable[[jax.Array], dict]:
-        def init(key: jax.Array) -> dict:
-            inputs = dummy_inputs(
-                self.student, self.teacher, self.dataset.image_shape, len(self.dataset.train)
-            )
-            return self.objective.init(key, inputs)
+    def state_shapes(self) -> TrainState:
+        """Returns the shapes, dtypes and shardings of a state, and computes nothing."""
+        state = jax.eval_shape(
+            self._create_state,
+            abstract_variables(self.student, self.dataset.image_shape),
+            jax.eval_shape(self._init_losses, jax.random.key(0)),
+        )
+        return distributed.replicated_shapes(state, self.mesh)
 
-        return distributed.jit(init)
+    def _create_state(self, variables: dict, loss_variables: dict) -> TrainState:
+        ema = self.config.ema_decay > 0
+        return TrainState.create(variables, loss_variables, self.optimizer, ema)
+
+    def _init_losses(self, key: jax.Array) -> dict:
+        inputs = dummy_inputs(
+            self.student, self.teacher, self.dataset.image_shape, len(self.dataset.train)
+        )
+        return self.objective.init(key, inputs)
+
+    @functools.cached_property
+    def _compiled_init_losses(self) -> Callable[[jax.Array], dict]:
+        return distributed.jit(self._init_losses)
 
     def train_batches(self, seed: int) -> TrainBatches:
         """Returns this process's rows of the training batches, in the order of a seed."""

@@ -23,7 +23,7 @@ from amdjax.predict.table import Predictions, output_file, write_json
 from amdjax.report.evaluate import evaluate_workdir
 from amdjax.workdir import read_config
 from tests.tiny_run import QUICK_COMPILATION, ROOT
-from tests.trained_run import add_student, change, copy
+from tests.trained_run import add_student, change, change_run, copy
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +232,14 @@ def test_load_models_finds_the_student(workdir, tmp_path, capsys):
     capsys.readouterr()
     assert loaded() == ["at-seed3"]
     assert "without a teacher: " in capsys.readouterr().err
+
+
+def test_load_models_refuses_a_network_of_images_that_are_not_square(workdir, tmp_path):
+    changed = copy(workdir, tmp_path / "run")
+    data = json.loads((changed / "kd" / "run.json").read_text())["data"]
+    change_run(changed / "kd", data={**data, "image_shape": [16, 24, 3]})
+    with pytest.raises(UserError, match=r"images of 16x24.*load_run\('.*/kd'\)\.logits"):
+        load_models(changed)
 
 
 def test_format_table_has_the_five_best_classes_of_each_network():

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,8 +11,15 @@ from amdjax.configs import default
 from amdjax.data import load_dataset
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
-from amdjax.pretrained import load_given_teacher, teacher_name, teacher_sources
-from amdjax.training.preflight import check_settings, check_shapes
+from amdjax.losses import LOSSES, build_objective
+from amdjax.models import create_model
+from amdjax.pretrained import (
+    create_teacher,
+    load_given_teacher,
+    teacher_name,
+    teacher_sources,
+)
+from amdjax.training.preflight import check_settings, check_shapes, dummy_inputs
 from amdjax.training.run import run
 from amdjax.workdir import load_run, restore_all, restore_imported_teacher
 from tests.tiny_run import tiny_config
@@ -80,27 +88,67 @@ def test_eskd_refuses_an_ensemble():
         plan_runs(config)
 
 
-@pytest.mark.parametrize("cached", [False, True])
-def test_losses_of_more_than_logits_are_refused(cached):
-    config = _config("a", "b", ensemble_models=("wrn_10_1", "resnet8"), cached=cached)
-    config.student.name = "resnet8"
+def _check(method, *models, student="resnet8", **settings):
+    config = _config("a", "b", ensemble_models=models)
+    config.update_from_flattened_dict(settings)
+    config.student.name, config.methods = student, (method,)
+    specs = plan_runs(config)
+    check_settings(config, specs)
+    check_shapes(config, specs, 4, (16, 16, 3))
 
-    def check(method):
-        config.methods = (method,)
-        check_shapes(config, plan_runs(config), 4, (16, 16, 3))
 
-    check("kd+dist")
-    with pytest.raises(UserError, match=r"amd_gl: .*unknown feature of the teacher 'stage1'"):
-        check("amd_gl")
-    with pytest.raises(UserError, match=r"rkd: .*the teacher has no embedding"):
-        check("rkd")
-    with pytest.raises(UserError, match="simkd: "):
-        check("simkd")
+def test_all_losses_but_those_of_the_classifier_read_the_outputs_of_an_ensemble():
+    reading = {name: spec for name, spec in LOSSES.items() if spec.needs_teacher}
+    joined = {
+        name: {"adapter": True} if "adapter" in spec.defaults() else {}
+        for name, spec in reading.items()
+        if "teacher.class_weights" not in spec.inputs
+    }
+    assert reading.keys() - joined.keys() == {"simkd", "wkd_l"}
+    objective = build_objective(joined)
+    config = _config("a", "b", ensemble_models=("wrn_10_1", "vgg8"))
+
+    def compute():
+        networks = create_model("resnet8", 4), create_teacher(config.teacher, 4)
+        inputs = dummy_inputs(*networks, (32, 32, 3))
+        return objective.apply(objective.init(jax.random.key(0), inputs), inputs)[1]
+
+    assert jax.eval_shape(compute).keys() == joined.keys()
+
+
+def test_losses_of_the_classifier_refuse_an_ensemble():
+    for method in ("simkd", "wkd_l"):
+        with pytest.raises(UserError, match="the teacher has no class_weights"):
+            _check(method, "wrn_10_1", "resnet8")
+
+
+def test_attention_maps_of_an_ensemble_can_be_cached():
+    cached = {"teacher.cached": True, "augment.padding": 0}
+    _check("amd_gl+at+rkd", "wrn_10_1", "vgg8", **cached)
+    with pytest.raises(UserError, match=r"keeps the teacher's logits, embedding and attention"):
+        _check("sp", "wrn_10_1", "vgg8", **cached)
+
+
+def test_losses_of_features_that_members_do_not_share_name_the_members():
+    message = (
+        r"amd_gl: the loss am reads stage1 of the teachers, which is joined only from maps of one "
+        r"size: wrn_10_1 has 16x16, mobilenet_v2_half has 8x8; name other layers"
+    )
+    with pytest.raises(UserError, match=message):
+        _check("amd_gl", "wrn_10_1", "mobilenet_v2_half")
+    layer = {"losses.sp.features": ("stage4",)}
+    with pytest.raises(UserError, match=r"wrn_10_1 has no stage4, vgg8 has 2x2; name other"):
+        _check("sp", "wrn_10_1", "vgg8", student="vgg8", **layer)
+    with pytest.raises(
+        UserError, match=r"unknown feature of the teacher 'stage4'; the teacher has"
+    ):
+        _check("sp", "wrn_10_1", "wrn_10_2", student="vgg8", **layer)
+    _check("kd+rkd", "wrn_10_1", "mobilenet_v2_half")
 
 
 @pytest.mark.slow
 def test_run_learns_from_an_ensemble(images, trained, tmp_path, capsys):
-    config = tiny_config(images, ("kd",))
+    config = tiny_config(images, ("kd+at",))
     paths = [str(trained / name) for name in ("teacher", "kd")]
     config.teacher.ensemble, config.teacher.ensemble_weights = tuple(paths), (3.0, 1.0)
     config.teacher.cached, config.augment.padding = True, 0
@@ -127,7 +175,7 @@ def test_run_learns_from_an_ensemble(images, trained, tmp_path, capsys):
     assert results["teacher"]["model"] == "wrn_10_1 + resnet8"
     assert results["teacher"]["final"]["accuracy"] == accuracy
 
-    settings = json.loads((tmp_path / "kd/run.json").read_text())["settings"]
+    settings = json.loads((tmp_path / "kd+at/run.json").read_text())["settings"]
     assert settings["teacher"] == {
         "ensemble": [
             {"checkpoint": paths[0], "model": "wrn_10_1", "weight": 0.75},
@@ -135,8 +183,8 @@ def test_run_learns_from_an_ensemble(images, trained, tmp_path, capsys):
         ]
     }
     networks, notes = restore_all(tmp_path, config, dataset.fingerprint)
-    assert [network.name for network in networks] == ["kd"]
-    assert "teacher: skipped: an ensemble has no features to show" in notes
+    assert [network.name for network in networks] == ["kd+at"]
+    assert "teacher: skipped: the report shows single networks, not ensembles" in notes
     config.teacher.ensemble_weights = ()
     with pytest.raises(UserError, match=r"trained with a different config: teacher\.ensemble"):
         run(config, tmp_path)

@@ -66,6 +66,20 @@ def test_student_starts_from_a_step_of_a_run_and_from_a_file(config, dataset, tr
     _assert_equal(initial.variables, variables)
 
 
+@pytest.mark.parametrize("ema_decay", [0.0, 0.5])
+def test_state_shapes_are_those_of_the_state_before_the_first_step(config, dataset, ema_decay):
+    config.ema_decay, config.methods = ema_decay, ("vid+crd",)  # parameters and a state of losses
+    trainer = build_trainer(config, plan_runs(config)[-1], dataset, distributed.make_mesh())
+
+    def forms(state):
+        return jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), state)
+
+    state = trainer.init_state(seed=3)
+    assert state.loss_variables["params"]
+    assert state.loss_variables["state"]
+    assert forms(trainer.state_shapes()) == forms(state)
+
+
 def test_variables_of_losses_are_kept_where_they_match():
     def tree(size, value):
         return {"call": {"kernel": np.full(size, value, np.float32)}}

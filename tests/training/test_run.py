@@ -11,6 +11,7 @@ from amdjax.data import load_dataset
 from amdjax.errors import UserError
 from amdjax.metrics import negative_log_likelihood
 from amdjax.training.run import run
+from amdjax.training.trainer import Trainer
 from amdjax.workdir import load_run
 from tests.tiny_run import tiny_config
 
@@ -57,7 +58,8 @@ def test_run_logs_losses_rates_and_evaluations(finished):
     }
 
 
-def test_run_does_not_train_a_finished_run_again(images, finished, capsys):
+def test_run_does_not_train_a_finished_run_again(images, finished, capsys, monkeypatch):
+    monkeypatch.delattr(Trainer, "init_state")  # weights are restored, and none are drawn
     before = {file: file.stat().st_mtime_ns for file in finished.glob("*/checkpoints/*/*")}
     run(tiny_config(images, ("scratch", "amd_gl")), finished)
     out = capsys.readouterr().out

@@ -43,7 +43,7 @@ def _shard_step(step, mesh):
     return distributed.shard_step(step, mesh, batch_argument=2)
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.accelerator), 4])
 def test_train_step_follows_the_pytorch_trajectory_of_amd(devices):
     arrays = load("trajectory_amd")
     student = import_torch_state_dict("wrn_10_1", prefixed(arrays, "student"))
@@ -164,7 +164,7 @@ def _assert_same_on_four_devices(losses):
     one, state = _run(1, losses, steps=2)
     four, other_state = _run(4, losses, steps=2)
     np.testing.assert_allclose(four[0], one[0], rtol=1e-4, atol=1e-6)
-    # Behind a step: rounding moves some samples over the kinks of hinges and absolute values.
+    # After a step: rounding moves some samples over the kinks of hinges and absolute values.
     np.testing.assert_allclose(four[1], one[1], rtol=1e-3, atol=1e-6)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
