@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> None:
     files = find_images(arguments[1:])
     loaded = load_models(local_path(_WORKDIR.value, "--workdir"), _METHOD.value, _DATA_DIR.value)
     predictions = Predictions(loaded)
+    explained = list(loaded.models) if _CAM.value else []
     stems: set[str] = set()
     for first in range(0, len(files), BATCH_SIZE):
         batch = files[first : first + BATCH_SIZE]
@@ -48,8 +49,14 @@ def main(arguments: list[str]) -> None:
         images = np.pad(images, [(0, BATCH_SIZE - len(read)), (0, 0), (0, 0), (0, 0)])
         outputs = {model.name: model.probabilities(images) for model in loaded.models}
         cams = {}
-        if _CAM.value:
-            cams = {model.name: model.grad_cam(images, _LAYER.value) for model in loaded.models}
+        for model in tuple(explained):
+            try:
+                cams[model.name] = model.grad_cam(images, _LAYER.value)
+            except UserError as error:  # the teacher is an ensemble, or has no such layer
+                if model is loaded.models[0]:
+                    raise
+                explained.remove(model)
+                print(f"no Grad-CAM of {model.name}: {error}", file=sys.stderr)
         for i, file in enumerate(read):
             probabilities = {name: output[i] for name, output in outputs.items()}
             print(f"{file}\n{format_table(probabilities, loaded.class_names)}", flush=True)

@@ -89,6 +89,18 @@ def test_predict_command_prints_probabilities_and_writes_cams(workdir, pictures,
                 assert picture.size == size
 
 
+def test_predict_command_draws_the_student_of_an_ensemble(workdir, pictures, tmp_path):
+    changed = copy(workdir, tmp_path / "run")
+    teacher = json.loads((changed / "config.json").read_text())["teacher"]
+    members = [str(workdir / name) for name in ("teacher", "kd")]
+    change(changed / "config.json", teacher={**teacher, "ensemble": members})
+    code, out, err = _predict(tmp_path, f"--workdir={changed}", "--cam", pictures / "a.JPG")
+    assert code == 0, err
+    assert err.count("no Grad-CAM of teacher: an ensemble has no Grad-CAM") == 1
+    assert [path.name for path in tmp_path.glob("*.png")] == ["a.cam-kd.png"]
+    assert out.splitlines()[1].split() == ["kd", "teacher"]
+
+
 def test_predict_command_writes_probabilities_from_a_copied_workdir(workdir, pictures, tmp_path):
     """Neither the data set nor the folder where the workdir was trained is needed."""
     loaded = load_models(workdir)  # stores the temperatures
