@@ -354,7 +354,7 @@ class Preemption:
     def __enter__(self) -> "Preemption":
         """Installs the handlers."""
         self._stop = False
-        self._calls = 0
+        self._calls, self._agreed = 0, False
         self._previous = {}
         numbers = [signal.SIGINT] if process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
         for number in numbers:
@@ -377,7 +377,9 @@ class Preemption:
             # JAX stops at the call whose number is one above the last that any process has made:
             # with numbers that do not start at 1 or have gaps, as steps do, it can be missed.
             self._calls += 1
-            return multihost_utils.reached_preemption_sync_point(self._calls)
+            # JAX says so once, perhaps after the last step of a run: the next run then stops.
+            self._agreed |= multihost_utils.reached_preemption_sync_point(self._calls)
+            return self._agreed
         return self._stop
 
     def _note(self, number: int, frame: Any) -> None:

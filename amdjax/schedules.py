@@ -5,8 +5,12 @@ import jax.numpy as jnp
 
 
 def epoch_of(step: jax.Array, steps_per_epoch: int) -> jax.Array:
-    """Returns the number of whole epochs done at a step, float32."""
-    return jnp.floor(jnp.asarray(step, jnp.float32) / steps_per_epoch)
+    """Returns the number of whole epochs done at a step, float32.
+
+    The division is one of integers: in a compiled program XLA multiplies floats by the rounded
+    reciprocal instead, which begins some epochs one step late.
+    """
+    return (jnp.asarray(step, jnp.int32) // steps_per_epoch).astype(jnp.float32)
 
 
 def ramp_up(epoch: jax.Array, length: float) -> jax.Array:

@@ -191,7 +191,7 @@ def compile_step(
         `config.log_every_steps` steps; the analysis counts one of them.
     """
     local = build_trainer(config, spec, dataset)
-    trainer = dataclasses.replace(local, mesh=mesh, _compiled={})
+    trainer = dataclasses.replace(local, mesh=mesh)
     with cpu.disabled():
         arguments = _abstract_arguments(trainer, local.init_state(seed=0), on_device)
         step: Any = trainer.compiled_step(on_device=on_device)

@@ -259,6 +259,14 @@ def test_preemption_stops_all_processes_at_ctrl_c_of_one(start_process):
     assert polls[0] == polls[1]
 
 
+def test_preemption_stays_requested_after_the_step_that_all_processes_agreed_on(monkeypatch):
+    monkeypatch.setattr(distributed, "process_count", lambda: 2)
+    reached = "reached_preemption_sync_point"
+    monkeypatch.setattr(distributed.multihost_utils, reached, lambda poll: poll == 2)
+    with distributed.Preemption() as preemption:
+        assert [preemption.requested() for _ in range(4)] == [False, True, True, True]
+
+
 def test_preemption_ends_the_run_with_the_error_of_its_check():
     def fail():
         raise UserError("the workdir was taken over")

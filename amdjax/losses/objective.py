@@ -119,6 +119,11 @@ class Objective:
                 else:
                     value = function(*arrays, **term.hyper)
                 if self.some_unlabeled and term.spec.reads_labels(term.selection):
+                    if jnp.ndim(value) == 0:
+                        raise UserError(
+                            f"the loss {term.name} reads labels and returns one value for all "
+                            "images; with config.data.unlabeled it must return one for each"
+                        )
                     value = jnp.where(labeled, value, 0.0)
                 values.append(jnp.mean(value))
             parts[term.name] = sum(values) / len(values)
@@ -140,7 +145,8 @@ class Objective:
                 logits = term.spec.logits_fn(outputs, term.hyper)
             elif variables is not None:
                 module: Any = term.spec.function
-                (call,) = variables["state"][term.name]
+                trees = [collection.get(term.name, {}) for collection in variables.values()]
+                (call,) = set().union(*trees)
                 logits = module(**term.hyper).apply(
                     _variables_of(variables, term.name, call),
                     outputs,
@@ -171,6 +177,13 @@ class Objective:
     def needs_strong_view(self) -> bool:
         """Whether any loss reads outputs for the strongly augmented view."""
         return any(term.spec.needs_strong_view for term in self.terms)
+
+    @property
+    def needs_strong_teacher(self) -> bool:
+        """Whether any loss reads the teacher's outputs for that view."""
+        return any(
+            name.startswith("strong_teacher.") for term in self.terms for name in term.spec.inputs
+        )
 
     @property
     def needs_example_index(self) -> bool:
@@ -267,7 +280,10 @@ def default_losses() -> ml_collections.ConfigDict:
 
 
 def build_objective(
-    losses: Mapping[str, Mapping[str, Any]], steps_per_epoch: int = 1, epochs: int = 1
+    losses: Mapping[str, Mapping[str, Any]],
+    steps_per_epoch: int = 1,
+    epochs: int = 1,
+    some_unlabeled: bool = False,
 ) -> Objective:
     """Builds the objective of a config. Losses of weight zero are not computed.
 
@@ -275,6 +291,7 @@ def build_objective(
       losses: name -> hyper-parameters, as in `config.losses`; missing ones have their default.
       steps_per_epoch: batches in an epoch; matters only for `ramp_up_epochs` and `end_fraction`.
       epochs: length of the training; matters only for `end_fraction`.
+      some_unlabeled: whether labels may be -1.
 
     Returns:
       An `Objective`.
@@ -293,7 +310,7 @@ def build_objective(
             f"{' and '.join(predicting)} define different predictions and cannot be combined; "
             "choose one of them"
         )
-    return Objective(tuple(terms), steps_per_epoch, epochs)
+    return Objective(tuple(terms), steps_per_epoch, epochs, some_unlabeled)
 
 
 def _term(name: str, settings: Mapping[str, Any]) -> Term:

@@ -257,19 +257,22 @@ class LossSpec:
           selection: hyper-parameters of `selection_defaults`; missing ones have their default.
 
         Returns:
-          name of the call -> positional arguments. A call is named after the student's layer, or
-          after its first input ("logits", "embedding", "features") if the function is called once.
+          name of the call -> positional arguments. A call is named after the student's layer, with
+          the teacher's where that has a call already, or after its first input ("logits",
+          "embedding", "features") if the function is called once.
 
         Raises:
-          UserError: if a layer does not exist, `features` is empty, `teacher_features` has another
-            length or `pair_labels` is unknown.
+          UserError: if a layer does not exist, `features` is empty or names two layers twice,
+            `teacher_features` has another length or `pair_labels` is unknown.
         """
         selection = {**self.selection_defaults(), **selection}
         pairs = self.layer_pairs(selection)
         if self.reads_features:
             self._check_layers(inputs, pairs)
         if self.reads_features and not self.layers_together:
-            groups = {pair[0]: (pair,) for pair in pairs}
+            groups = {}
+            for pair in pairs:  # a layer of the student may be compared with several
+                groups["-".join(pair) if pair[0] in groups else pair[0]] = (pair,)
         else:
             groups = {self.inputs[0].rpartition(".")[2]: pairs}
         pair_labels = selection.get("pair_labels", "true")
@@ -323,6 +326,9 @@ class LossSpec:
     def _check_layers(self, inputs: LossInputs, pairs: tuple[tuple[str, str], ...]) -> None:
         if not pairs:
             raise UserError("the list of features of a loss is empty; name at least one layer")
+        if len(set(pairs)) < len(pairs):
+            named = ", ".join(" and ".join(pair) for pair in pairs)
+            raise UserError(f"features and teacher_features name layers twice: {named}")
         for side in _SIDES:
             if f"{side}.features" not in self.inputs:
                 continue

@@ -172,8 +172,9 @@ def train_loop(
                 log_metrics(*pending)
                 pending = None
             if logs:
+                rate = float(trainer.learning_rate(step - 1))
                 for logger in loggers:
-                    logger.write_train(step, float(trainer.learning_rate(step - 1)))
+                    logger.write_train(step, rate)
             saves = schedule.saves(step) or stopped
             if logs and not saves and config.checkpoint_every_minutes:
                 minutes = (time.monotonic() - saved_at) / 60

@@ -126,7 +126,8 @@ def check_shapes(
         features = inputs.student.features
         if not spec.is_teacher and config.mix.name == "moex" and config.mix.layer not in features:
             raise unknown_name("config.mix.layer", config.mix.layer, features)
-        objective = build_objective(spec.losses)
+        some_unlabeled = bool(config.data.unlabeled) and not spec.is_teacher
+        objective = build_objective(spec.losses, some_unlabeled=some_unlabeled)
         if isinstance(teacher, Ensemble) and inputs.teacher is not None:
             _check_joined(config, teacher, objective, inputs.teacher, image_shape)
         computed = objective.apply(objective.init(jax.random.key(0), inputs), inputs)

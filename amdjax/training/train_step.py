@@ -95,7 +95,7 @@ def make_train_step(
             if strong_augment is not None:
                 strong_keys = jax.vmap(jax.random.fold_in, (0, None))(example_keys, 2**31)
                 strong_images = strong_augment(strong_keys, batch["image"])
-                if teacher is not None:
+                if objective.needs_strong_teacher and teacher is not None:
                     strong_teacher = teacher.apply(teacher_variables, strong_images, train=False)
 
             def loss_fn(trainable: dict[str, Any]) -> tuple[jax.Array, tuple]:

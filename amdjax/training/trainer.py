@@ -52,6 +52,7 @@ class Trainer:
       optimizer: of the network's parameters and those of the losses.
       learning_rate: step -> learning rate.
       train_step: a step of one device's shard, from `make_train_step`.
+      predictor: of the student, to evaluate it.
       steps_per_epoch: full batches in the training split.
       total_steps: the step after which the run is finished.
     """
@@ -68,7 +69,9 @@ class Trainer:
     predictor: Predictor
     steps_per_epoch: int
     total_steps: int
-    _compiled: dict[tuple[int, bool], Callable[..., Any]] = dataclasses.field(default_factory=dict)
+    _compiled: dict[tuple[int, bool], Callable[..., Any]] = dataclasses.field(
+        init=False, default_factory=dict
+    )
 
     def init_state(self, seed: int, initial: InitialState | None = None) -> TrainState:
         """Returns the state before the first step, replicated on all devices.
@@ -175,10 +178,8 @@ def build_trainer(
         teacher = open_outputs(config.teacher.outputs)
     elif spec.teacher is not None:
         teacher = create_teacher(config.teacher, dataset.num_classes, dtype, axis)
-    objective = dataclasses.replace(
-        build_objective(spec.losses, steps_per_epoch, config.epochs),
-        some_unlabeled=bool(config.data.unlabeled) and not spec.is_teacher,
-    )
+    some_unlabeled = bool(config.data.unlabeled) and not spec.is_teacher
+    objective = build_objective(spec.losses, steps_per_epoch, config.epochs, some_unlabeled)
     optim = optim_of(config, spec)
     optimizer = create_optimizer(optim, steps_per_epoch, config.epochs)
     mix = None if spec.is_teacher else create_mix(config.mix, distributed.reverse_batch)

@@ -1,6 +1,5 @@
 """Training images without labels: what they change in the data, in the losses and in the plan."""
 
-import dataclasses
 import json
 import os
 
@@ -14,7 +13,8 @@ from amdjax.data import Dataset, InMemorySource
 from amdjax.data.unlabeled import add_unlabeled, list_images
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
-from amdjax.losses import LossInputs, build_objective, cross_entropy, kd_loss
+from amdjax.losses import LOSSES, LossInputs, build_objective, cross_entropy, kd_loss
+from amdjax.losses.registry import LossSpec
 from amdjax.models import Outputs
 from amdjax.training.run import run
 from tests.make_data import data_settings, encode, random_images
@@ -124,9 +124,8 @@ def test_losses_of_labels_are_zero_for_images_without_labels():
         Outputs(jnp.asarray(rng.normal(size=(4, 3)), jnp.float32), {}, jnp.zeros((4, 2)))
         for _ in range(2)
     )
-    objective = dataclasses.replace(
-        build_objective({"ce": {"weight": 1.0}, "kd": {}, "dkd": {}}), some_unlabeled=True
-    )
+    terms = {"ce": {"weight": 1.0}, "kd": {}, "dkd": {}}
+    objective = build_objective(terms, some_unlabeled=True)
 
     def parts(logits, labels):
         inputs = LossInputs(
@@ -144,6 +143,19 @@ def test_losses_of_labels_are_zero_for_images_without_labels():
     assert not np.any(gradient[1::2])
     assert np.all(np.any(gradient[::2], axis=1))
     assert parts(student.logits, [-1] * 4)["ce"] == 0
+
+
+def test_losses_of_labels_must_give_a_value_for_each_image(monkeypatch):
+    names = ("student.logits", "labels")
+    mean = LossSpec(lambda *arrays: jnp.mean(cross_entropy(*arrays)), inputs=names)
+    monkeypatch.setitem(LOSSES, "mean_ce", mean)
+    logits = jnp.zeros((4, 3))
+    inputs = LossInputs(
+        Outputs(logits, {}, logits), None, jnp.asarray([2, -1, 0, -1]), 0, lambda x: x
+    )
+    objective = build_objective({"mean_ce": {}}, some_unlabeled=True)
+    with pytest.raises(UserError, match=r"mean_ce reads labels .* must return one for each"):
+        objective.apply({"params": {}, "state": {}}, inputs)
 
 
 @pytest.mark.parametrize(

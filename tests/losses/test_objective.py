@@ -180,6 +180,18 @@ def test_objective_compares_the_layers_of_teacher_features(inputs):
     np.testing.assert_array_equal(calls["stage2"][1], inputs.teacher.features["stage1"])
 
 
+def test_objective_compares_a_layer_with_several_of_the_teacher(inputs):
+    pairs = {"features": ("stage1", "stage1"), "teacher_features": ("stem", "stage1")}
+    _, parts = _apply(build_objective({"at": pairs}), inputs)
+    by_hand = [
+        losses.at_loss(inputs.student.features["stage1"], inputs.teacher.features[name]).mean()
+        for name in ("stem", "stage1")
+    ]
+    np.testing.assert_allclose(parts["at"], np.mean(by_hand), rtol=1e-6)
+    calls = LOSSES["at"].calls(inputs, pairs)
+    assert list(calls) == ["stage1", "stage1-stage1"]
+
+
 def test_objective_gives_losses_the_number_of_completed_epochs(inputs, register):
     register("epoch", LossSpec(lambda epoch: 2.0 * epoch, inputs=("epoch",)))
     objective = build_objective({"epoch": {}}, steps_per_epoch=3)
@@ -200,6 +212,25 @@ def test_objective_predicts_with_the_variables_of_a_loss(inputs):
     unbound = objective.predict(inputs.student).logits
     np.testing.assert_array_equal(unbound, inputs.student.logits)
     assert build_objective({"center": {}}).predicting_variables(variables) == {}
+
+
+def test_objective_predicts_with_a_loss_that_has_parameters_alone(inputs, register):
+    class Head(nn.Module):
+        @nn.compact
+        def __call__(self, embedding, labels):
+            return losses.cross_entropy(nn.Dense(5, name="head")(embedding), labels)
+
+        @nn.compact
+        def predict(self, outputs, selection):
+            return nn.Dense(5, name="head")(outputs.embedding)
+
+    names = ("student.embedding", "labels")
+    register("head", LossSpec(Head, inputs=names, logits_fn=Head.predict))
+    objective = build_objective({"head": {}, "kd": {}})
+    variables = objective.init(jax.random.key(0), inputs)
+    kernel = variables["params"]["head"]["embedding"]["head"]["kernel"]
+    logits = objective.predict(inputs.student, objective.predicting_variables(variables)).logits
+    np.testing.assert_allclose(logits, inputs.student.embedding @ kernel, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -463,6 +494,7 @@ def test_amc_pairs_by_true_or_predicted_labels(inputs):
         ({"am": {"margn": 1}}, "unknown hyper-parameter of the loss am 'margn'; did you mean marg"),
         ({"at": {"features": ("stage9",)}}, "unknown feature of the student 'stage9'"),
         ({"at": {"features": ()}}, "list of features of a loss is empty"),
+        ({"at": {"features": ("stem", "stem")}}, "name layers twice: stem and stem, stem and stem"),
         ({"at": {"teacher_features": ("stem",)}}, "names 3 layers of the student .* and teacher_f"),
         (
             {"at": {"features": ("stem",), "teacher_features": ("stage9",)}},

@@ -22,6 +22,7 @@ DISTILLATION = [
     ("cc", losses.cc_loss, ()),
 ]
 
+pytestmark = pytest.mark.accelerator
 
 @pytest.mark.parametrize(("name", "loss", "settings"), DISTILLATION, ids=lambda x: str(x)[:20])
 @pytest.mark.parametrize("precision", ["float32", "float64"])

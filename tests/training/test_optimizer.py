@@ -2,6 +2,7 @@
 
 from unittest.mock import patch
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -88,6 +89,16 @@ def test_learning_rate_of_the_cifar10_recipe():
     last = [float(schedule(jnp.asarray(390 * epoch + 389))) for epoch in epochs]
     np.testing.assert_allclose(first, expected, rtol=1e-5)
     np.testing.assert_allclose(last, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps_per_epoch", [97, 99, 390, 391])
+def test_compiled_learning_rate_changes_at_the_first_step_of_an_epoch(steps_per_epoch):
+    # Floating-point division in a compiled program gives 63 epochs after 64 epochs of 97 steps.
+    optim = _optim(boundaries=tuple(range(1, 200)), factor=0.99, learning_rate=1.0)
+    steps = jnp.arange(200 * steps_per_epoch)
+    rates = jax.jit(jax.vmap(learning_rate_schedule(optim, steps_per_epoch, epochs=200)))(steps)
+    changes = 1 + np.flatnonzero(np.diff(rates))
+    np.testing.assert_array_equal(changes, steps_per_epoch * np.arange(1, 200))
 
 
 def test_learning_rate_of_the_amc_recipe():

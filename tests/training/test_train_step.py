@@ -10,7 +10,7 @@ from amdjax import distributed
 from amdjax.configs import default
 from amdjax.data.augment import create_augment
 from amdjax.losses import LOSSES, build_objective
-from amdjax.models import create_model, import_torch_state_dict, init_variables
+from amdjax.models import Outputs, create_model, import_torch_state_dict, init_variables
 from amdjax.predictor import Predictor
 from amdjax.training.optimizer import create_optimizer
 from amdjax.training.preflight import dummy_inputs
@@ -171,6 +171,28 @@ def _assert_same_on_four_devices(losses):
         other_state.loss_variables,
         state.loss_variables,
     )
+
+
+def test_train_step_without_a_teacher_reads_cached_outputs_and_a_second_view():
+    student, mesh = create_model("resnet8", 4), _mesh(1)
+    objective = build_objective({"ce": {}, "ce_strong": {}, "kd": {}})
+    create = make_train_step(
+        student=student,
+        teacher=create_model("wrn_10_1", 4),
+        objective=objective,
+        augment=lambda keys, images: images / 255.0,
+        optimizer=_sgd(),
+        strong_augment=lambda keys, images: images / 255.0,
+    )
+    variables = init_variables(student, jax.random.key(1), (8, 8, 3))
+    batch = {
+        "image": jnp.zeros((4, 8, 8, 3), jnp.uint8),
+        "label": jnp.zeros(4, jnp.int32),
+        "teacher": Outputs(jnp.zeros((4, 1, 4)), {}, jnp.zeros((4, 1, 8))),
+    }
+    state = TrainState.create(variables, NOTHING, _sgd())
+    _, metrics = jax.eval_shape(_shard_step(create, mesh), state, None, batch, 0)
+    assert {"ce", "ce_strong", "kd"} < metrics.keys()
 
 
 def test_train_step_updates_the_ema():
