@@ -38,7 +38,7 @@ from amdjax.experiment import RunSpec, plan_runs
 from amdjax.models import Model, init_variables
 from amdjax.training.train_state import TrainState
 from amdjax.training.trainer import Trainer, build_trainer
-from benchmarks import chips
+from benchmarks import chips, hlo
 
 # Part of the step -> pattern of an operation's path in the traced step; the first that matches.
 _PARTS = {
@@ -64,12 +64,6 @@ gpu_device_info {
   shared_memory_per_core: 233472 registers_per_block_limit: 65536 registers_per_core_limit: 65536
 }
 """
-_BYTES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "s8": 1, "u8": 1, "pred": 1}
-_INSTRUCTION = re.compile(
-    r"^\s*(?:ROOT )?%[\w.-]+ = (?P<shape>\((?:[^=]|index=)*?\)|\S+) (?P<opcode>[\w-]+)\(",
-    re.MULTILINE,
-)
-_ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 _CYCLES = re.compile(r'op_name="(?P<path>[^"]*)".*"estimated_cycles":"(?P<cycles>\d+)"')
 
 
@@ -102,12 +96,12 @@ def analyze(compiled: jax.stages.Compiled) -> StepProgram:
     text: Any = compiled.as_text()
     sizes: dict[str, list[int]] = {}
     convolutions: Counter[str] = Counter()
-    for match in _INSTRUCTION.finditer(text):
+    for match in hlo.INSTRUCTION.finditer(text):
         opcode = match["opcode"]
         line = text[match.start() : text.find("\n", match.end())]
         if opcode == "convolution" or "__cudnn$conv" in line:
-            convolutions[_ARRAY.findall(match["shape"])[0][0]] += 1
-        sizes.setdefault(opcode, []).append(_num_bytes(match["shape"]))
+            convolutions[hlo.ARRAY.findall(match["shape"])[0][0]] += 1
+        sizes.setdefault(opcode, []).append(hlo.num_bytes(match["shape"]))
     cycles: Counter[str] = Counter()
     for match in _CYCLES.finditer(text):
         part = next(part for part, pattern in _PARTS.items() if re.search(pattern, match["path"]))
@@ -129,13 +123,6 @@ def analyze(compiled: jax.stages.Compiled) -> StepProgram:
         dict(convolutions),
         (len(copies), sum(copies)),
         dict(cycles),
-    )
-
-
-def _num_bytes(shape: str) -> int:
-    return sum(
-        _BYTES.get(dtype, 0) * int(np.prod([int(size) for size in dims.split(",") if size]))
-        for dtype, dims in _ARRAY.findall(shape)
     )
 
 

@@ -1,7 +1,10 @@
 """The JAX side: training with the trainer that `amdjax.main` uses, input pipeline included."""
 
 import contextlib
+import dataclasses
+import functools
 import resource
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,13 +15,26 @@ from amdjax.configs import default
 from amdjax.data import Dataset, InMemorySource
 from amdjax.experiment import TEACHER, RunSpec
 from amdjax.models import Model, Outputs, count_parameters, init_variables
-from amdjax.training.multi_step import StepRunner
+from amdjax.training.multi_step import RunSteps, StepRunner
 from amdjax.training.teacher_cache import cache_teacher_outputs
 from amdjax.training.train_state import TrainState
 from amdjax.training.trainer import Trainer, build_trainer
-from benchmarks import chips, worker
+from benchmarks import hlo, worker
 
 _OPEN = contextlib.ExitStack()  # input pipelines, for as long as the process lives
+_PARTS = {
+    "/jax/core/compile/jaxpr_trace_duration": "tracing",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration": "tracing",
+    "/jax/core/compile/backend_compile_duration": "compilation",
+}
+# Of this process so far; the first weights are compiled apart from the step.
+_SECONDS = {"tracing": 0.0, "compilation of first weights": 0.0, "compilation": 0.0}
+
+
+def _add_seconds(event: str, duration_secs: float, **facts: Any) -> None:
+    if part := _PARTS.get(event):
+        first_weights = part == "compilation" and facts.get("fun_name") == "jit(init)"
+        _SECONDS[f"{part} of first weights" if first_weights else part] += duration_secs
 
 
 class _Row(NamedTuple):
@@ -66,19 +82,37 @@ def _build(method: str, size: int, batch: int, dtype: str, variant: str) -> _Row
     return _Row(trainer, variables, cache, trainer.init_state(seed=0))
 
 
-def _cost(row: _Row) -> dict[str, float]:
+def _one_batch(row: _Row) -> Any:
+    """Returns a batch that lies on the devices."""
     batch = row.trainer.train_batches(seed=0)[0]
     if row.teacher_cache is not None:
         batch["teacher"] = jax.tree.map(lambda x: x[: len(batch["label"])], row.teacher_cache)
+    return distributed.shard(batch, row.trainer.mesh)
+
+
+def _cost(row: _Row) -> dict[str, float]:
+    """Returns the cost of a single step; it is compiled only if it has not run yet."""
     step: Any = row.trainer.compiled_step()
-    batch = distributed.shard(batch, row.trainer.mesh)
-    program = step.lower(row.state, row.teacher_variables, batch, np.uint32(0))
-    # The analysis of a compiled program leaves out the operations of library calls, and the other
-    # one does not know what will be fused.
-    return {
-        "flops": program.cost_analysis()["flops"],
-        "bytes accessed": program.compile().cost_analysis()["bytes accessed"],
-    }
+    arguments = (row.state, row.teacher_variables, _one_batch(row), np.uint32(0))
+    compiled = step.lower(*arguments).compile()
+    if jax.default_backend() == "gpu":  # whose analysis leaves out the traffic of library calls
+        moved: float = hlo.bytes_moved(compiled.as_text())
+    else:
+        moved = compiled.cost_analysis()["bytes accessed"]
+    return {"flops": _flops(row, arguments), "bytes accessed": moved}
+
+
+def _flops(row: _Row, arguments: tuple) -> float:
+    """Returns the floating-point operations of a step, counted before it is compiled.
+
+    The analysis of a compiled program leaves out those of library calls, and only the CPU's backend
+    analyses others.
+    """
+    mesh = distributed.make_mesh(jax.devices("cpu")[:1])
+    step: Any = dataclasses.replace(row.trainer, mesh=mesh).compiled_step()
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+    with cpu.disabled():
+        return step.lower(*shapes).cost_analysis()["flops"]
 
 
 def train_step_cost(
@@ -89,29 +123,70 @@ def train_step_cost(
     return row.state, _cost(row)
 
 
-def prepare(method: str, size: int, batch: int, dtype: str, variant: str) -> worker.Prepared:
-    """See `worker.serve`; the variant is "plain" or "cached" (cached teacher outputs)."""
+def _open(row: _Row, data: str | None, seeds: int) -> tuple[RunSteps, int]:
+    """Returns the function that runs steps on some of `worker.DATA`, and the most of one call.
+
+    Without a name the data are where `amdjax.main` has them.
+    """
+    if data == "fixed":
+        step, batch = row.trainer.compiled_step(), _one_batch(row)
+
+        def run_steps(states: tuple[TrainState, ...], first: int, last: int) -> tuple:
+            state, metrics = step(states[0], row.teacher_variables, batch, np.uint32(0))
+            return (state,), (metrics,)
+
+        return run_steps, 1
+    on_device = {None: None, "streamed": False, "resident": True}[data]
+    runner = StepRunner(
+        row.trainer, range(seeds), row.teacher_variables, row.teacher_cache, on_device
+    )
+    return _OPEN.enter_context(runner.open(0, 10**6)), runner.max_chunk
+
+
+def prepare(
+    method: str,
+    size: int,
+    batch: int,
+    dtype: str,
+    variant: str,
+    data: str | None = None,
+    seeds: int = 1,
+) -> worker.Prepared:
+    """See `worker.serve`.
+
+    Args:
+      method: of `worker.METHODS`.
+      size: of the images, pixels.
+      batch: images of a step.
+      dtype: "float32" or "bfloat16".
+      variant: "plain" or "cached" (cached teacher outputs).
+      data: of `worker.DATA`; None: where `amdjax.main` has them.
+      seeds: number of students that are trained as one program.
+    """
     row = _build(method, size, batch, dtype, variant)
-    runner = StepRunner(row.trainer, [0], row.teacher_variables, row.teacher_cache)
-    run_steps = _OPEN.enter_context(runner.open(0, 10**6))
     device = jax.devices()[0]
     facts = {
         "parameters": count_parameters(row.state.variables),
         "software": f"jax {jax.__version__}",
         "device": device.device_kind,
+        "first_step_parts": _SECONDS,
     }
-    if chip := chips.find_chip(device.device_kind):
-        facts["floor_seconds"] = chips.floor_seconds(_cost(row), chip, dtype)
-    states, done = (row.state,), 0
+    states, done = (row.state, *map(row.trainer.init_state, range(1, seeds))), 0
 
-    def train(steps: int) -> None:
-        nonlocal states, done
-        for first in range(done, done + steps, runner.max_chunk):
-            last = min(first + runner.max_chunk, done + steps)
-            states, metrics = run_steps(states, first, last)
-            distributed.block_on_cpu(metrics)
-        jax.block_until_ready(states)
-        done += steps
+    def train_on(data: str | None) -> Callable[[int], None]:
+        opened = functools.cache(lambda: _open(row, data, seeds))
+
+        def train(steps: int) -> None:
+            nonlocal states, done
+            run_steps, max_chunk = opened()
+            for first in range(done, done + steps, max_chunk):
+                last = min(first + max_chunk, done + steps)
+                states, metrics = run_steps(states, first, last)
+                distributed.block_on_cpu(metrics)
+            jax.block_until_ready(states)
+            done += steps
+
+        return train
 
     eval_step = row.trainer.compiled_eval_step()
     sample = distributed.shard(
@@ -130,9 +205,14 @@ def prepare(method: str, size: int, batch: int, dtype: str, variant: str) -> wor
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return statistics["peak_bytes_in_use"] / 2**20
 
-    return worker.Prepared(train, evaluate, peak_mib, facts)
+    tasks = {name: train_on(name) for name in worker.DATA}
+    train = tasks[data] if data else train_on(None)
+    return worker.Prepared(
+        train, evaluate, peak_mib, facts, tasks, lambda: _cost(row._replace(state=states[0]))
+    )
 
 
 if __name__ == "__main__":
+    jax.monitoring.register_event_duration_secs_listener(_add_seconds)
     cpu.tune_malloc()  # as the main command does
     worker.serve(prepare)

@@ -1,13 +1,21 @@
-"""The PyTorch side: the same networks, losses and optimiser, on one batch that stays in memory."""
+"""The PyTorch side: the same networks, losses and optimiser."""
 
+import collections
+import functools
+import itertools
 import math
 import resource
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import worker
+
+_MEAN, _STD = (0.507, 0.487, 0.441), (0.267, 0.256, 0.276)  # as amdjax normalises
+_CHECKED_STEPS = 100  # in which the loss must be finite
 
 
 class Block(nn.Module):
@@ -84,14 +92,76 @@ def am_loss(student: Tensor, teacher: Tensor, global_weight: float) -> Tensor:
     return loss
 
 
-def prepare(method: str, size: int, batch: int, dtype: str, variant: str) -> worker.Prepared:
-    """See `worker.serve`; the variant is "eager" or "compiled" (torch.compile)."""
+def _batches(data: str, batch: int, size: int, placement: dict) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields normalised images and labels on the device, in a new order in each epoch.
+
+    The training set, 16 batches of bytes, lies in the device's memory ("resident"), or a thread of
+    the host takes the rows of each batch in pinned memory, two batches ahead ("streamed").
+    """
+    device, resident = placement["device"], data == "resident"
+    home = device if resident else torch.device("cpu")
+    images = torch.randint(0, 256, (16 * batch, 3, size, size), dtype=torch.uint8)
+    images = images.to(home, memory_format=placement["memory_format"])
+    labels = torch.randint(0, worker.NUM_CLASSES, (16 * batch,), device=home)
+
+    def rows() -> Iterator[Tensor]:
+        while True:
+            yield from torch.randperm(16 * batch, device=home).split(batch)
+
+    def take(chosen: Tensor) -> tuple[Tensor, Tensor]:
+        parts = images[chosen], labels[chosen]
+        if device.type == "cuda" and not resident:
+            return parts[0].pin_memory(), parts[1].pin_memory()
+        return parts
+
+    def ahead() -> Iterator[tuple[Tensor, Tensor]]:
+        with ThreadPoolExecutor(1) as pool:
+            chosen = rows()
+            waiting = collections.deque(
+                pool.submit(take, one) for one in itertools.islice(chosen, 2)
+            )
+            while True:
+                taken = waiting.popleft().result()
+                waiting.append(pool.submit(take, next(chosen)))
+                yield taken
+
+    mean, std = (
+        torch.tensor(values, device=device).view(1, 3, 1, 1) * 255 for values in (_MEAN, _STD)
+    )
+    for taken, label in map(take, rows()) if resident else ahead():
+        image = taken.to(**placement, non_blocking=True)
+        yield (image.float() - mean) / std, label.to(device, non_blocking=True)
+
+
+def prepare(
+    method: str,
+    size: int,
+    batch: int,
+    dtype: str,
+    variant: str,
+    data: str = "fixed",
+    layout: str = "channels_last",
+) -> worker.Prepared:
+    """See `worker.serve`.
+
+    Args:
+      method: of `worker.METHODS`.
+      size: of the images, pixels.
+      batch: images of a step.
+      dtype: "float32", on NVIDIA cards with TF32, or "bfloat16", by autocast.
+      variant: "eager", "compiled" (torch.compile), or "graphs", which replays CUDA graphs too.
+      data: of `worker.DATA`.
+      layout: of images and kernels, "channels_last" or "contiguous" (NCHW).
+    """
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, as JAX has it; convolutions have it
     ce, kd, am, global_weight = worker.METHODS[method]
     needs_teacher = kd > 0 or am > 0
-    placement = {"device": device, "memory_format": torch.channels_last}
+    memory_format = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+    placement = {"device": device, "memory_format": memory_format[layout]}
     student, teacher = WideResNet(1).to(**placement), WideResNet(3).to(**placement).eval()
     optimizer = torch.optim.SGD(
         student.parameters(),
@@ -123,15 +193,33 @@ def prepare(method: str, size: int, batch: int, dtype: str, variant: str) -> wor
 
     if variant == "compiled":
         loss_of = torch.compile(loss_of)
+    elif variant == "graphs":
+        loss_of = torch.compile(loss_of, mode="reduce-overhead")
 
-    def train(steps: int) -> None:
-        for _ in range(steps):
-            optimizer.zero_grad(set_to_none=True)
-            loss = loss_of(images, labels)
-            loss.backward()
-            optimizer.step()
-        if not math.isfinite(loss.item()):  # which also waits for the device
-            raise FloatingPointError(f"the loss of {method} is {loss.item()}")
+    done = 0
+
+    def train_on(data: str) -> Callable[[int], None]:
+        @functools.cache
+        def opened() -> Iterator[tuple[Tensor, Tensor]]:
+            if data == "fixed":
+                return itertools.repeat((images, labels))
+            return _batches(data, batch, size, placement)
+
+        def train(steps: int) -> None:
+            nonlocal done
+            for _ in range(steps):
+                if variant == "graphs":
+                    torch.compiler.cudagraph_mark_step_begin()
+                optimizer.zero_grad(set_to_none=True)
+                loss = loss_of(*next(opened()))
+                loss.backward()
+                optimizer.step()
+            done += steps
+            # `item` also waits for the device. After many steps on noise it may be anything.
+            if not math.isfinite(loss.item()) and done <= _CHECKED_STEPS:
+                raise FloatingPointError(f"the loss of {method} is {loss.item()}")
+
+        return train
 
     @torch.no_grad()
     def evaluate(steps: int) -> None:
@@ -155,7 +243,8 @@ def prepare(method: str, size: int, batch: int, dtype: str, variant: str) -> wor
         "software": f"torch {torch.__version__}",
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
     }
-    return worker.Prepared(train, evaluate, peak_mib, facts)
+    tasks = {name: train_on(name) for name in worker.DATA}
+    return worker.Prepared(tasks[data], evaluate, peak_mib, facts, tasks)
 
 
 if __name__ == "__main__":

@@ -14,16 +14,29 @@ import pytest
 from tests.make_data import write_folder
 from tests.tiny_run import QUICK_COMPILATION, start
 
-os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} {QUICK_COMPILATION} "
-    "--xla_force_host_platform_device_count=4"
-)
+_FLAGS = os.environ.get("XLA_FLAGS", "")
+if os.environ.get("JAX_PLATFORMS", "cpu").startswith("cpu"):  # accelerators get what users have
+    _FLAGS += f" {QUICK_COMPILATION}"
+os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_force_host_platform_device_count=4"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Runs files with slow tests first, so that no worker is left alone with one at the end."""
     slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])  # stable: the order within a file is kept
+
+
+@pytest.fixture(autouse=True)
+def _exact_products(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Keeps accelerators from rounding float32 to TF32 or bfloat16 in tests with their marker."""
+    if not request.node.get_closest_marker("accelerator"):
+        yield
+        return
+    import jax
+
+    precision = None if jax.default_backend() == "cpu" else "highest"
+    with jax.default_matmul_precision(precision):
+        yield
 
 
 @pytest.fixture(autouse=True)

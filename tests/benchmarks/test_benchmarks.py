@@ -55,4 +55,8 @@ def test_throughput_measures_every_row(tmp_path):
             assert len(row[task]) == 2
             assert min(row[task]) > 0
         assert f"| {row['method']} | {row['side']} | " in out
+        parts = row["first_step_parts"]
+        assert min(parts.values()) > 0
+        assert sum(parts.values()) < row["first_step"]
+        assert f"first step of {row['method']}, {row['side']}: {row['first_step']:.1f} s (im" in out
     assert content["input"]["8"] > 0

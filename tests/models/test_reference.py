@@ -20,6 +20,7 @@ def _setup(name):
     return arrays, state_dict, import_torch_state_dict(name, state_dict), create_model(name, 10)
 
 
+@pytest.mark.accelerator
 @pytest.mark.parametrize("name", NAMES)
 def test_imported_model_has_the_logits_and_statistics_of_pytorch(name: str):
     arrays, state_dict, variables, model = _setup(name)
@@ -43,6 +44,7 @@ def test_imported_model_has_the_number_of_parameters_of_pytorch(name: str):
     assert count_parameters(variables) == arrays["n_params"]
 
 
+@pytest.mark.accelerator
 def test_wide_resnet_has_the_features_of_pytorch():
     arrays, _, variables, model = _setup("wrn_16_1")
     features = jax.jit(model.apply)(variables, nhwc(arrays["image"][:1])).features
@@ -59,6 +61,7 @@ def test_resnet_has_the_feature_norms_of_pytorch():
         )
 
 
+@pytest.mark.accelerator
 def test_wide_resnet_has_the_cross_entropy_gradients_of_pytorch():
     arrays, state_dict, variables, model = _setup("wrn_16_1")
 

@@ -67,13 +67,21 @@ def _train(config, *, on_device, cached=False, devices=2, seeds=(3,)) -> list[tu
 
 
 def _assert_same(runs, others):
+    # An accelerator may compute the same step with other kernels, which add in another order.
+    rounding = 1 if jax.default_backend() == "cpu" else 100
     for (history, variables), (other_history, other_variables) in zip(runs, others, strict=True):
         for name, values in history.items():  # kd of untrained networks, 5e-3, is exact to 1e-6
             np.testing.assert_allclose(
-                other_history[name], values, rtol=1e-5, atol=1e-6, err_msg=name
+                other_history[name],
+                values,
+                rtol=1e-5 * rounding,
+                atol=1e-6 * rounding,
+                err_msg=name,
             )
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+            lambda a, b: np.testing.assert_allclose(
+                a, b, rtol=1e-4 * rounding, atol=1e-5 * rounding
+            ),
             variables,
             other_variables,
         )
@@ -84,7 +92,7 @@ def _streamed(flip):
     return _train(_config(flip=flip), on_device=False)
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.accelerator), 4])
 def test_steps_on_the_device_give_the_numbers_of_streamed_steps(devices):
     config = _config(padding=2, flip=True, noise=0.1)  # every random number in use
     streamed, on_device = (
