@@ -1,5 +1,6 @@
 """Checkpoints of a run: the last two and the best, each complete, unchanged or not used."""
 
+import datetime
 import errno
 import json
 import os
@@ -17,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from amdjax import distributed
+from amdjax import __version__, distributed
 from amdjax.errors import UserError
 from amdjax.files import disk_error, remedy, set_aside
 
@@ -158,7 +159,7 @@ class Checkpoints:
         Raises:
           UserError: if the disk is full or may not be written, or the folder was removed.
         """
-        run = {"description": self._description, "log": log or {}}
+        run = {"description": self._description, "log": log or {}, "origin": current_origin()}
         items = {_STATE: ocp.args.StandardSave(state), _RUN: ocp.args.JsonSave(run)}
         try:
             if distributed.is_primary():
@@ -251,7 +252,7 @@ def read_state(folder: Path) -> dict[str, Any]:
             damaged.append(f"{checkpoint} is damaged ({_reason(error)})")
             continue
         for sentence in damaged:
-            _print_note(f"{sentence}; {checkpoint} is used instead")
+            print_note(f"{sentence}; {checkpoint} is used instead")
         return tree
     raise UserError(f"{folder} holds no complete checkpoint: {damaged[0]}")
 
@@ -262,10 +263,45 @@ def read_evaluation(folder: Path) -> dict[str, float]:
     Args:
       folder: as for `read_network`.
     """
+    # Saved between two evaluations: {}.
+    return _read_json(newest_checkpoint(folder), "metrics/metrics")
+
+
+def current_origin() -> dict[str, Any]:
+    """Returns what is recorded of the process that trains: version, devices and the date in UTC."""
+    now = datetime.datetime.now(datetime.UTC)
+    return {
+        "version": __version__,
+        "device": distributed.device_kind(),
+        "devices": distributed.device_count(),
+        "date": now.isoformat(timespec="seconds"),
+    }
+
+
+def read_origin(folder: Path) -> dict[str, Any]:
+    """Returns the `current_origin` that came with the newest checkpoint, else {}.
+
+    Args:
+      folder: as for `read_network`.
+    """
+    return _read_json(newest_checkpoint(folder), _RUN_FILE).get("origin", {})
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """Returns the newest checkpoint, damaged or not; the folder itself if it has none.
+
+    Args:
+      folder: as for `read_state`.
+    """
     if (folder / FOLDER).is_dir():
         folder = folder / FOLDER
-    checkpoint = next(iter(_newest_first(folder)), folder)
-    return _read_json(checkpoint, "metrics/metrics")  # saved between two evaluations: {}
+    return next(iter(_newest_first(folder)), folder)
+
+
+def digest_of(checkpoint: Path) -> str | None:
+    """Returns a digest of a checkpoint's checksums; None if it has none."""
+    file = checkpoint / _CHECKSUMS
+    return _checksum(file) if file.is_file() else None
 
 
 def has_checkpoint(run_folder: Path) -> bool:
@@ -393,7 +429,7 @@ def _clean(folder: Path) -> None:
         else:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
             fate = "is removed"
-        _print_note(
+        print_note(
             f"{path} was damaged or incomplete ({reason}) and {fate}; the newest checkpoint is "
             f"that of step {newest.name}"
         )
@@ -458,7 +494,8 @@ def _reason(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _print_note(sentence: str) -> None:
+def print_note(sentence: str) -> None:
+    """Prints a note on stderr, in the first process."""
     if distributed.is_primary():
         print(f"note: {sentence}", file=sys.stderr)
 

@@ -30,7 +30,7 @@ from amdjax.losses import LOSSES
 from amdjax.losses.registry import SCHEDULE
 from amdjax.methods import METHODS
 from amdjax.models import MODELS
-from amdjax.recipes import RECIPES, find_recipe
+from amdjax.recipes import RECIPES, check_recipe, find_recipe, list_recipes
 from amdjax.training.optimizer import OPTIMIZERS
 from amdjax.training.trackers import TRACKERS
 
@@ -135,7 +135,7 @@ def run_command(main: Callable[[list[str]], None]) -> None:
                 f"to resume from the last checkpoint ({str(error).splitlines()[0]})"
             )
             code = 1  # starting again helps
-        elif reason := removed_file(error):
+        elif reason := removed_file(error, _folders_in_use()):
             message = (
                 f"a file was removed while it was in use: {reason}; repeat the command to continue "
                 "from what is left"
@@ -145,6 +145,15 @@ def run_command(main: Callable[[list[str]], None]) -> None:
             distributed.exit_process(1)
         print(f"error: {message}", file=sys.stderr)
         distributed.exit_process(code)
+
+
+def _folders_in_use() -> list[Path]:
+    """Returns the workdir and the folders of the data, as far as the command line names them."""
+    values = flags.FLAGS.flag_values_dict()
+    folders = [values.get("workdir") or "runs", values.get("data_dir")]  # "runs": of the default
+    if isinstance(config := values.get("config"), ConfigDict):
+        folders += [config.data.data_dir, config.data.folder, config.data.unlabeled]
+    return [Path(folder).expanduser() for folder in folders if folder]
 
 
 def parse_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
@@ -175,8 +184,7 @@ def parse_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> 
             continue
         value = find_recipe(value)
         file = value.split(":")[0]
-        if not Path(file).is_file():
-            raise UserError(f"--config: {file or 'the name of a recipe'} is not there")
+        check_recipe(file)
         words[position] = prefix + value
     if file is not None:
         values["config"].parser = _RecipeParser(imports)
@@ -259,8 +267,9 @@ def _one_line(error: Exception) -> str:
 
 
 def list_registries() -> str:
-    """Returns the entries of all registries, a line for each."""
+    """Returns the packaged recipes and the entries of all registries, a line for each."""
     parts = (
+        ("recipes (--config=NAME.py, or NAME.py:SETUP)", list_recipes()),
         ("methods (config.methods; + joins several)", _summaries(METHODS)),
         ("losses (config.losses.NAME.SETTING)", _losses()),
         ("networks (config.teacher.name, config.student.name)", _summaries(MODELS)),

@@ -29,10 +29,10 @@ class _Range(NamedTuple):
         return above and below
 
     def __str__(self) -> str:
-        low = f"{'above' if self.exclusive_low else 'at least'} {self.low:g}"
+        low = f"{'above' if self.exclusive_low else 'at least'} {self.low}"
         if self.high == math.inf:
             return low
-        return f"{low} and {'below' if self.exclusive_high else 'at most'} {self.high:g}"
+        return f"{low} and {'below' if self.exclusive_high else 'at most'} {self.high}"
 
 
 _AT_LEAST_0, _AT_LEAST_1 = _Range(0), _Range(1)
@@ -40,10 +40,11 @@ _POSITIVE = _Range(0, exclusive_low=True)
 _FRACTION = _Range(0, 1)
 _POSITIVE_FRACTION = _Range(0, 1, exclusive_low=True)
 _DECAY = _Range(0, 1, exclusive_high=True)
+_SEED = _Range(0, 2**32 - 1)  # of `jax.random.key`
 
 _GIVEN_TEACHERS = ("checkpoint", "ensemble", "outputs")  # settings of config.teacher
 _RANGES = {
-    "seed": _AT_LEAST_0,
+    "seed": _SEED,
     "batch_size": _AT_LEAST_1,
     "accumulate": _AT_LEAST_1,
     "epochs": _AT_LEAST_1,
@@ -115,8 +116,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         if len(set(values)) < len(values):
             raise UserError(f"config.{key} has duplicates: {', '.join(values)}")
     for seed in config.seeds:
-        if not isinstance(seed, int) or seed < 0:
-            raise UserError(f"config.seeds must be whole numbers of at least 0, not {seed!r}")
+        if not isinstance(seed, int) or not _SEED.allows(seed):
+            raise UserError(f"config.seeds must be whole numbers of {_SEED}, not {seed!r}")
     if config.data.unlabeled_only and not config.data.unlabeled:
         raise UserError(
             "config.data.unlabeled_only needs config.data.unlabeled, the folder of the images"

@@ -267,9 +267,19 @@ def _split_along(axis: int) -> P:
     return P(*[None] * axis, BATCH_AXIS)
 
 
-def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Puts a copy of every array on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, P()))
+def replicate(tree: Any, mesh: Mesh, compare: bool = True) -> Any:
+    """Puts a copy of every array on every device.
+
+    Args:
+      tree: arrays, equal in all processes.
+      mesh: from `make_mesh`.
+      compare: whether several processes compare the arrays, of which each gets all copies: good for
+        weights, too slow for a training set. Without it all must be NumPy arrays.
+    """
+    sharding = NamedSharding(mesh, P())
+    if compare:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
 
 
 def replicated_shapes(tree: Any, mesh: Mesh) -> Any:
@@ -315,6 +325,16 @@ def exit_process(code: int) -> NoReturn:
 def on_accelerator() -> bool:
     """Returns whether the devices are not CPUs."""
     return jax.default_backend() != "cpu"
+
+
+def device_kind() -> str:
+    """Returns what the devices are called, such as "NVIDIA H100"."""
+    return jax.devices()[0].device_kind
+
+
+def device_count() -> int:
+    """Returns the number of devices of all processes."""
+    return jax.device_count()
 
 
 def process_index() -> int:

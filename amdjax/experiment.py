@@ -8,9 +8,11 @@ from typing import Any
 import ml_collections
 
 from amdjax.config import given_teacher
+from amdjax.configs import default
 from amdjax.errors import UserError, unknown_name
 from amdjax.losses import Objective, build_objective
 from amdjax.methods import canonical_name, method_losses, needs_early_teacher
+from amdjax.models import canonical_model_name
 
 TEACHER = "teacher"
 EARLY_TEACHER = "teacher_early"
@@ -25,7 +27,7 @@ class RunSpec:
       name: the run's folder in the workdir: its label, followed by the seed where that is not
         `config.seed`.
       method: a student's method, or "teacher" or "teacher_early".
-      model: name of the network that is trained.
+      model: name of the network that is trained, see `canonical_model_name`.
       losses: name -> settings, for `build_objective`.
       seed: of all random numbers.
       teacher: name of the run that trains the teacher; None where no loss reads one.
@@ -92,7 +94,7 @@ def plan_runs(config: ml_collections.ConfigDict) -> list[RunSpec]:
         RunSpec(
             name=name,
             method=name,
-            model=config.teacher.name,
+            model=canonical_model_name(config.teacher.name),
             losses=losses,
             seed=config.seed,
             epoch_fraction=fraction,
@@ -132,6 +134,37 @@ def optim_of(config: ml_collections.ConfigDict, spec: RunSpec) -> ml_collections
     return optim
 
 
+def ignored_settings(config: ml_collections.ConfigDict, specs: Sequence[RunSpec]) -> list[str]:
+    """Returns a sentence for each setting of a loss that no method uses as the config has it.
+
+    These are settings that differ from their defaults, and that every method with the loss
+    overrides. Losses that no method has do not count, and neither does a swept setting.
+
+    Args:
+      config: of the experiment.
+      specs: its runs.
+    """
+    defaults = default.get_config().losses
+    changed = [
+        (loss, hyper, value)
+        for loss, settings in config.losses.items()
+        for hyper, value in settings.items()
+        if value != defaults.get(loss, {}).get(hyper, value)
+    ]
+    sentences = []
+    for loss, hyper, value in changed:
+        name = f"losses.{loss}.{hyper}"
+        used = {
+            spec.method: spec.losses[loss][hyper]
+            for spec in specs
+            if not spec.is_teacher and loss in spec.losses and spec.sweep_key != name
+        }
+        if used and value not in used.values():
+            reasons = (f"{method} sets it to {other!r}" for method, other in used.items())
+            sentences.append(f"config.{name}={value!r} has no effect: {', '.join(reasons)}")
+    return sentences
+
+
 def _sweep(
     config: ml_collections.ConfigDict, method: str
 ) -> list[tuple[dict[str, dict[str, Any]], str, Any]]:
@@ -148,16 +181,22 @@ def _sweep(
     _, name, hyper = key.split(".")
     if name not in losses:
         return [(losses, "", None)]
-    swept = []
+    swept: list[tuple[dict[str, dict[str, Any]], str, Any]] = []
     for value in config.sweep.choices:
         changed = config.losses.copy_and_resolve_references()
         try:
             changed[name][hyper] = value
         except TypeError as error:
             raise UserError(f"config.sweep.choices: {value!r} is not a value of {key}") from error
-        swept.append((method_losses(method, changed), key, value))
-    if len(swept) > 1 and swept[0][0] == swept[1][0]:
-        raise UserError(f"config.sweep.key: the method {method} sets {key} itself")
+        losses = method_losses(method, changed)
+        if losses[name][hyper] != changed[name][hyper]:
+            raise UserError(
+                f"config.sweep.key: the method {method} sets {key} itself, to "
+                f"{losses[name][hyper]!r}"
+            )
+        if any(losses == others for others, *_ in swept):
+            raise UserError(f"config.sweep.choices has {value!r} twice")
+        swept.append((losses, key, value))
     return swept
 
 
@@ -185,7 +224,7 @@ def _student(
     return RunSpec(
         name=label if seed == config.seed else f"{label}-seed{seed}",
         method=method,
-        model=config.student.name,
+        model=canonical_model_name(config.student.name),
         losses=losses,
         seed=seed,
         teacher=teacher,

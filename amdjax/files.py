@@ -3,7 +3,9 @@
 import errno
 import itertools
 import os
+import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from amdjax.errors import UserError
@@ -108,10 +110,22 @@ def remedy(message: str | None) -> str:
     return next((text for code, text in _REMEDIES.items() if os.strerror(code) == message), "")
 
 
-def removed_file(error: BaseException) -> str | None:
-    """Returns what names the file, if an error comes from one that was removed, else None."""
+def removed_file(error: BaseException, folders: Iterable[Path]) -> str | None:
+    """Returns what names the file, if an error comes from one that was removed, else None.
+
+    Args:
+      error: that was raised.
+      folders: below which files may be removed while a command runs. Any other file that is missing
+        is a defect.
+    """
+    roots = [folder.absolute() for folder in folders]
     while error is not None:
-        if isinstance(error, FileNotFoundError | NotADirectoryError) or "NOT_FOUND:" in str(error):
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            file = error.filename
+        else:
+            found = re.search(r'NOT_FOUND: .*local file "(.+?)"', str(error))  # TensorStore's
+            file = found and found[1]
+        if isinstance(file, str) and any(Path(file).absolute().is_relative_to(r) for r in roots):
             return str(error).strip().splitlines()[0]
         error = error.__cause__ or error.__context__
     return None

@@ -25,7 +25,9 @@ _STOP_CODE = flags.DEFINE_integer(
 _PREPARE_ONLY = flags.DEFINE_bool(
     "prepare_only", False, "Prepare the data and check the settings, and train nothing."
 )
-_LIST = flags.DEFINE_bool("list", False, "Print methods, losses, networks and data sets, and exit.")
+_LIST = flags.DEFINE_bool(
+    "list", False, "Print recipes, methods, losses, networks and data sets, and exit."
+)
 
 
 def main(_: list[str]) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -71,9 +71,9 @@ def create_predictor(
     Args:
       module: the network.
       augment: `config.augment`, of which mean and standard deviation are read.
-      losses: name -> settings; those that replace the softmax of the logits count.
+      losses: name -> settings; the `predicting_losses` count.
     """
-    rules = {name: losses[name] for name in losses if name in LOSSES and LOSSES[name].logits_fn}
+    rules = {name: losses[name] for name in predicting_losses(losses)}
     return Predictor(
         module,
         _prediction_rule(json.dumps(rules, sort_keys=True)),
@@ -82,10 +82,24 @@ def create_predictor(
     )
 
 
-def predicting_losses(losses: Iterable[str]) -> list[str]:
-    """Returns the names of those losses whose variables are part of the prediction."""
-    known = (name for name in losses if name in LOSSES)
-    return [name for name in known if LOSSES[name].logits_fn and LOSSES[name].has_variables]
+def predicting_losses(losses: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Returns the names of the losses that replace the softmax of the logits.
+
+    Args:
+      losses: name -> settings. Those of weight 0 and those that are not registered do not count.
+    """
+    return [
+        name
+        for name, settings in losses.items()
+        if name in LOSSES
+        and LOSSES[name].logits_fn
+        and settings.get("weight", LOSSES[name].defaults()["weight"]) != 0
+    ]
+
+
+def trained_predicting_losses(losses: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Returns those `predicting_losses` that have variables, which a prediction then needs."""
+    return [name for name in predicting_losses(losses) if LOSSES[name].has_variables]
 
 
 @functools.cache

@@ -3,7 +3,6 @@
 import argparse
 import pickle
 import re
-import sys
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -15,13 +14,21 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from amdjax import distributed
-from amdjax.checkpoint import has_checkpoint, read_description, read_network
+from amdjax.checkpoint import (
+    digest_of,
+    has_checkpoint,
+    newest_checkpoint,
+    print_note,
+    read_description,
+    read_network,
+)
+from amdjax.data.fingerprint import Fingerprint, check_classes
 from amdjax.errors import UserError
 from amdjax.files import local_path
 from amdjax.models import (
     Ensemble,
     Model,
+    canonical_model_name,
     check_shapes,
     create_model,
     import_torch_state_dict,
@@ -29,6 +36,7 @@ from amdjax.models import (
     select_network,
     variable_shapes,
 )
+from amdjax.predictor import predicting_losses
 
 # Where training scripts keep the weights in a .pth file; moving averages come first, since they are
 # what the scripts evaluate.
@@ -64,11 +72,11 @@ def teacher_sources(teacher: ml_collections.ConfigDict) -> tuple[TeacherSource, 
       UserError: if a member of the ensemble does not say which network it is.
     """
     if not teacher.ensemble:
-        return (TeacherSource(teacher.checkpoint, teacher.name, 1.0),)
+        return (TeacherSource(teacher.checkpoint, canonical_model_name(teacher.name), 1.0),)
     models = teacher.ensemble_models or map(_model_of_run, teacher.ensemble)
     weights = teacher.ensemble_weights or (1.0,) * len(teacher.ensemble)
     shares = (weight / sum(weights) for weight in weights)
-    return tuple(map(TeacherSource, teacher.ensemble, models, shares))
+    return tuple(map(TeacherSource, teacher.ensemble, map(canonical_model_name, models), shares))
 
 
 def teacher_name(teacher: ml_collections.ConfigDict) -> str:
@@ -117,29 +125,50 @@ def create_teacher(
     )
 
 
-def load_given_teacher(teacher: ml_collections.ConfigDict, num_classes: int) -> dict:
+def load_given_teacher(teacher: ml_collections.ConfigDict, data: Fingerprint) -> dict:
     """Reads the variables of `create_teacher` from `config.teacher.checkpoint` or `.ensemble`.
 
     Args:
       teacher: `config.teacher`.
-      num_classes: that each network must have.
+      data: as for `load_teacher`.
 
     Raises:
       UserError: see `load_teacher`.
     """
     sources = teacher_sources(teacher)
     if not teacher.ensemble:
-        return load_teacher(teacher.checkpoint, teacher.name, num_classes)
+        return load_teacher(teacher.checkpoint, teacher.name, data)
     return join_variables(
         [
-            load_teacher(one.checkpoint, one.model, num_classes, "config.teacher.ensemble")
+            load_teacher(one.checkpoint, one.model, data, "config.teacher.ensemble")
             for one in sources
         ]
     )
 
 
+def given_checkpoints(teacher: ml_collections.ConfigDict) -> list[dict[str, Any]]:
+    """Returns which checkpoint of each run of `teacher_sources` is read now, as JSON values.
+
+    Args:
+      teacher: `config.teacher`.
+
+    Returns:
+      For each source its path ("source"), and the "step" and the "digest" of the checkpoint. Files
+      of weights and checkpoints without checksums are left out.
+    """
+    checkpoints = {
+        one.checkpoint: newest_checkpoint(local_path(one.checkpoint, "config.teacher"))
+        for one in teacher_sources(teacher)
+    }
+    return [
+        {"source": source, "step": int(checkpoint.name), "digest": digest}
+        for source, checkpoint in checkpoints.items()
+        if checkpoint.name.isdecimal() and (digest := digest_of(checkpoint))
+    ]
+
+
 def load_teacher(
-    path: str, name: str, num_classes: int, setting: str = "config.teacher.checkpoint"
+    path: str, name: str, data: Fingerprint, setting: str = "config.teacher.checkpoint"
 ) -> dict:
     """Reads a network's variables.
 
@@ -148,22 +177,50 @@ def load_teacher(
         it (the newest is taken), or PyTorch weights as `.npz`, `.safetensors`, `.pth`, `.pt`,
         `.ckpt` or `.bin`, or a folder of the Hugging Face Hub with such a file.
       name: the model that the weights belong to.
-      num_classes: that the teacher must have.
+      data: fingerprint of the data set, whose classes the teacher must have.
       setting: that names the path, for messages.
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32 arrays.
 
     Raises:
-      UserError: if the file is missing, damaged, of another model, or of other classes.
+      UserError: if the file is missing, damaged, of another model, or of other classes, or a loss
+        of the teacher's run defines its predictions.
     """
     file = local_path(path, setting)
     if not file.exists():
         raise UserError(f"{setting}: {path} does not exist")
     weights = find_weights(file)
+    if weights is None:
+        _check_run(file, data, f"{setting}: {path}")
     variables = read_network(file)[1] if weights is None else read_weights(weights, name)
-    check_variables(variables, name, num_classes, file)
+    check_variables(variables, name, len(data.class_names), file, data.image_shape)
     return variables
+
+
+def _check_run(path: Path, data: Fingerprint, subject: str) -> None:
+    """Makes sure that students can learn from the outputs of a network of a run.
+
+    Args:
+      path: of the run or of a checkpoint; nothing is known of those without a description.
+      data: fingerprint of the data set.
+      subject: the network, for the message.
+
+    Raises:
+      UserError: if it was trained on other classes, or a loss defines its predictions.
+    """
+    folder = find_run(path)
+    run = None if folder is None else read_description(folder)
+    if run is None:
+        return
+    check_classes(Fingerprint.from_dict(run["data"]), data, subject)
+    if predicting := predicting_losses(run["settings"]["losses"]):
+        raise UserError(
+            f"{subject} was trained with {' and '.join(predicting)}, whose predictions are not the "
+            "softmax of the logits, and students would learn from the logits: choose another "
+            "teacher, or write the outputs of load_run(...).logits with amdjax-teacher-outputs for "
+            "config.teacher.outputs"
+        )
 
 
 def find_run(path: Path) -> Path | None:
@@ -213,7 +270,7 @@ def read_weights(file: Path, name: str) -> dict:
     try:
         _, left_out = select_network(weights)
         if left_out:
-            _print_note(f"{file}: {', '.join(left_out)} is not part of the network and is not read")
+            print_note(f"{file}: {', '.join(left_out)} is not part of the network and is not read")
         return import_torch_state_dict(name, weights)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
@@ -329,7 +386,7 @@ def _select(content: Any, file: Path) -> dict[str, Any]:
     for key in (*_AVERAGES, *_NESTED):
         if _has_arrays(content.get(key)):
             if key in _AVERAGES:
-                _print_note(f"{file}: the moving averages {key!r} are used")
+                print_note(f"{file}: the moving averages {key!r} are used")
             return _select(content[key], file)
     return {key: value for key, value in content.items() if isinstance(value, np.ndarray)}
 
@@ -341,17 +398,12 @@ def _has_arrays(content: Any) -> bool:
     )
 
 
-def _print_note(sentence: str) -> None:
-    if distributed.is_primary():
-        print(f"note: {sentence}", file=sys.stderr)
-
-
 def check_variables(
     variables: dict,
     name: str,
     num_classes: int,
     source: Path,
-    image_shape: tuple[int, ...] = (32, 32, 3),
+    image_shape: tuple[int, ...],
 ) -> None:
     """Makes sure that variables belong to a model.
 

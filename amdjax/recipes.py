@@ -1,6 +1,10 @@
 """The packaged recipes: `--config=cifar10.py:b` works from any folder."""
 
+import importlib
+from collections.abc import Iterator
 from pathlib import Path
+
+from amdjax.errors import UserError, unknown_name
 
 RECIPES = Path(__file__).parent / "configs"
 
@@ -22,3 +26,33 @@ def find_recipe(text: str) -> str:
         return text
     path = RECIPES / f"{name.removesuffix('.py')}.py"
     return f"{path}{colon}{setup}" if path.is_file() else text
+
+
+def check_recipe(file: str) -> None:
+    """Makes sure that a config file exists.
+
+    Args:
+      file: from `find_recipe`, without the set-up.
+
+    Raises:
+      UserError: if it does not; with the most similar recipes for a name without a folder.
+    """
+    if Path(file).is_file():
+        return
+    if file and Path(file).name == file:
+        raise unknown_name("file or recipe", file.removesuffix(".py"), _names())
+    raise UserError(f"--config: {file or 'the name of a recipe'} is not there")
+
+
+def list_recipes() -> Iterator[tuple[str, str]]:
+    """Yields each packaged recipe with the first line of its docstring and its set-ups."""
+    for name in _names():
+        module = importlib.import_module(f"amdjax.configs.{name}")
+        summary = (module.__doc__ or "").splitlines()[0]
+        setups = ", ".join(getattr(module, "SETUPS", ()))
+        yield f"{name}.py", f"{summary} Set-ups: {setups}" if setups else summary
+
+
+def _names() -> list[str]:
+    """Returns the names of the packaged recipes; the defaults are not one."""
+    return sorted(file.stem for file in RECIPES.glob("[!_]*.py") if file.stem != "default")

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 
 from amdjax.checkpoint import has_checkpoint, read_description, read_network
-from amdjax.config import compute_dtype, validate
+from amdjax.config import compute_dtype, given_teacher, validate
 from amdjax.configs import default
 from amdjax.data.fingerprint import Fingerprint, check_classes, check_images
 from amdjax.data.policies import AUGMENTATIONS
@@ -31,11 +31,17 @@ from amdjax.experiment import (
 from amdjax.files import local_path, write_atomically
 from amdjax.imports import import_again, imported_files
 from amdjax.models import create_model
-from amdjax.predictor import Predictor, create_predictor, forward, predicting_losses
+from amdjax.predictor import (
+    Predictor,
+    create_predictor,
+    forward,
+    trained_predicting_losses,
+)
 from amdjax.pretrained import (
     check_variables,
     count_classes,
     create_teacher,
+    given_checkpoints,
     load_given_teacher,
     teacher_name,
     teacher_sources,
@@ -84,7 +90,8 @@ def check_resumable(config: ml_collections.ConfigDict, spec: RunSpec, folder: Pa
       folder: of the run.
 
     Raises:
-      UserError: showing the settings that differ.
+      UserError: showing the settings that differ, or naming a given teacher that was trained on
+        since then.
     """
     if (folder / _OLD_RUN_FILE).exists() and not (folder / RUN_FILE).exists():
         raise UserError(_old_workdir(folder))
@@ -113,6 +120,16 @@ def check_resumable(config: ml_collections.ConfigDict, spec: RunSpec, folder: Pa
             f"{folder} was trained with a different config: {'; '.join(differing)}. Choose another "
             f"--workdir, there with {use}, or remove that folder"
         )
+    # Descriptions of earlier versions have no checkpoints of the teacher.
+    saved_checkpoints = {one["source"]: one for one in run.get("given_teacher", ())}
+    for current in _given_checkpoints(config, spec):
+        saved = saved_checkpoints.get(current["source"], current)
+        if saved != current:
+            raise UserError(
+                f"{folder} learned from the checkpoint of step {saved['step']} in "
+                f"{saved['source']}, which now has another one, of step {current['step']}: put the "
+                "former one back, or choose another --workdir, or remove that folder"
+            )
 
 
 def check_data(config: ml_collections.ConfigDict, folder: Path, current: Fingerprint) -> str | None:
@@ -148,6 +165,7 @@ def describe_run(
         "teacher": spec.teacher,
         "data": data.to_dict(),
         "imports": imported_files(config.imports),
+        "given_teacher": _given_checkpoints(config, spec),
         "settings": _settings(config, spec),
     }
 
@@ -241,16 +259,8 @@ def _read_run(folder: Path) -> dict[str, Any]:
 
 
 def _read_started(folder: Path) -> dict[str, Any] | None:
-    """Returns the description of a run.
-
-    None where no run was started, or one without a checkpoint, so that nothing is lost.
-    """
-    try:
-        return _read_run(folder)
-    except UserError:
-        if has_checkpoint(folder):
-            raise
-        return None
+    """Returns the description of a run; None where it has no checkpoint that could be resumed."""
+    return _read_run(folder) if has_checkpoint(folder) else None
 
 
 def _damaged(folder: Path, reason: str) -> UserError:
@@ -298,11 +308,20 @@ def _settings(config: ml_collections.ConfigDict, spec: RunSpec) -> dict[str, Any
     elif spec.teacher is not None and config.teacher.ensemble:
         run["teacher"] = {"ensemble": [one._asdict() for one in teacher_sources(config.teacher)]}
     elif spec.teacher is not None:
-        keys = ("name", "checkpoint")
-        run["teacher"] = {"seed": config.seed, **{key: config.teacher[key] for key in keys}}
+        run["teacher"] = {
+            "seed": config.seed,
+            "name": teacher_name(config.teacher),
+            "checkpoint": config.teacher.checkpoint,
+        }
     if spec.teacher == EARLY_TEACHER:
         run["teacher"]["early_fraction"] = config.teacher.early_fraction
     return _to_json(run)
+
+
+def _given_checkpoints(config: ml_collections.ConfigDict, spec: RunSpec) -> list[dict[str, Any]]:
+    """Returns the `given_checkpoints` that a run learns from; [] where it trains its teacher."""
+    given = config.teacher.checkpoint or config.teacher.ensemble
+    return given_checkpoints(config.teacher) if given and spec.teacher is not None else []
 
 
 def default_settings(imports: Sequence[str] = ()) -> dict[str, Any]:
@@ -317,6 +336,21 @@ def default_settings(imports: Sequence[str] = ()) -> dict[str, Any]:
 def flatten_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings of a run by their dotted names."""
     return flax.traverse_util.flatten_dict(settings, sep=".", keep_empty_nodes=True)
+
+
+def run_data(
+    data: ml_collections.ConfigDict, settings: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+    """Returns the `config.data` of a run: its images, where the workdir's last command found them.
+
+    Args:
+      data: `config.data` of that command.
+      settings: of the run, see `TrainedModel`.
+    """
+    copy = data.copy_and_resolve_references()
+    saved = _with_tuples(settings.get("data", {}))
+    copy.update({key: value for key, value in saved.items() if key in copy})
+    return copy
 
 
 def _to_json(value: Any) -> Any:
@@ -358,6 +392,8 @@ class TrainedModel:
       length: of its training; None for a teacher that was trained elsewhere.
       sweep_key: the swept setting, "losses.am.margin"; "" without a sweep.
       sweep_value: its value for this network.
+      settings: of its training, as JSON values; {} for a teacher that was trained elsewhere.
+      imports: modules that its training imported.
     """
 
     name: str
@@ -372,6 +408,13 @@ class TrainedModel:
     length: TrainingLength | None
     sweep_key: str = ""
     sweep_value: Any = None
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    imports: tuple[str, ...] = ()
+
+    @property
+    def tight_crop(self) -> bool:
+        """Whether the input is 224/256 of an image's centre square."""
+        return self.settings.get("data", {}).get("random_resized_crop", False)
 
     @property
     def is_teacher(self) -> bool:
@@ -434,7 +477,8 @@ def restore(folder: Path, num_classes: int | None = None) -> TrainedModel:
     run = _read_run(folder)
     import_again(run.get("imports", {}), folder)
     data = _saved_fingerprint(run, folder)
-    step, variables = read_network(folder, predicting_losses(run["settings"].get("losses", {})))
+    losses = run["settings"].get("losses", {})
+    step, variables = read_network(folder, trained_predicting_losses(losses))
     classes = num_classes or count_classes(variables) or len(data.class_names)
     try:
         settings = run["settings"]
@@ -458,6 +502,8 @@ def restore(folder: Path, num_classes: int | None = None) -> TrainedModel:
             ),
             "sweep_key": sweep_key,
             "sweep_value": sweep_value,
+            "settings": settings,
+            "imports": tuple(run.get("imports", ())),
         }
     except UserError:
         raise
@@ -468,17 +514,17 @@ def restore(folder: Path, num_classes: int | None = None) -> TrainedModel:
     return TrainedModel(name=folder.name, variables=jax.device_put(variables), step=step, **fields)
 
 
-def restore_imported_teacher(config: ml_collections.ConfigDict, num_classes: int) -> TrainedModel:
+def restore_imported_teacher(config: ml_collections.ConfigDict, data: Fingerprint) -> TrainedModel:
     """Reads the teacher of `config.teacher.checkpoint` or `config.teacher.ensemble`.
 
     Args:
       config: of the experiment.
-      num_classes: of the data set.
+      data: fingerprint of the data set.
 
     Raises:
       UserError: see `load_given_teacher`.
     """
-    variables = load_given_teacher(config.teacher, num_classes)
+    variables, num_classes = load_given_teacher(config.teacher, data), len(data.class_names)
     return TrainedModel(
         name=TEACHER,
         method=TEACHER,
@@ -511,7 +557,6 @@ def restore_all(
       is not finished.
     """
     networks, notes = [], []
-    num_classes = len(data.class_names)
 
     def attempt(read: Callable[[], TrainedModel], name: str) -> None:
         try:
@@ -529,7 +574,7 @@ def restore_all(
             notes.append(f"{name}: skipped: {twin} has the same method and seed")
 
     if config.teacher.checkpoint:
-        attempt(lambda: restore_imported_teacher(config, num_classes), TEACHER)
+        attempt(lambda: restore_imported_teacher(config, data), TEACHER)
     if config.teacher.ensemble:
         notes.append(f"{TEACHER}: skipped: the report shows single networks, not ensembles")
     for name in run_names(workdir, config):
@@ -550,7 +595,7 @@ def run_names(workdir: Path, config: ml_collections.ConfigDict) -> list[str]:
     planned = [spec.name for spec in plan_runs(config)]
     folders = list(workdir.iterdir())
     found = {path.name for path in folders if (path / RUN_FILE).exists() or has_checkpoint(path)}
-    if config.teacher.checkpoint or config.teacher.ensemble:
+    if given_teacher(config):
         # A teacher of an earlier command is not the config's.
         found.discard(TEACHER)
     names = [*planned, *sorted(found.difference(planned))]

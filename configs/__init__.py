@@ -1,1 +1,1 @@
-"""One file a recipe: `python -m amdjax.main --config=configs/NAME.py`."""
+"""One file a recipe: `amdjax --config=NAME.py`."""

@@ -2,11 +2,11 @@
 
 Paper: Choi, Som & Turaga, AMC-Loss, CVPR workshops 2020 (arXiv 2004.09805). As in its published
 code: Adam with ramp-up and ramp-down, the contrastive weight ramped up from zero, pairs labelled
-with the network's own predictions, pixels divided by 256, Gaussian noise of 0.15, dropout of 0.5,
+with the network's predictions, pixels divided by 256, Gaussian noise of 0.15, dropout of 0.5,
 images reflect-padded by 2 and cropped, not mirrored, evaluation of averaged variables (0.999).
-Command: python -m amdjax.main --config=configs/amc.py:svhn_cropped --workdir=runs/amc-svhn
-The paper's tables are not at hand; its margins for each data set neither: 0.5 (AMC) and 1.0
-(Euclidean) are the code's.
+Command: amdjax --config=amc.py:svhn_cropped --workdir=runs/amc-svhn
+The paper's tables are not available, nor are its margins for each data set: 0.5 (AMC) and 1.0
+(Euclidean) are those of the code.
 """
 
 import ml_collections

@@ -1,6 +1,6 @@
-"""CIFAR-10 with the angular-margin contrastive loss: `configs/amc.py:cifar10` by a shorter name.
+"""CIFAR-10 with the angular-margin contrastive loss: `amc.py:cifar10` by a shorter name.
 
-Command: python -m amdjax.main --config=configs/amc_cifar10.py --workdir=runs/amc_cifar10
+Command: amdjax --config=amc_cifar10.py --workdir=runs/amc_cifar10
 """
 
 import ml_collections

@@ -2,7 +2,7 @@
 
 Paper: Tian, Krishnan & Isola, Contrastive representation distillation, ICLR 2020, whose repository
 is RepDistiller.
-Command: python -m amdjax.main --config=configs/cifar100.py:wrn_40_2-wrn_16_2
+Command: amdjax --config=cifar100.py:wrn_40_2-wrn_16_2
 Trained teacher: --config.teacher.checkpoint=FILE or the folder of a finished run (runs/x/teacher).
 Published test accuracy (%) of wrn_40_2-wrn_16_2, from RepDistiller's README: teacher 75.61, student
 without a teacher 73.26, KD 74.92, AT 74.08, SP 73.83, VID 74.11, RKD 73.35, CC 73.56, PKT 74.54.

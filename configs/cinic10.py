@@ -1,7 +1,7 @@
 """CINIC-10, set-ups (a), (b), (d) of the AMD paper.
 
 Paper: Jeon et al., Neurocomputing 518 (2023) 466-481.
-Command: python -m amdjax.main --config=configs/cinic10.py:a --workdir=runs/cinic10-a
+Command: amdjax --config=cinic10.py:a --workdir=runs/cinic10-a
 Published test accuracy (%), read off Figures 8 and 13: (a) KD 74.3, AMD(g) 75.0, AMD(g+l) 75.2;
 (b) KD 74.7, 75.1, 75.2; (d) AMD(g) 74.9, AMD(g+l) 75.1. The pair of (c) is not known.
 """

@@ -1,8 +1,8 @@
 """Every setting, with its default; a recipe imports this and changes what it must.
 
-A recipe with several set-ups takes one after a colon: `--config=configs/cifar10.py:b`. Any value
-can be overridden on the command line: `--config.student.name=wrn_16_2`,
-`--config.losses.am.margin=1.5`, `--config.methods=kd,amd_gl`.
+A recipe with several set-ups takes one after a colon: `--config=cifar10.py:b`. Any value can be
+overridden on the command line: `--config.student.name=wrn_16_2`, `--config.losses.am.margin=1.5`,
+`--config.methods=kd,amd_gl`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,8 @@ def get_config(*, imports: Sequence[str] = ()) -> ml_collections.ConfigDict:
 
     # All random numbers (first weights, order of the data, augmentation) are functions of it.
     config.seed = 0
-    # Students to train, one after the other: names of amdjax/methods.py, or sums such as "kd+at".
+    # Students to train, one after the other: names of amdjax/methods.py, or combinations such as
+    # "kd+at".
     config.methods = ("amd_gl",)
     # Repeats every student with these seeds (the teacher's is `seed`); empty: once, with `seed`.
     config.seeds = ()
@@ -60,7 +61,8 @@ def get_config(*, imports: Sequence[str] = ()) -> ml_collections.ConfigDict:
     config.teacher = ml_collections.ConfigDict()
     config.teacher.name = "wrn_16_3"
     # Empty: train the teacher first. Else the folder of a finished run (runs/x/teacher), or
-    # PyTorch weights as .npz, .safetensors or .pth, or a folder of the Hugging Face Hub.
+    # PyTorch weights as .npz, .safetensors or .pth, or a folder that was downloaded from the
+    # Hugging Face Hub.
     config.teacher.checkpoint = ""
     # Or several teachers, each as for `checkpoint`; students learn from the mean of their logits
     # and from their joined features.
@@ -69,7 +71,7 @@ def get_config(*, imports: Sequence[str] = ()) -> ml_collections.ConfigDict:
     config.teacher.ensemble_models = ()
     config.teacher.ensemble_weights = ()  # of their outputs, divided by the sum; empty: equal ones
     # Or the outputs of any other teacher for the training images, an .npz or a folder of .npy that
-    # `python -m amdjax.teacher_outputs` writes. The same limits as for `cached` hold.
+    # `amdjax-teacher-outputs` writes. The same limits as for `cached` hold.
     config.teacher.outputs = ""
     # Computes its outputs once for each training image, and keeps logits, embedding and attention
     # maps. Not with crops, noise or mixed images; with flips both views are kept.
@@ -84,7 +86,7 @@ def get_config(*, imports: Sequence[str] = ()) -> ml_collections.ConfigDict:
     config.init_from = ""
 
     config.data = ml_collections.ConfigDict()
-    config.data.name = "cifar10"  # python -m amdjax.main --list shows all
+    config.data.name = "cifar10"  # amdjax --list shows all
     # Holds the prepared data and downloads/manual/; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets.
     config.data.data_dir = ""
     # With name "folder": holds train/CLASS/* and test/CLASS/*, or CLASS/*, or labels.csv.
@@ -150,7 +152,7 @@ def get_config(*, imports: Sequence[str] = ()) -> ml_collections.ConfigDict:
     config.max_steps = 0  # ends each run early, for a trial; 0: no limit. May be raised later.
 
     config.optim = ml_collections.ConfigDict()
-    config.optim.name = "sgd"  # python -m amdjax.main --list shows all
+    config.optim.name = "sgd"  # amdjax --list shows all
     config.optim.learning_rate = 0.1
     config.optim.schedule = "step"  # step, cosine or linear
     config.optim.boundaries = (40, 80, 120, 160)  # step: epochs at which the rate is multiplied by
@@ -173,7 +175,7 @@ def get_config(*, imports: Sequence[str] = ()) -> ml_collections.ConfigDict:
     config.ema_decay = 0.0
 
     # Weight and hyper-parameters of every loss; config.methods decides which are used. The defaults
-    # are those of the functions in amdjax/losses/; `python -m amdjax.main --list` prints them all.
+    # are those of the functions in amdjax/losses/; `amdjax --list` prints them all.
     config.losses = default_losses()
     config.losses.ce.weight = 0.1
     config.losses.kd.weight = 0.9
@@ -188,7 +190,7 @@ def get_config(*, imports: Sequence[str] = ()) -> ml_collections.ConfigDict:
     # Also at the first log line after so many minutes without a checkpoint; 0: not by time.
     config.checkpoint_every_minutes = 0.0
     config.profile = False  # writes a trace of steps 10 to 20 of each run to its folder
-    # Services that get the metrics, besides TensorBoard's files: wandb, mlflow. Their own
+    # Services that get the metrics, besides TensorBoard's files: wandb, mlflow. Their
     # environment variables, such as WANDB_MODE and MLFLOW_TRACKING_URI, say where they are.
     config.trackers = ()
     return config

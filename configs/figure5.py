@@ -1,7 +1,7 @@
 """CIFAR-10, which terms of the AM loss count: Figure 5 of the AMD paper.
 
 Paper: Jeon et al., Neurocomputing 518 (2023) 466-481.
-Command: python -m amdjax.main --config=configs/figure5.py:a
+Command: amdjax --config=figure5.py:a
 Published test accuracy (%), read off the figure, (a) / (b): KD 85.3 / 85.5, AT 85.8 / 85.8,
 P 85.8 / 85.8, N 85.7 / 85.6, A 85.9 / 85.9, A+P 86.2 / 86.0, A+N 85.9 / 85.9,
 A+P+N 86.3 / 86.0.

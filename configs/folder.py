@@ -1,7 +1,7 @@
 """Your own images: train/CLASS/* and test/CLASS/*, or CLASS/*, or labels.csv in one folder.
 
-Command: python -m amdjax.main --config=configs/folder.py --config.data.folder=PATH \
-    --config.data.image_size=64 --workdir=runs/folder
+Command: amdjax --config=folder.py --config.data.folder=PATH --workdir=runs/folder
+Images larger than 64x64: see docs/datasets.md.
 """
 
 import ml_collections

@@ -1,9 +1,9 @@
-"""ImageNet: ResNet-34 teaches ResNet-18.
+"""ImageNet: ResNet-34 -> ResNet-18.
 
 Paper: Jeon et al., Neurocomputing 518 (2023) 466-481; its published code uses torchvision's
 ResNet-34 as the teacher and a batch of 256. The student and the schedule are assumed.
-Command: python -m amdjax.main --config=configs/imagenet.py \\
-    --config.teacher.checkpoint=resnet34.safetensors --workdir=runs/imagenet
+Command: amdjax --config=imagenet.py --config.teacher.checkpoint=resnet34 --workdir=runs/imagenet,
+where resnet34 is a folder with torchvision's weights; docs/recipes.md says where they come from.
 """
 
 import ml_collections

@@ -2,9 +2,9 @@
 
 Not from a paper: for a first comparison of methods in a tenth of the time. Batches of 64 and a
 constant learning rate of 5e-4, without weight decay; everything else, such as the pair of networks
-(WRN-16-3 teaches WRN-16-1), the augmentation and the weights of the losses, is that of set-up (a)
+(WRN-16-3 -> WRN-16-1), the augmentation and the weights of the losses, is that of set-up (a)
 of the data set's recipe.
-Command: python -m amdjax.main --config=configs/short.py:cinic10 --workdir=runs/short-cinic10
+Command: amdjax --config=short.py:cinic10 --workdir=runs/short-cinic10
 """
 
 import ml_collections

@@ -1,7 +1,7 @@
 """CIFAR-10 between families, Table 9 of the AMD paper.
 
 Paper: Jeon et al., Neurocomputing 518 (2023) 466-481.
-Command: python -m amdjax.main --config=configs/table9.py:vgg13-resnet20
+Command: amdjax --config=table9.py:vgg13-resnet20
 Published test accuracy (%), KD / AT / SP / AMD(g) / AMD(g+l):
 wrn_28_1-vgg8          86.93 / 87.16 / 87.29 / 87.43 / 87.56
 wrn_16_8-vgg8          86.74 / 87.29 / 86.82 / 87.61 / 87.63

@@ -2,8 +2,8 @@
 
 Paper: Jeon et al., Neurocomputing 518 (2023) 466-481. Images are padded to 68x68, cropped to 64x64
 and mirrored.
-Command: python -m amdjax.main --config=configs/tiny_imagenet.py --workdir=runs/tiny_imagenet
-Set-ups: (a) WRN-16-3 teaches WRN-16-1, the default; (d) ResNet-44 -> WRN-16-1. The other pairs
+Command: amdjax --config=tiny_imagenet.py --workdir=runs/tiny_imagenet
+Set-ups: (a) WRN-16-3 -> WRN-16-1, the default; (d) ResNet-44 -> WRN-16-1. The other pairs
 are not known.
 Published test accuracy (%), read off Figure 13: (a) AMD(g) 50.3, AMD(g+l) 49.9; (d) 49.9, 50.1.
 """

@@ -4,6 +4,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash launch/install.sh requirements.txt
-rival=()
-[[ -z ${PYTORCH_PYTHON:-} ]] || rival=("--pytorch_python=$PYTORCH_PYTHON")
-exec .venv/bin/python -m benchmarks.throughput "${rival[@]}" "$@"
+pytorch=()
+[[ -z ${PYTORCH_PYTHON:-} ]] || pytorch=("--pytorch_python=$PYTORCH_PYTHON")
+exec .venv/bin/python -m benchmarks.throughput "${pytorch[@]}" "$@"

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Runs the main job as N processes on this machine; with GPUs each process gets one GPU.
 #   bash launch/multiprocess.sh N [flags of amdjax.main]
+# Paths are relative to the repository's folder. JAX is installed for CPU; for NVIDIA GPUs, once:
+#   bash launch/install.sh requirements.txt && .venv/bin/pip install "jax[cuda13]"
 # SIGTERM and Ctrl-C make all of them save and stop (exit code 75); when one dies, the others are
 # stopped, too. Repeat the command to resume from the last checkpoint.
 set -euo pipefail
@@ -13,7 +15,7 @@ fail() {
 
 count=${1:-}
 [[ $count =~ ^[1-9][0-9]*$ ]] ||
-  fail "the number of processes is missing: bash launch/multiprocess.sh 2 --config=configs/digits.py"
+  fail "the number of processes is missing: bash launch/multiprocess.sh 2 --config=digits.py"
 shift
 
 if [[ -z ${CUDA_VISIBLE_DEVICES:-} ]] && command -v nvidia-smi >/dev/null; then

@@ -9,8 +9,8 @@
 #       copies the last commit to every host, installs, trains
 #   bash launch/tpu_pod.sh delete NAME ZONE
 #       ends the slice and its costs
-# The project is gcloud's own (gcloud config set project PROJECT). For many hosts load the SSH key
-# first: ssh-add ~/.ssh/google_compute_engine.
+# The project is the one in gcloud's configuration (gcloud config set project PROJECT). For many
+# hosts load the SSH key first: ssh-add ~/.ssh/google_compute_engine.
 # --workdir must be on a disk that all hosts share, such as Filestore; to mount it on each host, give
 # `create` --metadata-from-file=startup-script=FILE. When a slice was taken back: delete, create and
 # run again; with the same --workdir it goes on from the last checkpoint.
@@ -53,7 +53,7 @@ run() {
   trap 'rm -r "$folder"' EXIT
   git archive --format=tar.gz --output="$folder/amdjax.tar.gz" HEAD
   gcloud compute tpus tpu-vm scp "$folder/amdjax.tar.gz" "$name:" --zone="$zone" --worker=all
-  # The hosts' own Python is 3.10.
+  # The Python of the hosts is 3.10.
   # shellcheck disable=SC2016
   on_all_hosts 'set -e; mkdir -p amdjax; tar -xzf amdjax.tar.gz -C amdjax; cd amdjax
     python3 -m pip install --quiet --user uv

@@ -1,5 +1,6 @@
 """The checkpoints of a run: which are kept, and what happens to damaged ones."""
 
+import datetime
 import errno
 import os
 import shutil
@@ -16,6 +17,7 @@ from amdjax.checkpoint import (
     read_description,
     read_evaluation,
     read_network,
+    read_origin,
 )
 from amdjax.errors import UserError
 
@@ -54,6 +56,21 @@ def test_checkpoints_keep_the_last_two_and_the_best(tmp_path):
         evaluations = {8: {"accuracy": 0.9}, 16: {"accuracy": 0.4}, 20: {"accuracy": 0.3}}
         assert checkpoints.evaluations() == evaluations
     assert read_evaluation(tmp_path) == {"accuracy": 0.3}
+
+
+def test_read_origin_returns_the_process_that_saved_the_newest_checkpoint(tmp_path, monkeypatch):
+    assert read_origin(tmp_path) == {}
+    monkeypatch.setattr(checkpoint, "__version__", "0.0")
+    _save(tmp_path, {4: 0.5})
+    first = read_origin(tmp_path)
+    assert first["version"] == "0.0"
+    assert (first["device"], first["devices"]) == (jax.devices()[0].device_kind, 4)
+    date = datetime.datetime.fromisoformat(first["date"])
+    assert date.utcoffset() == datetime.timedelta()
+    monkeypatch.setattr(checkpoint, "__version__", "0.1")
+    assert read_origin(tmp_path) == first
+    _save(tmp_path, {8: 0.5})
+    assert read_origin(tmp_path)["version"] == "0.1"
 
 
 def test_restore_latest_returns_state_and_log(tmp_path):

@@ -16,6 +16,7 @@ from amdjax.errors import UserError
 from amdjax.losses import LOSSES
 from amdjax.methods import METHODS
 from amdjax.models import MODELS
+from amdjax.recipes import RECIPES
 from amdjax.training.optimizer import OPTIMIZERS
 from amdjax.training.trackers import TRACKERS
 from tests.tiny_run import ROOT
@@ -72,7 +73,11 @@ def test_faults_show_a_traceback(kind):
 
 
 @pytest.mark.parametrize(
-    "error", ["FileNotFoundError(2, 'No such file', 'a.json')", "ValueError('NOT_FOUND: a.json')"]
+    "error",
+    [
+        "FileNotFoundError(2, 'No such file', 'runs/x/a.json')",
+        """ValueError('NOT_FOUND: Metadata at local file "runs/x/a.json" does not exist')""",
+    ],
 )
 def test_files_that_vanish_are_named_in_one_line(error):
     code, _, err = _run(f"raise {error}")
@@ -162,10 +167,23 @@ def test_parse_flags_names_the_fault_of_a_config_file(tmp_path, text, message):
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("words", [["--config=nothing.py"], ["--config="], ["--config"]])
+@pytest.mark.parametrize("words", [["--config=nowhere/a.py"], ["--config="], ["--config"]])
 def test_parse_flags_refuses_a_missing_config_file(words):
     with pytest.raises(UserError, match=r"--config: .* is not there"):
         _parse(*words)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("cifar11.py", "unknown file or recipe 'cifar11'; did you mean cifar10 or cifar100"),
+        ("tinyimagenet:a", "unknown file or recipe 'tinyimagenet'; did you mean tiny_imagenet"),
+        ("zzzz.py", "unknown file or recipe 'zzzz'; known: amc, amc_cifar10, cifar10, "),
+    ],
+)
+def test_parse_flags_names_similar_recipes(value, message):
+    with pytest.raises(UserError, match=message):
+        _parse(f"--config={value}")
 
 
 def test_parse_flags_names_an_unknown_setup():
@@ -179,3 +197,6 @@ def test_list_registries_has_a_line_for_every_entry():
         for name in registry:
             assert len(lines[name].split()) > 1
     assert "margin=1.35" in list_registries()
+    for path in RECIPES.glob("[!_]*.py"):
+        assert path.stem == "default" or len(lines[path.name].split()) > 1
+    assert lines["cifar10.py"].endswith("augmentation. Set-ups: a, b, c, d")

@@ -12,6 +12,8 @@ from amdjax.errors import UserError
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("seed", -1),
+        ("seed", 2**32),
         ("losses.kd.weight", -1.0),
         ("losses.kd.temperature", 0.0),
         ("losses.kd.temperature", -4.0),
@@ -47,6 +49,17 @@ def test_validate_names_boundaries_that_are_not_epochs(value):
     config = default.get_config()
     config.optim.boundaries = value
     with pytest.raises(UserError, match=r"config\.optim\.boundaries must be"):
+        validate(config)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, "a", 0.5])
+def test_validate_names_a_seed_that_is_out_of_range(seed):
+    config = default.get_config()
+    config.seeds = (0, 2**32 - 1)
+    validate(config)
+    config.seeds = (0, seed)
+    message = rf"seeds must be whole numbers of at least 0 and at most 4294967295, not {seed!r}"
+    with pytest.raises(UserError, match=message):
         validate(config)
 
 

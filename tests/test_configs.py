@@ -12,7 +12,7 @@ from amdjax.config import validate
 from amdjax.configs import cifar100, default
 from amdjax.data.registry import DATASETS
 from amdjax.errors import UserError
-from amdjax.experiment import optim_of, plan_runs
+from amdjax.experiment import ignored_settings, optim_of, plan_runs
 from amdjax.losses import LOSSES
 from amdjax.methods import METHODS
 from amdjax.models import create_model
@@ -45,6 +45,7 @@ def test_recipe_names_what_exists(recipe):
     assert len({spec.name for spec in specs}) == len(specs)
     check_settings(config, specs)
     check_shapes(config, specs[-1:], 10, (32, 32, 3))
+    assert ignored_settings(config, specs) == []
     assert config.data.name in DATASETS
     for model in (config.teacher.name, config.student.name):
         create_model(model, 10)
@@ -78,6 +79,64 @@ def test_plan_runs_repeats_the_methods_that_a_sweep_concerns():
     config.sweep.choices = ()
     with pytest.raises(UserError, match="choices is empty"):
         plan_runs(config)
+
+
+@pytest.mark.parametrize(
+    ("method", "choices", "message"),
+    [
+        ("scratch", (0.5,), r"scratch sets losses\.ce\.weight itself, to 1\.0"),
+        ("scratch", (1.0, 0.5), r"scratch sets losses\.ce\.weight itself, to 1\.0"),
+        ("kd", (2.0, 2.0), r"config\.sweep\.choices has 2\.0 twice"),
+        ("kd", (2.0, 0.5, 2), r"config\.sweep\.choices has 2 twice"),
+    ],
+)
+def test_plan_runs_refuses_choices_without_an_effect(method, choices, message):
+    config = default.get_config()
+    config.methods, config.sweep.key = (method,), "losses.ce.weight"
+    config.sweep.choices = choices
+    with pytest.raises(UserError, match=message):
+        plan_runs(config)
+
+
+@pytest.mark.parametrize(
+    ("methods", "settings", "sentences"),
+    [
+        (
+            ("kd_ls",),
+            {"kd.temperature": 8.0},
+            ["config.losses.kd.temperature=8.0 has no effect: kd_ls sets it to 2.0"],
+        ),
+        (
+            ("scratch", "at"),
+            {"ce.weight": 0.5, "ce.label_smoothing": 0.1},
+            [
+                "config.losses.ce.weight=0.5 has no effect: scratch sets it to 1.0, at sets it to "
+                "1.0"
+            ],
+        ),
+        (("scratch", "kd"), {"ce.weight": 0.5}, []),  # kd uses it
+        (("scratch",), {"ce.weight": 1.0, "kd.temperature": 8.0}, []),
+        (("kd_ls",), {}, []),
+    ],
+)
+def test_ignored_settings_are_those_that_every_method_sets_itself(methods, settings, sentences):
+    config = default.get_config()
+    config.methods = methods
+    config.losses.update_from_flattened_dict(settings)
+    assert ignored_settings(config, plan_runs(config)) == sentences
+
+
+def test_ignored_settings_leaves_out_a_swept_one():
+    config = default.get_config()
+    config.methods, config.losses.kd.temperature = ("kd",), 8.0
+    config.sweep.key, config.sweep.choices = "losses.kd.temperature", (1.0, 2.0)
+    assert ignored_settings(config, plan_runs(config)) == []
+
+
+def test_plan_runs_has_the_names_of_networks_in_the_registry():
+    config = default.get_config()
+    config.teacher.name, config.student.name = "WRN-22-4", "ResNet-8x4"
+    assert [spec.model for spec in plan_runs(config)] == ["wrn_22_4", "resnet8x4"]
 
 
 def test_cifar100_teachers_have_the_learning_rate_of_large_networks():

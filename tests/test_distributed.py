@@ -230,6 +230,49 @@ def test_preemption_stops_one_process_at_ctrl_c():
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.parametrize("devices", [1, 4])
+def test_replicate_gives_the_same_arrays_with_and_without_comparison(devices):
+    mesh = distributed.make_mesh(jax.devices()[:devices])
+    arrays = {"image": np.arange(12, dtype=np.uint8).reshape(3, 4), "scalar": np.float32(2)}
+    one = distributed.replicate(arrays, mesh)
+    other = distributed.replicate(arrays, mesh, compare=False)
+    for name, array in arrays.items():
+        assert one[name].sharding == other[name].sharding
+        assert one[name].sharding.is_fully_replicated
+        assert one[name].dtype == other[name].dtype == array.dtype
+        np.testing.assert_array_equal(one[name], array)
+        np.testing.assert_array_equal(other[name], array)
+
+
+REPLICATE = """
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from amdjax import distributed
+distributed.initialize()
+compared = []
+compare = multihost_utils.assert_equal
+multihost_utils.assert_equal = lambda x, **words: (compared.append(x.shape), compare(x, **words))
+mesh = distributed.make_mesh()
+rows = np.arange(12, dtype=np.uint8).reshape(3, 4)
+arrays = [distributed.replicate(rows, mesh, compare=compare_them) for compare_them in (False, True)]
+assert arrays[0].sharding == arrays[1].sharding
+for array in arrays:
+    assert array.shape == (3, 4) and array.dtype == np.uint8 and len(array.sharding.device_set) == 4
+    for shard in array.addressable_shards:
+        np.testing.assert_array_equal(shard.data, rows)
+print(compared)
+"""
+
+
+def test_replicate_sends_nothing_to_other_processes_without_comparison(start_process):
+    words = [sys.executable, "-c", REPLICATE]
+    for process in _start_two(start_process, words, words):
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert "[(3, 4)]" in out
+
+
 POLL = """
 import time
 from amdjax import distributed

@@ -12,6 +12,7 @@ from amdjax.files import (
     is_special,
     local_path,
     not_writable,
+    removed_file,
     set_aside,
     write_atomically,
 )
@@ -89,3 +90,25 @@ def test_is_special_is_true_for_pipes_only(tmp_path):
     (tmp_path / "link").symlink_to("nothing")
     names = ("pipe", "file", "link", "missing", ".")
     assert [is_special(tmp_path / name) for name in names] == [True, *[False] * 4]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_named"),
+    [
+        (FileNotFoundError(2, "No such file", "runs/x/run.json"), True),
+        (NotADirectoryError(20, "Not a directory", "runs/x/kd/run.json"), True),
+        (FileNotFoundError(2, "No such file", "page.html"), False),
+        (FileNotFoundError("no file"), False),
+        (ValueError('NOT_FOUND: Metadata at local file "{}/runs/x/d" does not exist'), True),
+        (ValueError('NOT_FOUND: Metadata at local file "/elsewhere/d" does not exist'), False),
+        (ValueError("NOT_FOUND: No registered implementation for FFI custom call"), False),
+    ],
+)
+def test_removed_file_names_files_of_the_folders_only(tmp_path, monkeypatch, error, is_named):
+    monkeypatch.chdir(tmp_path)
+    if isinstance(error, ValueError):
+        error = ValueError(str(error).format(tmp_path))
+    wrapped = RuntimeError("while reading")
+    wrapped.__cause__ = error
+    expected = str(error) if is_named else None
+    assert removed_file(wrapped, [Path("runs/x")]) == expected

@@ -1,18 +1,31 @@
 """A teacher from PyTorch, in every form that it may be stored in."""
 
+import dataclasses
 import re
 from collections import OrderedDict
 
+import flax.linen as nn
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
 
+from amdjax import pretrained, register_model
+from amdjax.data import Fingerprint
 from amdjax.errors import UserError
-from amdjax.models import import_torch_state_dict
-from amdjax.pretrained import load_teacher
+from amdjax.models import Model, Outputs, create_model, import_torch_state_dict, init_variables
 from tests.reference_values import load, prefixed
+from tests.trained_run import save_network
+
+
+def _data(num_classes, side=32):
+    names = tuple(f"class_{label}" for label in range(num_classes))
+    return Fingerprint("folder", names, (side, side, 3), {"train": 64, "test": 32})
+
+
+def load_teacher(path, name, num_classes):
+    return pretrained.load_teacher(path, name, _data(num_classes))
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +101,39 @@ def test_load_teacher_refuses_other_paths(tmp_path, make, message):
     make(tmp_path / "teacher")
     with pytest.raises(UserError, match=message):
         load_teacher(str(tmp_path / "teacher"), "resnet8", 10)
+
+
+class Flat(Model):
+    """A linear classifier of the pixels, whose shapes depend on the size of the images."""
+
+    @nn.compact
+    def __call__(self, x, train=False, feature_hook=None):
+        logits = nn.Dense(self.num_classes, name="fc")(x.reshape(len(x), -1))
+        return Outputs(logits, {}, logits)
+
+
+def test_load_teacher_checks_the_shapes_for_the_images_of_the_data_set(tmp_path):
+    register_model("flat", "a linear classifier")(Flat)
+    variables = init_variables(create_model("flat", 4), jax.random.key(0), (16, 16, 3))
+    save_network(tmp_path, _data(4, side=16), variables)
+    loaded = pretrained.load_teacher(str(tmp_path), "flat", _data(4, side=16))
+    assert loaded["params"]["fc"]["kernel"].shape == (16 * 16 * 3, 4)
+    with pytest.raises(UserError, match="does not match flat"):
+        pretrained.load_teacher(str(tmp_path), "flat", _data(4, side=8))
+
+
+def test_load_teacher_refuses_a_run_of_the_same_classes_in_another_order(tmp_path):
+    data = _data(4)
+    turned = dataclasses.replace(data, class_names=data.class_names[::-1])
+    save_network(tmp_path, turned)
+    with pytest.raises(UserError, match=r"^config\.teacher\.checkpoint: .*\(their order differs\)"):
+        load_teacher(str(tmp_path), "resnet8", 4)
+
+
+def test_load_teacher_refuses_a_run_whose_loss_defines_the_predictions(tmp_path):
+    save_network(tmp_path, _data(4), losses={"arcface": {}, "cosface": {"weight": 0}})
+    with pytest.raises(UserError, match="trained with arcface, whose predictions are not"):
+        load_teacher(str(tmp_path), "resnet8", 4)
 
 
 def _to_tgd(key):

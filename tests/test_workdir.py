@@ -23,6 +23,7 @@ from amdjax.workdir import (
     read_config,
     restore,
     restore_all,
+    run_data,
     run_names,
     write_run_spec,
 )
@@ -35,6 +36,7 @@ from tests.trained_run import (
     change_settings,
     copy,
     forget_description,
+    save_network,
 )
 
 
@@ -170,6 +172,9 @@ def test_restore_all_prefers_an_imported_teacher(workdir, tmp_path):
     config = read_config(there)
     config.teacher.checkpoint = str(workdir / "teacher")
     assert run_names(there, config) == ["kd"]
+    config.teacher.checkpoint, config.teacher.outputs = "", "outputs.npz"
+    assert run_names(there, config) == ["kd"]
+    config.teacher.checkpoint, config.teacher.outputs = str(workdir / "teacher"), ""
     networks, missing = restore_all(there, config, DATA)
     assert (networks[0].name, networks[0].step, networks[0].length) == ("teacher", 0, None)
     assert missing == []
@@ -270,10 +275,23 @@ def test_run_spec_keeps_method_seed_and_sweep_as_data(workdir, tmp_path):
     assert (network.sweep_key, network.sweep_value) == ("losses.kd.weight", 0.5)
 
 
+def _start(config, spec, folder):
+    """Makes the folder of a run that has a checkpoint."""
+    write_run_spec(config, spec, folder, DATA)
+    (folder / "checkpoints" / "8").mkdir(parents=True)
+
+
+def test_run_data_are_the_images_of_the_run_where_the_config_finds_them(workdir):
+    config = read_config(workdir)
+    config.data.update({"image_size": 99, "random_resized_crop": True, "data_dir": "moved"})
+    data = run_data(config.data, restore(workdir / "kd").settings)
+    assert (data.image_size, data.random_resized_crop, data.data_dir) == (16, False, "moved")
+
+
 def test_check_resumable_compares_the_swept_value(tmp_path):
     config = figure9.get_config()
     _, _, first, second, *_ = plan_runs(config)
-    write_run_spec(config, first, tmp_path, DATA)
+    _start(config, first, tmp_path)
     check_resumable(config, first, tmp_path)
     with pytest.raises(UserError, match=r"losses\.am\.margin: saved 1\.1, requested 1\.35"):
         check_resumable(config, second, tmp_path)
@@ -285,7 +303,7 @@ def test_check_resumable_compares_the_swept_value(tmp_path):
 def test_check_resumable_refuses_settings_that_change_numbers(tmp_path, key, value):
     config = figure9.get_config()
     spec = plan_runs(config)[-1]
-    write_run_spec(config, spec, tmp_path, DATA)
+    _start(config, spec, tmp_path)
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=f"trained with a different config: {key}: saved"):
         check_resumable(config, spec, tmp_path)
@@ -294,7 +312,7 @@ def test_check_resumable_refuses_settings_that_change_numbers(tmp_path, key, val
 def test_check_resumable_accepts_settings_that_change_no_number(tmp_path):
     config = figure9.get_config()
     spec = plan_runs(config)[-1]
-    write_run_spec(config, spec, tmp_path, DATA)
+    _start(config, spec, tmp_path)
     changes = {"max_steps": 5, "log_every_steps": 1, "data.data_dir": "x", "teacher.cached": True}
     config.update_from_flattened_dict(changes)
     check_resumable(config, spec, tmp_path)
@@ -303,7 +321,7 @@ def test_check_resumable_accepts_settings_that_change_no_number(tmp_path):
 def test_check_resumable_takes_the_default_of_a_setting_that_was_added_later(tmp_path):
     config = figure9.get_config()
     spec = plan_runs(config)[-1]
-    write_run_spec(config, spec, tmp_path, DATA)
+    _start(config, spec, tmp_path)
     settings = json.loads((tmp_path / "run.json").read_text())["settings"]
     del settings["sync_batch_norm"], settings["optim"]["beta2"], settings["losses"]["am"]["grid"]
     change(tmp_path / "run.json", settings=settings)
@@ -313,11 +331,42 @@ def test_check_resumable_takes_the_default_of_a_setting_that_was_added_later(tmp
         check_resumable(config, spec, tmp_path)
 
 
-def test_check_resumable_ignores_a_damaged_description_where_nothing_was_trained(tmp_path):
-    (tmp_path / "run.json").write_text("{")
+def test_check_resumable_accepts_another_name_of_the_same_network(tmp_path):
     config = figure9.get_config()
+    config.teacher.name, config.student.name = "wrn_16_3", "wrn_16_1"
+    _start(config, plan_runs(config)[-1], tmp_path)
+    config.teacher.name, config.student.name = "WRN-16-3", "WRN-16-1"
     check_resumable(config, plan_runs(config)[-1], tmp_path)
-    assert check_data(config, tmp_path, DATA) is None
+
+
+def test_check_resumable_accepts_other_settings_where_there_is_no_checkpoint(tmp_path):
+    config = figure9.get_config()
+    spec = plan_runs(config)[-1]
+    write_run_spec(config, spec, tmp_path, DATA)
+    config.optim.learning_rate /= 2
+    check_resumable(config, spec, tmp_path)
+    others = Fingerprint("folder", ("zebra",), (16, 16, 3), {"train": 1, "test": 1})
+    assert check_data(config, tmp_path, others) is None
+    (tmp_path / "run.json").write_text("{")
+    check_resumable(config, spec, tmp_path)
+
+
+def test_check_resumable_refuses_a_given_teacher_that_was_trained_on(tmp_path):
+    teacher, folder = tmp_path / "teacher", tmp_path / "kd"
+    save_network(teacher, DATA, step=4)
+    config = figure9.get_config()
+    config.teacher.checkpoint = str(teacher)
+    spec = plan_runs(config)[-1]
+    folder.mkdir()
+    _start(config, spec, folder)
+    check_resumable(config, spec, folder)
+    save_network(teacher, DATA, step=8)
+    with pytest.raises(UserError, match=r"the checkpoint of step 4 in .*teacher, .* of step 8"):
+        check_resumable(config, spec, folder)
+    run = json.loads((folder / "run.json").read_text())
+    del run["given_teacher"]  # as in earlier versions
+    (folder / "run.json").write_text(json.dumps(run))
+    check_resumable(config, spec, folder)
 
 
 def test_check_resumable_explains_a_workdir_of_version_0_1(tmp_path):

@@ -5,6 +5,11 @@ import shutil
 import zlib
 from pathlib import Path
 
+import numpy as np
+
+from amdjax.checkpoint import Checkpoints
+from amdjax.configs import default
+from amdjax.data import Fingerprint
 from amdjax.training.run import run
 from tests.tiny_run import tiny_config
 
@@ -20,6 +25,24 @@ def train(images: Path, workdir: Path) -> None:
 
 def copy(workdir: Path, to: Path) -> Path:
     return Path(shutil.copytree(workdir, to))
+
+
+def save_network(
+    folder: Path,
+    data: Fingerprint,
+    variables: dict | None = None,
+    step: int = 8,
+    losses: dict | None = None,
+) -> None:
+    """Saves a checkpoint as a run of one epoch would, in batches of 8 images."""
+    variables = variables or {"params": {"w": np.zeros(2, np.float32)}}
+    settings = {"epochs": 1, "epoch_fraction": 1.0, "batch_size": 8, "losses": losses or {"ce": {}}}
+    config = default.get_config().to_dict()
+    settings |= {key: config[key] for key in ("augment", "data")}
+    description = {"data": data.to_dict(), "settings": settings}
+    folder.mkdir(parents=True, exist_ok=True)
+    with Checkpoints(folder, description) as checkpoints:
+        checkpoints.save(step, variables)
 
 
 def add_student(
@@ -41,11 +64,16 @@ def change_run(folder: Path, **values: object) -> None:
     """Sets entries of the description of a run, in `run.json` and in the checkpoints."""
     change(folder / "run.json", **values)
     for checkpoint in (folder / "checkpoints").iterdir():
-        file = checkpoint / "run" / "metadata"
-        description = json.loads(file.read_text())["description"]
-        change(file, description={**description, **values})
-        checksum = f"{zlib.crc32(file.read_bytes()):08x}"
-        change(checkpoint / "checksums.json", **{"run/metadata": checksum})
+        description = json.loads((checkpoint / "run" / "metadata").read_text())["description"]
+        change_saved(checkpoint, description={**description, **values})
+
+
+def change_saved(checkpoint: Path, **values: object) -> None:
+    """Sets entries of the JSON file of a checkpoint."""
+    file = checkpoint / "run" / "metadata"
+    change(file, **values)
+    checksum = f"{zlib.crc32(file.read_bytes()):08x}"
+    change(checkpoint / "checksums.json", **{"run/metadata": checksum})
 
 
 def change(path: Path, **values: object) -> None:

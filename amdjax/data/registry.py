@@ -1,6 +1,7 @@
 """Registry of data sets, which tfds prepares once and which are read without TensorFlow."""
 
 import dataclasses
+import functools
 import hashlib
 import math
 import os
@@ -24,6 +25,7 @@ from amdjax.data.datasets.mnist import FashionMnist, Mnist
 from amdjax.data.datasets.svhn import SvhnCropped
 from amdjax.data.datasets.tiny_imagenet import TinyImagenet
 from amdjax.data.fingerprint import Fingerprint
+from amdjax.data.prepared_entries import prepared_entries
 from amdjax.data.sources import (
     ImageSource,
     InMemorySource,
@@ -32,7 +34,6 @@ from amdjax.data.sources import (
     StreamedSource,
     decode_to_memory,
     read_entries,
-    read_labels,
 )
 from amdjax.data.splits import hold_out, known_labels
 from amdjax.errors import UserError, unknown_name
@@ -287,7 +288,7 @@ def _describe_arrays(entry: ArrayEntry, data: ml_collections.ConfigDict) -> Data
             "to 0 and config.data.random_resized_crop to False"
         )
     if data.validation:
-        held_out = _hold_out_validation(sources["train"], data)
+        held_out = _hold_out_validation(*read_entries(sources["train"]), data)
         images, labels = sources["train"].arrays()
         for split, rows in (("train", ~held_out), ("validation", held_out)):
             sources[split] = InMemorySource(images[rows], labels[rows])
@@ -361,13 +362,19 @@ def _open_prepared(
         name, classes = f"{data.name} {split}", all_names if split == "unknown" else class_names
         return StreamedSource(name, records, data.image_size, shape, len(classes), crop)
 
+    @functools.cache
+    def entries_of(split: str) -> tuple[list[str], np.ndarray]:
+        source = stream(split, open_split(builder, split))
+        cache = Path(builder.data_dir) / f"entries-{split}.npz"
+        return prepared_entries(source, builder.info.splits[split].filepaths, cache)
+
     unknown_records: dict[str, RecordSource] = {}
 
     def open_known(split: str) -> RecordSource:
         records = open_split(builder, split)
         if not data.unknown_classes:
             return records
-        unknown = _find_unknown(read_labels(stream(split, records)), new_labels, split, data)
+        unknown = _find_unknown(entries_of(split)[1], new_labels, split, data)
         unknown_records[split] = RecordSubset(records, np.flatnonzero(unknown))
         return RecordSubset(records, np.flatnonzero(~unknown), new_labels)
 
@@ -376,7 +383,9 @@ def _open_prepared(
         records["validation"] = open_known("validation")
     elif data.validation:
         whole = records["train"]
-        held_out = _hold_out_validation(stream("train", whole), data)
+        names, labels = entries_of("train")
+        known = np.flatnonzero(~_is_unknown(labels, new_labels))
+        held_out = _hold_out_validation([names[row] for row in known], labels[known], data)
         for split, rows in (("train", ~held_out), ("validation", held_out)):
             records[split] = RecordSubset(whole, np.flatnonzero(rows))
     records["test"] = open_known("test")
@@ -400,13 +409,14 @@ def _open_prepared(
     return Dataset(data.name, class_names, shape, **sources, digest=digest)
 
 
-def _hold_out_validation(train: ImageSource, data: ml_collections.ConfigDict) -> np.ndarray:
+def _hold_out_validation(
+    names: list[str], labels: np.ndarray, data: ml_collections.ConfigDict
+) -> np.ndarray:
     """Returns bool [N], which of the training images are held out for validation."""
-    names, labels = read_entries(train)
     if data.name == "folder":  # in one normal form, as the names of the classes
         names = [unicodedata.normalize("NFC", name) for name in names]
     else:  # images that do not change are known by their numbers
-        names = [str(index) for index in range(len(train))]
+        names = [str(index) for index in range(len(names))]
     held_out = hold_out(labels, names, data.validation, data.validation_seed)
     if not held_out.any():
         raise UserError(
@@ -422,6 +432,11 @@ def _known_names(class_names: Sequence[str], data: ml_collections.ConfigDict) ->
     return tuple(name for name, label in zip(class_names, labels, strict=True) if label >= 0)
 
 
+def _is_unknown(labels: np.ndarray, new_labels: np.ndarray) -> np.ndarray:
+    """Returns bool [N], which labels are those of classes that are held out."""
+    return np.isin(labels, np.flatnonzero(new_labels < 0))
+
+
 def _find_unknown(
     labels: np.ndarray, new_labels: np.ndarray, split: str, data: ml_collections.ConfigDict
 ) -> np.ndarray:
@@ -430,7 +445,7 @@ def _find_unknown(
     Raises:
       UserError: if all are, or if none of the test images is.
     """
-    unknown = np.isin(labels, np.flatnonzero(new_labels < 0))
+    unknown = _is_unknown(labels, new_labels)
     if unknown.all() or (split == "test" and not unknown.any()):
         names = ", ".join(map(str, data.unknown_classes))
         other = "other" if unknown.any() else "these"

@@ -199,17 +199,25 @@ class InMemorySource:
         return self._images, self._labels
 
 
-def decode_to_memory(source: StreamedSource) -> InMemorySource:
+def decode_to_memory(source: StreamedSource, first: InMemorySource | None = None) -> InMemorySource:
     """Decodes all images of a source, with several threads.
+
+    Args:
+      source: the images.
+      first: examples in memory, of which copies come before those of the source; None: there are
+        none.
 
     Raises:
       UserError: naming the first example that cannot be used.
     """
-    images = np.empty([len(source), *source.image_shape], np.uint8)
-    labels = np.empty([len(source)], np.int32)
+    start = 0 if first is None else len(first)
+    images = np.empty([start + len(source), *source.image_shape], np.uint8)
+    labels = np.empty([start + len(source)], np.int32)
+    if first is not None:
+        images[:start], labels[:start] = first.arrays()
 
     def decode(rows: np.ndarray) -> None:
-        images[rows], labels[rows] = source.read(rows)
+        images[start + rows], labels[start + rows] = source.read(rows)
 
     _for_all_rows(len(source), decode, f"decoding {source.name}")
     return InMemorySource(images, labels)
@@ -230,11 +238,6 @@ def read_entries(source: ImageSource) -> tuple[list[str], np.ndarray]:
 
     _for_all_rows(len(source), read, "reading labels")
     return names, labels
-
-
-def read_labels(source: ImageSource) -> np.ndarray:
-    """Returns the labels, int32 [n], of all images of a source, see `read_entries`."""
-    return read_entries(source)[1]
 
 
 def _for_all_rows(count: int, action: Callable[[np.ndarray], None], description: str) -> None:

@@ -29,7 +29,9 @@ def add_unlabeled(dataset: Dataset, data: ml_collections.ConfigDict) -> Dataset:
     Args:
       dataset: with labels.
       data: `config.data`, of which `unlabeled` is a folder with images at any depth ("": there are
-        none), and `unlabeled_only` leaves the labelled ones out.
+        none), and `unlabeled_only` leaves the labelled ones out. The images are held in memory if
+        they fit in what the data set leaves of `memory_gib`, together with the labelled ones if a
+        copy of these fits, too.
 
     Raises:
       UserError: if the folder has no images, or one of them cannot be used.
@@ -42,15 +44,30 @@ def add_unlabeled(dataset: Dataset, data: ml_collections.ConfigDict) -> Dataset:
     streamed = StreamedSource(
         str(root), ImageFiles(root, list(sizes)), data.image_size, dataset.image_shape, 1, crop
     )
-    fits = len(sizes) * math.prod(dataset.image_shape) <= data.memory_gib * 2**30
-    source = _Unlabeled(streamed)
-    if fits and not data.random_resized_crop:
-        images, _ = decode_to_memory(streamed).arrays()
-        source = InMemorySource(images, np.full(len(images), NO_LABEL, np.int32))
-    train = source if data.unlabeled_only else _join(dataset.train, source)
+    free = data.memory_gib * 2**30 - _memory(dataset)  # bytes
+
+    def fits(images: int) -> bool:
+        return images * math.prod(dataset.image_shape) <= free
+
+    labeled = None if data.unlabeled_only else dataset.train
+    train: ImageSource = _Unlabeled(streamed)
+    if fits(len(sizes)) and not data.random_resized_crop:
+        copied = None
+        if isinstance(labeled, InMemorySource) and fits(len(labeled) + len(sizes)):
+            labeled, copied = None, labeled  # one array can be kept on a device
+        train = decode_to_memory(streamed, copied)
+        train.arrays()[1][-len(sizes) :] = NO_LABEL
+    if labeled is not None:
+        train = _Joined(labeled, train)
     only = "only" if data.unlabeled_only else "and"
     digest = digest_of([*sizes.items(), (f"{only} {dataset.digest}", 0)])
     return dataclasses.replace(dataset, train=train, digest=digest)
+
+
+def _memory(dataset: Dataset) -> int:
+    """Returns the bytes of the decoded images that a data set holds in memory."""
+    splits = (dataset.train, dataset.test, dataset.validation, dataset.unknown)
+    return sum(split.arrays()[0].nbytes for split in splits if isinstance(split, InMemorySource))
 
 
 def list_images(root: Path, setting: str) -> dict[str, int]:
@@ -118,14 +135,6 @@ class _Unlabeled:
 
     def entries(self, indices: np.ndarray) -> list[tuple[str, int]]:
         return [(name, NO_LABEL) for name, _ in self._source.entries(indices)]
-
-
-def _join(first: ImageSource, second: ImageSource) -> ImageSource:
-    """Returns the examples of two sources, one after the other; in memory if both are there."""
-    if isinstance(first, InMemorySource) and isinstance(second, InMemorySource):
-        pairs = zip(first.arrays(), second.arrays(), strict=True)
-        return InMemorySource(*(np.concatenate(pair) for pair in pairs))
-    return _Joined(first, second)
 
 
 class _Joined:

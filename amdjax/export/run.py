@@ -23,7 +23,7 @@ from amdjax.export.quantize import (
 from amdjax.export.student import Metadata, read_student
 from amdjax.files import check_writable
 from amdjax.predict.classifier import BATCH_SIZE, CalibratedModel
-from amdjax.workdir import read_config
+from amdjax.workdir import read_config, run_data
 
 TOLERANCE = 1e-4  # of the probabilities
 _OTHER_SIZE = 7  # of a batch, to see that a graph takes any
@@ -180,7 +180,8 @@ def _add_int8(
     config = read_config(workdir)
     if data_dir is not None:
         config.data.data_dir = data_dir
-    dataset, small = load_dataset(config.data), int8_file(file)
+    data = run_data(config.data, metadata["settings"])
+    dataset, small = load_dataset(data), int8_file(file)
     check_classes(Fingerprint.from_dict(metadata["data"]), dataset.fingerprint, str(workdir))
     quantize(file, small, dataset)
     _write_text(metadata_file(small), json.dumps({**metadata, "dtype": "int8"}, indent=2) + "\n")

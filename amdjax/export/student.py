@@ -15,9 +15,9 @@ from amdjax.errors import UserError
 from amdjax.losses import LOSSES
 from amdjax.models import create_model
 from amdjax.predict.classifier import CalibratedModel, calibrate, find_student
-from amdjax.predictor import Predictor, create_predictor
+from amdjax.predictor import Predictor, create_predictor, predicting_losses
 from amdjax.training.results import FILE as RESULTS_FILE
-from amdjax.workdir import RUN_FILE, read_config, restore
+from amdjax.workdir import read_config, restore
 
 Metadata = dict[str, Any]
 INPUT, OUTPUT = "images", "probabilities"
@@ -60,8 +60,6 @@ def read_student(
     module = network.predictor.module.clone(dtype=jnp.float32)
     predictor = dataclasses.replace(network.predictor, module=module)
     model = dataclasses.replace(model, network=dataclasses.replace(network, predictor=predictor))
-    run = json.loads((folder / RUN_FILE).read_text())
-    settings = run["settings"]
     metadata = {
         "amdjax_version": __version__,
         "model": network.model,
@@ -72,19 +70,15 @@ def read_student(
         "image_shape": list(data.image_shape),
         "input": f"{INPUT}: uint8 RGB [batch, height, width, 3]",
         "output": f"{OUTPUT}: float32 [batch, classes]",
-        "crop": "224/256 of the centre square"
-        if config.data.random_resized_crop
-        else "centre square",
+        "crop": "224/256 of the centre square" if network.tight_crop else "centre square",
         "mean": list(predictor.mean),
         "std": list(predictor.std),
         "temperature": model.temperature or 1.0,
-        "prediction_rule": [
-            name for name in settings["losses"] if name in LOSSES and LOSSES[name].logits_fn
-        ],
-        "imports": list(run.get("imports", ())),
+        "prediction_rule": predicting_losses(network.settings["losses"]),
+        "imports": list(network.imports),
         "data": data.to_dict(),
         "results": _results(workdir, network.label),
-        "settings": settings,
+        "settings": network.settings,
     }
     return model, metadata
 

@@ -2,7 +2,7 @@
 
 from amdjax.models.ensemble import Ensemble, join_variables, map_sizes, member_variables
 from amdjax.models.layers import BatchNorm, Model, Outputs
-from amdjax.models.registry import MODELS, create_model, register_model
+from amdjax.models.registry import MODELS, canonical_model_name, create_model, register_model
 from amdjax.models.torch_import import import_torch_state_dict, select_network
 from amdjax.models.variables import (
     abstract_variables,
@@ -19,6 +19,7 @@ __all__ = [
     "Model",
     "Outputs",
     "abstract_variables",
+    "canonical_model_name",
     "check_shapes",
     "count_parameters",
     "create_model",

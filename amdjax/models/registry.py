@@ -87,7 +87,7 @@ MODELS: dict[str, ModelSpec] = {
     ),
     "conv13": ModelSpec(
         partial(ConvNet, ((128,) * 3, (256,) * 3, (512, 256, 128))),
-        "the larger network of the AMC code's ancestors (Pi model)",
+        "the 13-layer network of the Pi model, on which the AMC code is based",
     ),
 }
 
@@ -134,6 +134,18 @@ def _without_separators(name: str) -> str:
     return re.sub(r"[-_]", "", name)
 
 
+def canonical_model_name(name: str) -> str:
+    """Returns the name of a network as the registry has it: "WRN-16-2" is "wrn_16_2".
+
+    An unknown name is returned unchanged.
+    """
+    key = name.strip().lower()
+    if wide := _WIDE_NAME.fullmatch(key):
+        return f"wrn_{int(wide[1])}_{int(wide[2])}"
+    names = {_without_separators(known): known for known in MODELS}
+    return names.get(_without_separators(key), name)
+
+
 def create_model(
     name: str, num_classes: int, dtype: Dtype = jnp.float32, axis_name: str | None = None
 ) -> Model:
@@ -152,9 +164,7 @@ def create_model(
     Raises:
       UserError: if the name is unknown or the family has no network of that depth and width.
     """
-    key = name.strip().lower()
-    builders = {_without_separators(known): spec.builder for known, spec in MODELS.items()}
-    builder = builders.get(_without_separators(key))
+    key = canonical_model_name(name)
     if wide := _WIDE_NAME.fullmatch(key):
         depth, widen = int(wide[1]), int(wide[2])
         if depth < 10 or (depth - 4) % 6 or widen < 1:
@@ -162,7 +172,9 @@ def create_model(
                 f"model {name!r}: a wide ResNet needs a depth of 6n + 4 (10, 16, 22, 28, 34, 40, "
                 "...) and a width of at least 1"
             )
-        builder = partial(WideResNet, depth, widen)
-    if builder is None:
+        builder: Callable[..., Model] = partial(WideResNet, depth, widen)
+    elif key in MODELS:
+        builder = MODELS[key].builder
+    else:
         raise unknown_name("model", name, MODELS)
     return builder(num_classes=num_classes, dtype=dtype, axis_name=axis_name)

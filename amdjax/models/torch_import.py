@@ -59,7 +59,8 @@ def import_torch_state_dict(name: str, state_dict: Mapping[str, Any]) -> dict:
         `select_network`.
 
     Returns:
-      {"params": ..., "batch_stats": ...} of float32 NumPy arrays.
+      {"params": ..., "batch_stats": ...} of float32 NumPy arrays; the latter is {} without batch
+      norm.
 
     Raises:
       UserError: if a key is missing, unexpected, there under two names, or has another shape or
@@ -87,7 +88,8 @@ def import_torch_state_dict(name: str, state_dict: Mapping[str, Any]) -> dict:
                 f"{subject}: {key!r} is {dtype}, not floating point; save the weights as they were "
                 "before the quantisation"
             )
-    return flax.traverse_util.unflatten_dict({path: arrays[keys[path]] for path in shapes}, sep="/")
+    variables = {path: arrays[keys[path]] for path in shapes}
+    return {"batch_stats": {}, **flax.traverse_util.unflatten_dict(variables, sep="/")}
 
 
 def select_network(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

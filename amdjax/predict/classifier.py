@@ -33,6 +33,7 @@ from amdjax.workdir import (
     read_label,
     restore,
     restore_imported_teacher,
+    run_data,
     run_names,
 )
 
@@ -125,7 +126,7 @@ def load_models(
         )
     if not networks[0].is_teacher:
         try:
-            networks.append(_teacher_of(networks[0], workdir, config, len(data.class_names)))
+            networks.append(_teacher_of(networks[0], workdir, config, data))
         except UserError as error:
             print(f"without a teacher: {error}", file=sys.stderr)
     models = calibrate(networks, workdir, config, data)
@@ -133,7 +134,7 @@ def load_models(
         models=tuple(models),
         class_names=data.class_names,
         image_size=data.image_shape[0],
-        tight_crop=config.data.random_resized_crop,
+        tight_crop=networks[0].tight_crop,
     )
 
 
@@ -146,15 +147,15 @@ def calibrate(
     """Finds the temperatures of networks, in the workdir or by fitting them.
 
     Args:
-      networks: of one data set.
+      networks: of one data set; the first was trained in the workdir.
       workdir: where the temperatures are stored.
-      config: of the experiment, whose `data` say where the images are.
+      config: of the workdir's last command, whose `data` say where the images are.
       data: fingerprint of the data set.
 
     Returns:
       The networks; where the data cannot be read, their temperature is None and stderr says so.
     """
-    data_settings = config.data.copy_and_resolve_references()
+    data_settings = run_data(config.data, networks[0].settings)
     data_settings.memory_gib = 0.0  # no image is read twice
     open_data = functools.cache(lambda: load_dataset(data_settings))
     cache = _read_cache(workdir / CACHE_FILE)
@@ -224,14 +225,14 @@ def find_student(workdir: Path, config: ml_collections.ConfigDict, method: str |
 
 
 def _teacher_of(
-    student: TrainedModel, workdir: Path, config: ml_collections.ConfigDict, num_classes: int
+    student: TrainedModel, workdir: Path, config: ml_collections.ConfigDict, data: Fingerprint
 ) -> TrainedModel:
     given = config.teacher.checkpoint or config.teacher.ensemble
     if given and student.teacher == TEACHER:
-        return restore_imported_teacher(config, num_classes)
+        return restore_imported_teacher(config, data)
     if config.teacher.outputs and student.teacher == TEACHER:
         raise UserError(f"config.teacher.outputs={config.teacher.outputs} has no network")
-    return restore(workdir / student.teacher, num_classes)
+    return restore(workdir / student.teacher, len(data.class_names))
 
 
 def _read_cache(path: Path) -> dict[str, float]:

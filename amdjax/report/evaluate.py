@@ -27,6 +27,7 @@ from amdjax.predictor import Predictor, forward
 from amdjax.report.open_set import evaluate_open_set
 from amdjax.report.report_data import LEVELS, ModelResult, ReportData
 from amdjax.training.metric_writer import METRICS_FILE, read_metrics
+from amdjax.training.results import compare_conditions, conditions_of
 from amdjax.workdir import TrainedModel, read_config, restore_all
 
 LAYERS = tuple(LEVELS)  # of 32, 16 and 8 pixels for images of 32
@@ -63,17 +64,20 @@ def evaluate_workdir(
       UserError: if the workdir has no config, the data cannot be read, or a sample does not exist.
     """
     config = read_config(workdir)
+    data_settings = config.data.copy_and_resolve_references()
     if data_dir is not None:
-        config.data.data_dir = data_dir
+        data_settings.data_dir = data_dir
     if unknown is not None:
-        config.data.unknown = unknown
-    config.data.memory_gib = 0.0  # no image is read twice
+        data_settings.unknown = unknown
+    data_settings.memory_gib = 0.0  # no image is read twice
     if not (config.teacher.checkpoint or any(workdir.glob(f"*/{FOLDER}/[0-9]*"))):
         return _empty_report(workdir, config, ["no network has a checkpoint yet"])
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(data_settings)
     _check_samples(num_samples, indices, len(dataset.test))
-    unknown_images = open_unknown(dataset, config.data)
+    unknown_images = open_unknown(dataset, data_settings)
     networks, notes = restore_all(workdir, config, dataset.fingerprint)
+    networks, skipped = _with_input(networks, dataset, config.data.random_resized_crop)
+    notes += skipped
     if not networks:
         return _empty_report(workdir, config, notes)
     margin, scale = config.losses.am.margin, config.losses.am.scale
@@ -83,6 +87,12 @@ def evaluate_workdir(
     if not networks:
         return _empty_report(workdir, config, notes)
     notes += _comparison_notes(networks, outputs)
+    different = _different(networks)
+    notes += [
+        f"{label}: seed {seed} is left out of the tests ({difference})"
+        for label, by_seed in different.items()
+        for seed, difference in by_seed.items()
+    ]
     layers, missing = _common_layers(networks, outputs)
     notes += missing
     open_set: dict[str, dict[str, float]] = {}
@@ -126,6 +136,7 @@ def evaluate_workdir(
         notes=tuple(notes),
         config=config.to_dict(),
         unknown=unknown_description,
+        not_compared={label: tuple(by_seed) for label, by_seed in different.items()},
     )
 
 
@@ -164,6 +175,40 @@ def _check_samples(num_samples: int, indices: Sequence[int] | None, count: int) 
         )
     if len(set(indices)) < len(indices):
         raise UserError(f"the indices of the test images have duplicates: {list(indices)}")
+
+
+def _with_input(
+    networks: Sequence[TrainedModel], dataset: Dataset, tight_crop: bool
+) -> tuple[list[TrainedModel], list[str]]:
+    """Returns the networks whose input the images are, and a sentence for each of the others."""
+    kept, skipped = [], []
+    for network in networks:
+        height, width, _ = dataset.image_shape if network.data is None else network.data.image_shape
+        if (height, width) != dataset.image_shape[:2]:
+            skipped.append(
+                f"{network.name}: skipped: it was trained on images of {height}x{width}, and those "
+                f"of this report are {'x'.join(map(str, dataset.image_shape[:2]))}"
+            )
+        elif network.data is not None and network.tight_crop != tight_crop:
+            skipped.append(
+                f"{network.name}: skipped: it was trained with config.data.random_resized_crop="
+                f"{network.tight_crop}, and the images of this report are cropped for {tight_crop}"
+            )
+        else:
+            kept.append(network)
+    return kept, skipped
+
+
+def _different(networks: Sequence[TrainedModel]) -> dict[str, dict[int, str]]:
+    """Returns the `compare_conditions` of the students."""
+    conditions: dict[str, dict[int, dict[str, Any] | None]] = {}
+    for network in networks:
+        if network.data is not None and not network.is_teacher:
+            conditions.setdefault(network.label, {})[network.seed] = {
+                **conditions_of(network.settings, network.data.to_dict()),
+                "steps": network.step,
+            }
+    return compare_conditions(conditions)
 
 
 def _evaluate(

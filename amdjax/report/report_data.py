@@ -95,6 +95,8 @@ class ReportData:
       notes: sentences about missing or incomplete results.
       config: of the workdir's last command.
       unknown: the images of unknown classes, such as "360 images of mnist"; "" without any.
+      not_compared: label -> seeds of the students that no test compares with the baseline, since
+        not the method alone differs.
     """
 
     workdir: Path
@@ -108,6 +110,7 @@ class ReportData:
     notes: tuple[str, ...]
     config: dict[str, Any]
     unknown: str = ""
+    not_compared: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def by_label(self) -> dict[str, tuple[ModelResult, ...]]:

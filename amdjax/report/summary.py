@@ -128,7 +128,8 @@ class MethodSummary:
 def summarize(report: ReportData) -> list[MethodSummary]:
     """Returns the summary of each method and swept value, in the order of the report's networks.
 
-    The baseline of both tests is `kd`, or the first student if there is no `kd`.
+    The baseline of both tests is `kd`, or the first student if there is no `kd`. Students of
+    `report.not_compared` are left out of them.
 
     Args:
       report: with at least two test examples, or without networks.
@@ -142,15 +143,16 @@ def summarize(report: ReportData) -> list[MethodSummary]:
         label: _over_seeds(_scores(network, report.labels, sample) for network in networks)
         for label, networks in groups.items()
     }
-    students = {
-        label: {network.seed: network for network in networks}
-        for label, networks in groups.items()
-        if not networks[0].is_teacher
-    }
-    accuracies = {
-        label: dict(zip(by_seed, scores[label]["top1"].values, strict=True))
-        for label, by_seed in students.items()
-    }
+    students, accuracies = {}, {}
+    for label, networks in groups.items():
+        if not networks[0].is_teacher:
+            compared = [
+                (network, accuracy)
+                for network, accuracy in zip(networks, scores[label]["top1"].values, strict=True)
+                if network.seed not in report.not_compared.get(label, ())
+            ]
+            students[label] = {network.seed: network for network, _ in compared}
+            accuracies[label] = {network.seed: accuracy for network, accuracy in compared}
     t_tests = {entry.method: entry for entry in compare_accuracies(accuracies)}
     return [
         MethodSummary(

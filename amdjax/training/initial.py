@@ -11,6 +11,7 @@ from amdjax.data.fingerprint import check_classes
 from amdjax.errors import UserError
 from amdjax.files import local_path
 from amdjax.losses.objective import LossVariables
+from amdjax.models import canonical_model_name
 from amdjax.pretrained import check_variables, find_run, find_weights, read_weights
 from amdjax.workdir import read_identity
 
@@ -73,7 +74,7 @@ def load_initial(config: ml_collections.ConfigDict, dataset: Dataset) -> Initial
       UserError: if there are no weights, or they are damaged, of another network than
         `config.student.name` or of other classes.
     """
-    path, model = config.init_from, config.student.name
+    path, model = config.init_from, canonical_model_name(config.student.name)
     source = local_path(path, _SETTING)
     if not source.exists():
         raise UserError(f"{_SETTING}: {path} does not exist")

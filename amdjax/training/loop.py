@@ -160,6 +160,9 @@ def train_loop(
         states, pending, first = tuple(run.state for run in runs), None, start
         for step in schedule.chunk_ends(runner.max_chunk):
             states, metrics = run_steps(states, first, step)
+            if first == start:  # it is compiled now, and not computed yet
+                for logger in loggers:
+                    logger.start_clock()
             distributed.block_on_cpu(metrics)
             profiler.on_step(step - start)
             # The metrics of the chunk before are fetched while this one computes.

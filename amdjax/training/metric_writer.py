@@ -141,6 +141,10 @@ class RunLogger:
         """Starts the means of a line, and its time, in which evaluation and saving do not count."""
         self._sums = {}
         self._count = self._timed = 0  # steps in the sums, and those of them done since `_since`
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Starts the time of a line again; to be called when the first step has been compiled."""
         self._since = time.perf_counter()
 
     def pending(self) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class StepRunner:
         # The same examples in the same order with the same random numbers as `_stream`.
         step = self._trainer.compiled_step(len(self._seeds), on_device=True)
         examples = jax.tree.map(np.asarray, self._examples())  # of `LazyRows` too
-        examples = distributed.replicate(examples, self._mesh)
+        examples = distributed.replicate(examples, self._mesh, compare=False)
 
         def run_steps(states: States, first: int, last: int) -> tuple:
             rows = [

@@ -1,7 +1,7 @@
 """Preflight checks: whole settings and shapes, before any data are prepared or networks trained."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -9,15 +9,16 @@ import jax.numpy as jnp
 import ml_collections
 
 from amdjax import distributed
-from amdjax.checkpoint import read_description
+from amdjax.checkpoint import newest_checkpoint, read_description
 from amdjax.data.augment import create_augment, create_strong_augment
 from amdjax.data.mixing import create_mix
 from amdjax.errors import UserError, unknown_name
-from amdjax.experiment import RunSpec
+from amdjax.experiment import RunSpec, total_steps
+from amdjax.files import local_path
 from amdjax.losses import LossInputs, Objective, build_objective
 from amdjax.models import Ensemble, Model, Outputs, create_model, map_sizes
-from amdjax.predictor import predicting_losses
-from amdjax.pretrained import create_teacher, find_run, teacher_sources
+from amdjax.predictor import trained_predicting_losses
+from amdjax.pretrained import TeacherSource, create_teacher, find_run, teacher_sources
 from amdjax.teacher_outputs.stored import StoredOutputs, open_outputs
 from amdjax.training.optimizer import create_optimizer
 from amdjax.training.trackers import check_trackers
@@ -83,7 +84,7 @@ def check_settings(config: ml_collections.ConfigDict, specs: Sequence[RunSpec]) 
             objective = build_objective(spec.losses)
             if objective.needs_strong_view:
                 create_strong_augment(config.augment)
-            if config.ema_decay and (predicting := predicting_losses(spec.losses)):
+            if config.ema_decay and (predicting := trained_predicting_losses(spec.losses)):
                 raise UserError(
                     f"config.ema_decay={config.ema_decay} averages the network alone, but the "
                     f"trained layers of {' and '.join(predicting)} are part of the prediction; set "
@@ -142,12 +143,12 @@ def check_shapes(
             raise UserError(f"{spec.name}: {error}") from error
 
 
-def print_small_data_warnings(config: ml_collections.ConfigDict, num_train: int) -> None:
+def print_small_data_warnings(config: ml_collections.ConfigDict, sizes: Iterable[int]) -> None:
     """Prints warnings on stderr about settings that are meant for more epochs or more images.
 
     Args:
       config: of the experiment.
-      num_train: number of training images, at least one batch.
+      sizes: numbers of training images of the runs, each at least one batch.
     """
     late = [epoch for epoch in config.optim.boundaries if epoch >= config.epochs]
     if late and config.optim.schedule == "step" and not config.max_steps:  # a trial
@@ -157,14 +158,15 @@ def print_small_data_warnings(config: ml_collections.ConfigDict, num_train: int)
             "scale them with config.epochs",
             file=sys.stderr,
         )
-    dropped = num_train % config.batch_size
-    if dropped > _MAX_DROPPED * num_train:
-        print(
-            f"warning: {dropped:,} of {num_train:,} training images ({dropped / num_train:.0%}) do "
-            f"not fill a batch of {config.batch_size} and are left out of each epoch, other ones "
-            "each time; lower config.batch_size",
-            file=sys.stderr,
-        )
+    for num_train in sorted(set(sizes)):
+        dropped = num_train % config.batch_size
+        if dropped > _MAX_DROPPED * num_train:
+            print(
+                f"warning: {dropped:,} of {num_train:,} training images "
+                f"({dropped / num_train:.0%}) do not fill a batch of {config.batch_size} and are "
+                "left out of each epoch, other ones each time; lower config.batch_size",
+                file=sys.stderr,
+            )
 
 
 def print_seen_validation_warning(
@@ -189,6 +191,44 @@ def print_seen_validation_warning(
             f"warning: {subject} was trained with config.data.validation={theirs[0]} and "
             f"validation_seed={theirs[1]}, so it has seen images that are held out now: the "
             "accuracy on the validation split is too high",
+            file=sys.stderr,
+        )
+
+
+def print_teacher_warnings(config: ml_collections.ConfigDict, source: TeacherSource) -> None:
+    """Prints warnings on stderr about a teacher that was trained in another run of amdjax.
+
+    They are about images that it has seen, another normalisation, and a training that is not
+    finished; nothing is known of weights that are not of a run.
+
+    Args:
+      config: of the experiment.
+      source: the teacher.
+    """
+    path = local_path(source.checkpoint, "config.teacher")
+    subject = f"the teacher {source.checkpoint}"
+    print_seen_validation_warning(config.data, path, subject)
+    folder = find_run(path)
+    run = None if folder is None else read_description(folder)
+    if run is None:
+        return
+    settings = run["settings"]
+    for key in ("mean", "std"):
+        ours, theirs = (list(augment[key]) for augment in (config.augment, settings["augment"]))
+        if ours != theirs:
+            print(
+                f"warning: {subject} was trained with config.augment.{key}={theirs}, and its input "
+                f"is normalised with {ours} here; set --config.augment.{key} to the teacher's "
+                "values",
+                file=sys.stderr,
+            )
+    steps_per_epoch = run["data"]["num_images"]["train"] // settings["batch_size"]
+    total = total_steps(settings["epochs"], settings["epoch_fraction"], 0, steps_per_epoch)
+    step = newest_checkpoint(path).name
+    if step.isdecimal() and int(step) < total:
+        print(
+            f"warning: the training of {subject} is not finished: its checkpoint is that of step "
+            f"{int(step):,} of {total:,}",
             file=sys.stderr,
         )
 

@@ -1,13 +1,12 @@
 """Results of an experiment: `results.json`, the table, and the header when it starts."""
 
 import dataclasses
-import datetime
 import hashlib
 import json
 import math
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +15,13 @@ import ml_collections
 import numpy as np
 from tabulate import tabulate
 
-from amdjax import __version__
+from amdjax import __version__, distributed
 from amdjax.checkpoint import best_step
 from amdjax.data import Dataset, Fingerprint
 from amdjax.experiment import TEACHERS, RunSpec
 from amdjax.files import write_atomically
 from amdjax.metrics import format_stat
-from amdjax.models import Model, create_model, variable_shapes
+from amdjax.models import Model, canonical_model_name, create_model, variable_shapes
 from amdjax.pretrained import create_teacher, teacher_name
 from amdjax.workdir import default_settings, flatten_settings
 
@@ -130,47 +129,134 @@ def compare_accuracies(accuracies: dict[str, dict[int, float]]) -> list[Comparis
 
 
 def compare(results: Results) -> list[Comparison]:
-    """Compares the students' final accuracies; see `compare_accuracies`."""
+    """Compares the students' final accuracies, see `compare_accuracies`.
+
+    Runs that `compare_conditions` names are left out.
+    """
+    different = compare_conditions(_conditions(results))
     return compare_accuracies(
         {
-            method: {seed: result.final()["accuracy"] for seed, result in by_seed.items()}
+            method: {
+                seed: result.final()["accuracy"]
+                for seed, result in by_seed.items()
+                if seed not in different.get(method, {})
+            }
             for method, by_seed in results.items()
             if method not in TEACHERS
         }
     )
 
 
+def compare_conditions(
+    conditions: Mapping[str, Mapping[int, Mapping[str, Any] | None]],
+) -> dict[str, dict[int, str]]:
+    """Finds the runs whose accuracies cannot be compared with the baseline's.
+
+    Args:
+      conditions: method -> seed -> `conditions_of` a run, and its "steps"; None: not known.
+
+    Returns:
+      method -> seed -> the conditions that differ from those of the baseline's first seed, in
+      words; without the runs where none do.
+    """
+    if not conditions:
+        return {}
+    baseline = baseline_of(conditions)
+    reference = next(iter(conditions[baseline].values()), None)
+    different: dict[str, dict[int, str]] = {}
+    for method, by_seed in conditions.items():
+        for seed, values in by_seed.items():
+            if difference := values and reference and _difference(values, reference, baseline):
+                different.setdefault(method, {})[seed] = difference
+    return different
+
+
+def _difference(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -> str:
+    """Returns the conditions that differ in words, `other` being those of `name`."""
+    taught = "teacher" in one and "teacher" in other
+    one, other = (
+        flatten_settings({key: conditions[key] for key in conditions if key != "teacher" or taught})
+        for conditions in (one, other)
+    )
+    defaults = default_settings()
+    pairs = {
+        key: tuple(values.get(key, defaults.get(key)) for values in (one, other))
+        for key in sorted({*one, *other})
+    }
+    return "; ".join(
+        f"{key}: {ours!r}, {name} {theirs!r}"
+        for key, (ours, theirs) in pairs.items()
+        if ours != theirs
+    )
+
+
+def conditions_of(settings: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the runs of methods that are compared have in common, as JSON values.
+
+    Args:
+      settings: of a run, from `describe_run`.
+      data: its fingerprint as JSON values.
+
+    Returns:
+      The settings that are not the default, but for seed and losses, under their dotted names; the
+      settings of its "teacher" where it has one, and its "images".
+    """
+    settings = dict(settings)
+    for key in ("seed", "losses"):
+        settings.pop(key, None)
+    teacher = dict(settings.pop("teacher", {}))
+    teacher.pop("early_fraction", None)  # of eskd
+    return {
+        **_changed(flatten_settings(settings)),
+        **({"teacher": teacher} if teacher else {}),
+        "images": {**data["num_images"], "digest": data["digest"]},
+    }
+
+
+def _conditions(results: Results) -> dict[str, dict[int, dict[str, Any] | None]]:
+    """Returns the conditions of the students and their steps; None for earlier versions' runs."""
+
+    def of(result: RunResult) -> dict[str, Any] | None:
+        conditions = result.origin.get("conditions")
+        return conditions and {**conditions, "steps": result.final()["step"]}
+
+    return {
+        method: {seed: of(result) for seed, result in by_seed.items()}
+        for method, by_seed in results.items()
+        if method not in TEACHERS
+    }
+
+
 def origin_of(
-    description: dict[str, Any], devices: int, seconds: float | None = None
+    description: Mapping[str, Any], process: Mapping[str, Any], seconds: float | None = None
 ) -> dict[str, Any]:
     """Returns when, where and with what a run was trained, as JSON values.
 
     Args:
       description: of the run, from `describe_run`; {} for a network that was trained elsewhere.
-      devices: number of devices.
+      process: that trained it, from `read_origin`; {} if unknown.
       seconds: of its training steps; None if unknown.
 
     Returns:
-      Version, device, number of devices, date in UTC, seconds, and a digest of the data and of the
-      settings that are not the default, but for the seed.
+      Version, device, number of devices, date in UTC, seconds, a digest of the data and of the
+      settings that are not the default, but for the seed, and the "conditions" that are compared,
+      see `conditions_of`.
     """
-    now = datetime.datetime.now(datetime.UTC)
-    return {
-        "version": __version__,
-        "device": jax.devices()[0].device_kind,
-        "devices": devices,
-        "date": now.isoformat(timespec="seconds"),
-        "seconds": seconds,
-        "settings": _digest(description),
-    }
+    origin = {**process, "seconds": seconds, "settings": _digest(description)}
+    if description:
+        origin["conditions"] = conditions_of(description["settings"], description["data"])
+    return origin
 
 
-def _digest(description: dict[str, Any]) -> str:
-    settings = flatten_settings({**description.get("settings", {}), "seed": None})
-    # Without the defaults a setting that amdjax gets later changes nothing.
+def _changed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings that are not the default: one that amdjax gets later changes nothing."""
     defaults = default_settings()
     missing = object()
-    changed = {key: value for key, value in settings.items() if defaults.get(key, missing) != value}
+    return {key: value for key, value in settings.items() if defaults.get(key, missing) != value}
+
+
+def _digest(description: Mapping[str, Any]) -> str:
+    changed = _changed(flatten_settings({**description.get("settings", {}), "seed": None}))
     content = json.dumps({"settings": changed, "data": description.get("data")}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -182,7 +268,8 @@ def write(workdir: Path, data: Fingerprint, results: Results) -> None:
     values of each, and `comparisons` what `compare` returns. `runs` has an entry for each seed with
     its `RunResult.origin`. The runs of earlier commands on the same classes stay; a seed is left
     out, with a note, where the new seeds of its method were trained with other settings, on other
-    images or for another number of steps.
+    images or for another number of steps. So that the comparisons are of methods alone, they leave
+    out the runs of other methods that were trained so, with a note, too.
 
     Args:
       workdir: of the experiment.
@@ -190,6 +277,9 @@ def write(workdir: Path, data: Fingerprint, results: Results) -> None:
       results: of this command, by label and seed.
     """
     merged = _merge(_read_runs(workdir / FILE, data), results)
+    for method, by_seed in compare_conditions(_conditions(merged)).items():
+        for seed, difference in by_seed.items():
+            print(f"note: {method} with seed {seed} is not compared ({difference})")
     rows = {name: _row(by_seed) for name, by_seed in merged.items()}
     teachers = {name: rows.pop(name, None) for name in TEACHERS}
     comparisons = [
@@ -226,9 +316,12 @@ def _merge(earlier: Results, results: Results) -> Results:
                 "other settings, for another number of steps or on other images"
             )
         for seed, result in new.items():
-            # A run that was finished before keeps the date and the device of its training.
-            if seed not in by_seed or _values(by_seed[seed]) != _values(result):
-                by_seed[seed] = result
+            # A run that was finished before keeps the date and the device of its training, which
+            # checkpoints of earlier versions do not have.
+            if seed in by_seed and _values(by_seed[seed]) == _values(result):
+                origin = {**result.origin, **by_seed[seed].origin}
+                result = dataclasses.replace(result, origin=origin)
+            by_seed[seed] = result
         merged[label] = dict(sorted(by_seed.items()))
     return merged
 
@@ -311,20 +404,32 @@ def _over(
 
 
 def header(
-    config: ml_collections.ConfigDict, dataset: Dataset, specs: Sequence[RunSpec], devices: int
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    data_of: Callable[[RunSpec], Dataset],
+    specs: Sequence[RunSpec],
+    devices: int,
 ) -> str:
     """Returns the lines that a command prints when it starts: what is trained, with what, on what.
 
     Args:
       config: of the experiment.
       dataset: of the experiment.
-      specs: its runs.
+      data_of: run -> the data set that it is trained on.
+      specs: the runs of the experiment.
       devices: number of devices.
     """
-    steps = len(dataset.train) // config.batch_size
+    lengths = {
+        "teacher" if spec.is_teacher else "students": len(data_of(spec).train) // config.batch_size
+        for spec in specs
+    }
+    steps = f"{lengths['students']:,} steps"
+    if len(set(lengths.values())) > 1:
+        steps = " and ".join(f"{count:,} steps ({who})" for who, count in lengths.items())
     held_out = "" if dataset.validation is None else f", {len(dataset.validation):,} validation"
     classes = dataset.num_classes
-    models = {f"student {config.student.name}": create_model(config.student.name, classes)}
+    student = canonical_model_name(config.student.name)
+    models = {f"student {student}": create_model(student, classes)}
     if any(spec.teacher for spec in specs) and not config.teacher.outputs:
         teacher = create_teacher(config.teacher, classes)
         models = {f"teacher {teacher_name(config.teacher)}": teacher, **models}
@@ -334,11 +439,10 @@ def header(
     return "\n".join(
         (
             f"amdjax {__version__}, JAX {jax.__version__}, {devices} x "
-            f"{jax.devices()[0].device_kind}, {config.dtype}",
+            f"{distributed.device_kind()}, {config.dtype}",
             f"{dataset.name}: {len(dataset.train):,} training{held_out} and "
             f"{len(dataset.test):,} test images in {dataset.num_classes} classes; "
-            f"{config.epochs} epochs of {steps:,} steps, "
-            f"batch {config.batch_size}",
+            f"{config.epochs} epochs of {steps}, batch {config.batch_size}",
             f"{networks}; runs: {', '.join(spec.name for spec in specs)}",
         )
     )

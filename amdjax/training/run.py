@@ -10,13 +10,20 @@ import ml_collections
 from jax.sharding import Mesh
 
 from amdjax import distributed
-from amdjax.checkpoint import Checkpoints, best_step, has_checkpoint, read_evaluation
+from amdjax.checkpoint import (
+    Checkpoints,
+    best_step,
+    current_origin,
+    has_checkpoint,
+    read_evaluation,
+    read_origin,
+)
 from amdjax.config import compute_dtype, validate
 from amdjax.data import Dataset, describe_dataset, load_dataset
 from amdjax.data.registry import DatasetSpec
 from amdjax.data.unknown import check_unknown
 from amdjax.data.unlabeled import add_unlabeled
-from amdjax.experiment import TEACHER, RunSpec, group_seeds, plan_runs
+from amdjax.experiment import TEACHER, RunSpec, group_seeds, ignored_settings, plan_runs
 from amdjax.files import check_writable, local_path
 from amdjax.imports import apply_imports, unrecorded
 from amdjax.models import Ensemble, Model, count_parameters, member_variables
@@ -40,8 +47,9 @@ from amdjax.training.preflight import (
     check_shapes,
     print_seen_validation_warning,
     print_small_data_warnings,
+    print_teacher_warnings,
 )
-from amdjax.training.teacher_cache import cache_teacher_outputs
+from amdjax.training.teacher_cache import TeacherCache
 from amdjax.training.trainer import (
     Trainer,
     build_trainer,
@@ -99,12 +107,12 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
     for spec in specs:
         check_resumable(config, spec, workdir / spec.name)
     inputs = _load_inputs(config, specs, data, workdir)
-    train_batches(config, inputs.students, config.seed)
+    for spec in specs:
+        train_batches(config, inputs.data_of(spec), spec.seed)
     if _given_network(config, specs):
-        load_given_teacher(config.teacher, inputs.dataset.num_classes)
+        load_given_teacher(config.teacher, inputs.dataset.fingerprint)
     if distributed.is_primary():
-        print_small_data_warnings(config, len(inputs.dataset.train))
-        print(results.header(config, inputs.dataset, specs, mesh.size))
+        _print_header(config, specs, inputs, mesh.size)
         print("the data are prepared and the settings are valid; nothing was trained", flush=True)
 
 
@@ -172,13 +180,7 @@ def _print_start(
         print(change)
     if note := unrecorded(config):
         print(note)
-    print_small_data_warnings(config, len(inputs.dataset.train))
-    print(results.header(config, inputs.dataset, specs, num_devices))
-    if config.data.unlabeled:
-        print(
-            f"students: {len(inputs.students.train):,} training images, with those of "
-            f"{config.data.unlabeled}, which have no labels"
-        )
+    _print_header(config, specs, inputs, num_devices)
     if inputs.initial is not None:
         print(f"students: start from {config.init_from} at step {inputs.initial.step}")
         path = local_path(config.init_from, "config.init_from")
@@ -188,6 +190,21 @@ def _print_start(
         if inputs.accuracy is not None:
             print_low_accuracy(inputs.accuracy, inputs.dataset.num_classes)
     sys.stdout.flush()
+
+
+def _print_header(
+    config: ml_collections.ConfigDict, specs: list[RunSpec], inputs: _Inputs, num_devices: int
+) -> None:
+    """Prints what the config plans, and warnings about settings that may not be what is meant."""
+    for sentence in ignored_settings(config, specs):
+        print(f"note: {sentence}")
+    print_small_data_warnings(config, [len(inputs.data_of(spec).train) for spec in specs])
+    print(results.header(config, inputs.dataset, inputs.data_of, specs, num_devices))
+    if config.data.unlabeled:
+        print(
+            f"students: {len(inputs.students.train):,} training images, with those of "
+            f"{config.data.unlabeled}, which have no labels"
+        )
 
 
 def _train_all(
@@ -200,6 +217,7 @@ def _train_all(
 ) -> bool:
     """Trains the runs one after the other, and returns whether all are finished."""
     teachers: dict[str, dict] = {}
+    teacher_cache = TeacherCache()
     finished: results.Results = {}
     if _given_network(config, specs):
         teachers[TEACHER], result = import_teacher(config, inputs.dataset, mesh)
@@ -216,7 +234,7 @@ def _train_all(
             if shared.teacher is not None and inputs.outputs is None:
                 teacher = teachers[shared.teacher]
             start = None if shared.is_teacher else inputs.initial
-            trained = train_runs(trainer, group, workdir, teacher, preemption, start)
+            trained = train_runs(trainer, group, workdir, teacher, teacher_cache, preemption, start)
             if trained is None:
                 if distributed.is_primary():
                     print(f"stopped during {group[0].name}; repeat the command to resume")
@@ -255,9 +273,11 @@ def import_teacher(
 
     Those of the members of an ensemble are printed, too.
     """
-    classes, sources = dataset.num_classes, teacher_sources(config.teacher)
-    variables = distributed.replicate(load_given_teacher(config.teacher, classes), mesh)
-    module = create_teacher(config.teacher, classes, compute_dtype(config))
+    sources = teacher_sources(config.teacher)
+    loaded = load_given_teacher(config.teacher, dataset.fingerprint)
+    variables = distributed.replicate(loaded, mesh)
+    module = create_teacher(config.teacher, dataset.num_classes, compute_dtype(config))
+    origin: dict = {}
 
     def known_accuracy(source: TeacherSource) -> float | None:
         return read_evaluation(local_path(source.checkpoint, "config.teacher")).get("accuracy")
@@ -270,16 +290,16 @@ def import_teacher(
         subject, known = f"mean of the {len(sources)} teachers", None
     else:
         subject, known = f"teacher {sources[0].checkpoint}", known_accuracy(sources[0])
+        origin = read_origin(local_path(sources[0].checkpoint, "config.teacher"))
     evaluation = _evaluate_teacher(config, dataset, mesh, module, variables, subject, known)
     if distributed.is_primary():
         for source in sources:
-            path = local_path(source.checkpoint, "config.teacher")
-            print_seen_validation_warning(config.data, path, f"the teacher {source.checkpoint}")
+            print_teacher_warnings(config, source)
     return variables, results.RunResult(
         teacher_name(config.teacher),
         count_parameters(variables),
         {0: evaluation},
-        results.origin_of({}, mesh.size),
+        results.origin_of({}, origin),
     )
 
 
@@ -326,6 +346,7 @@ def train_runs(
     specs: tuple[RunSpec, ...],
     workdir: Path,
     teacher_variables: dict | None,
+    teacher_cache: TeacherCache,
     preemption: distributed.Preemption,
     initial: InitialState | None = None,
 ) -> list[tuple[dict, results.RunResult]] | None:
@@ -339,6 +360,7 @@ def train_runs(
       specs: of the runs.
       workdir: of the experiment.
       teacher_variables: the teacher's; None where no loss reads it.
+      teacher_cache: of the experiment.
       preemption: polled after every step.
       initial: what the runs start from; None: random weights.
 
@@ -374,7 +396,7 @@ def train_runs(
             cache = trainer.teacher.rows(views=2 if config.augment.flip else 1)
         elif teacher_variables is not None and config.teacher.cached:
             if starts[0] < trainer.total_steps:
-                cache = cache_teacher_outputs(trainer, teacher_variables)
+                cache = teacher_cache.outputs(trainer, specs[0].teacher, teacher_variables)
             teacher_variables = None
         for start in starts:
             together = [run for run in runs if run.start == start]
@@ -392,7 +414,7 @@ def train_runs(
                     _test_evaluations(trainer, run),
                     results.origin_of(
                         run.description,
-                        trainer.mesh.size,
+                        read_origin(run.folder) or current_origin(),
                         training_seconds(run.folder / METRICS_FILE, config.batch_size),
                     ),
                 ),

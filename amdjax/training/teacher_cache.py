@@ -1,5 +1,7 @@
 """Teacher cache: logits, embedding and attention maps of every training image, computed once."""
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,32 @@ from amdjax.data import Batch, EvalBatches, prefetch
 from amdjax.losses.functional import attention_map
 from amdjax.models import Outputs
 from amdjax.training.trainer import Trainer
+
+
+class TeacherCache:
+    """The newest outputs from `cache_teacher_outputs`, for runs one after the other.
+
+    Runs that follow each other, such as the seeds of a method, often need the same. Only one cache
+    is kept: with attention maps it can take a gigabyte.
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[str | None, tuple[str, ...]] | None = None
+        self._outputs: Outputs | None = None
+
+    def outputs(self, trainer: Trainer, teacher: str | None, variables: dict) -> Outputs:
+        """Returns `cache_teacher_outputs`, computed unless the run before needed the same.
+
+        Args:
+          trainer: of the run; data set, devices and augmentation are the same at each call.
+          teacher: name of the teacher's run.
+          variables: the teacher's, replicated.
+        """
+        key = teacher, trainer.objective.attention_features
+        if self._outputs is None or key != self._key:
+            self._outputs = None  # its memory is free before the next one is computed
+            self._key, self._outputs = key, cache_teacher_outputs(trainer, variables)
+        return self._outputs
 
 
 def cache_teacher_outputs(trainer: Trainer, variables: dict) -> Outputs:
@@ -48,11 +76,22 @@ def cache_teacher_outputs(trainer: Trainer, variables: dict) -> Outputs:
     batches = EvalBatches(
         source, config.batch_size, distributed.process_index(), distributed.process_count()
     )
+
+    def computed() -> Iterator[Outputs]:
+        """Yields the outputs of each batch, while the devices compute those of the next one."""
+        previous = None
+        for batch in prefetch(batches, 0, len(batches)):
+            outputs = compiled(variables, distributed.shard(batch, trainer.mesh))
+            distributed.block_on_cpu(outputs)
+            if previous is not None:
+                yield jax.device_get(previous)
+            previous = outputs
+        yield jax.device_get(previous)
+
     cache: Outputs | None = None
     bar = tqdm(total=len(source), desc="caching teacher outputs", unit=" images", disable=None)
     with bar:
-        for index, batch in enumerate(prefetch(batches, 0, len(batches))):
-            outputs = jax.device_get(compiled(variables, distributed.shard(batch, trainer.mesh)))
+        for index, outputs in enumerate(computed()):
             first = index * config.batch_size
             count = min(config.batch_size, len(source) - first)
             if cache is None:

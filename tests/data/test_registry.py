@@ -1,3 +1,4 @@
+import collections
 import sys
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from amdjax.data import DATASETS, describe_dataset, load_dataset
-from amdjax.data.sources import InMemorySource, StreamedSource, read_labels
+from amdjax.data.sources import InMemorySource, StreamedSource, read_entries
 from amdjax.data.splits import hold_out, known_labels
 from amdjax.errors import UserError
 from tests.make_data import data_settings, encode, write_folder
@@ -76,9 +77,36 @@ def test_unknown_classes_are_in_no_split(digits_dir, memory_gib):
     np.testing.assert_array_equal(unknown_images, images[is_unknown])
     np.testing.assert_array_equal(unknown_labels, labels[is_unknown])
     for source in (dataset.train, dataset.validation):
-        assert set(read_labels(source)) == set(range(8))
+        assert set(read_entries(source)[1]) == set(range(8))
     spec = describe_dataset(data_settings("digits", digits_dir, **settings))
     assert spec.num_classes == dataset.num_classes == 8
+
+
+def test_prepared_labels_are_read_once(digits_dir, monkeypatch):
+    for file in digits_dir.rglob("entries-*.npz"):
+        file.unlink()
+    settings = {"memory_gib": 0.0, "validation": 0.1, "unknown_classes": ("7",)}
+    entries = StreamedSource.entries
+    read = collections.Counter()
+
+    def count(source, indices):
+        read[source.name] += len(indices)
+        return entries(source, indices)
+
+    monkeypatch.setattr(StreamedSource, "entries", count)
+    first, second = (
+        load_dataset(data_settings("digits", digits_dir, **settings)) for _ in range(2)
+    )
+    assert read == {"digits train": 1437, "digits test": 360}
+    for split in ("train", "validation", "test", "unknown"):
+        ours, theirs = getattr(first, split), getattr(second, split)
+        assert read_entries(ours)[0] == read_entries(theirs)[0]
+    train, validation = (read_entries(source)[1] for source in (first.train, first.validation))
+    assert set(train) == set(validation) == set(range(9))
+    labels = np.concatenate([train, validation])
+    counts = [len(labels[labels == label]) for label in range(9)]
+    whole = read_entries(load_dataset(data_settings("digits", digits_dir)).train)[1]
+    assert counts == [np.sum(whole == label) for label in range(10) if label != 7]
 
 
 def test_known_labels_number_the_classes_in_their_order():

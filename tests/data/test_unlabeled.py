@@ -1,5 +1,6 @@
 """Training images without labels: what they change in the data, in the losses and in the plan."""
 
+import dataclasses
 import json
 import os
 
@@ -9,14 +10,15 @@ import numpy as np
 import pytest
 
 from amdjax.configs import default
-from amdjax.data import Dataset, InMemorySource
+from amdjax.data import Dataset, InMemorySource, unlabeled
 from amdjax.data.unlabeled import add_unlabeled, list_images
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
 from amdjax.losses import LOSSES, LossInputs, build_objective, cross_entropy, kd_loss
 from amdjax.losses.registry import LossSpec
 from amdjax.models import Outputs
-from amdjax.training.run import run
+from amdjax.training.results import header
+from amdjax.training.run import prepare, run
 from tests.make_data import data_settings, encode, random_images
 from tests.tiny_run import tiny_config
 
@@ -59,6 +61,32 @@ def test_add_unlabeled_appends_the_images_of_a_folder(folder, memory_gib):
         names = [name for name, _ in joined.train.entries(np.arange(6, 11))]
         assert names == ["Z.png", "b.png", "more/a.JPG", "more/c.png", "z.png"]
         assert joined.train.entries(rows)[1] == ("0", 0)
+
+
+@pytest.mark.parametrize(
+    ("images", "kept", "whole"),
+    [(22, False, False), (23, True, False), (28, True, False), (29, True, True)],
+)
+def test_add_unlabeled_takes_the_memory_that_the_data_set_leaves(
+    folder, monkeypatch, images, kept, whole
+):
+    # Six images for training, six for testing and six for validation; the folder has five.
+    dataset = dataclasses.replace(_dataset(), validation=_dataset().train)
+    decoded = []
+    decode = unlabeled.decode_to_memory
+    monkeypatch.setattr(
+        unlabeled,
+        "decode_to_memory",
+        lambda *sources: decoded.append(decode(*sources)) or decoded[0],
+    )
+    joined = add_unlabeled(dataset, _settings(folder, memory_gib=images * 16 * 16 * 3 / 2**30))
+    assert [len(source) for source in decoded] == [11 if whole else 5] * kept
+    assert isinstance(joined.train, InMemorySource) == whole
+    pixels, labels = joined.train.read(np.arange(11))
+    assert labels.tolist() == [0, 1, 2, 0, 1, 2] + [-1] * 5
+    np.testing.assert_array_equal(pixels[:6], dataset.train.arrays()[0])
+    np.testing.assert_array_equal(pixels[7], random_images(16, 16, 3, seed=0))
+    assert dataset.train.arrays()[1].tolist() == [0, 1, 2, 0, 1, 2]
 
 
 def test_add_unlabeled_changes_the_fingerprint(folder):
@@ -181,8 +209,11 @@ def test_run_trains_the_teacher_on_labels_and_students_without(images, folder, t
     config.data.unlabeled, config.data.unlabeled_only = str(folder), True
     config.batch_size, config.max_steps, config.losses.at.weight = 4, 2, 1.0
     run(config, tmp_path / "run")
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "2 epochs of 16 steps (teacher) and 1 steps (students), batch 4" in out
     assert "students: 5 training images, with those of" in out
+    assert "warning: 1 of 5 training images (20%) do not fill a batch of 4" in err
+    assert "of 64 training images" not in err
     lines = (tmp_path / "run/kd+at/metrics.jsonl").read_text().splitlines()
     values = next(filter(lambda line: line["split"] == "train", map(json.loads, lines)))
     assert values["ce"] == 0
@@ -193,3 +224,19 @@ def test_run_trains_the_teacher_on_labels_and_students_without(images, folder, t
     (folder / "b.png").unlink()
     with pytest.raises(UserError, match=r"the images have changed since .*kd\+at was started"):
         run(config, tmp_path / "run")
+
+
+def test_prepare_checks_the_batches_of_the_teacher(images, folder, tmp_path):
+    config = tiny_config(images, ("kd",))
+    config.data.unlabeled, config.batch_size = str(folder), 68  # students have 69 images
+    with pytest.raises(UserError, match="64 training images do not fill one batch of 68"):
+        prepare(config, tmp_path / "run")
+
+
+def test_header_has_the_steps_of_the_students_where_the_teacher_is_given(folder):
+    dataset = _dataset()
+    students = add_unlabeled(dataset, _settings(folder))
+    config = default.get_config()
+    config.methods, config.teacher.checkpoint, config.batch_size = ("kd",), "teacher", 8
+    text = header(config, dataset, lambda _: students, plan_runs(config), 1)
+    assert "6 training and 6 test images in 3 classes; 200 epochs of 1 steps, batch 8" in text

@@ -20,6 +20,7 @@ from amdjax.errors import UserError
 from amdjax.export import export, load_export, quantize
 from amdjax.export.formats import FORMATS, PLATFORMS
 from amdjax.export.run import random_images
+from amdjax.export.student import read_student
 from amdjax.predict.classifier import CACHE_FILE, load_models
 from amdjax.workdir import load_run
 from tests.registries import temporary_registrations
@@ -113,6 +114,20 @@ def test_export_describes_the_run(workdir, exported):
     assert f"| ECE | {100 * result['ece']:.2f} % |" in card
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
     assert yaml.safe_load(block)["tags"][0] == "image-classification"
+
+
+def test_read_student_takes_everything_from_the_checkpoint(workdir, tmp_path):
+    changed = copy(workdir, tmp_path / "run")
+    settings = json.loads((changed / "kd" / "run.json").read_text())["settings"]
+    data = {**settings["data"], "random_resized_crop": True}
+    losses = {"arcface": {}, "cosface": {"weight": 0.0}}
+    change_settings(changed / "kd", data=data, losses=losses)
+    change_run(changed / "kd", imports={"json": json.__file__})
+    (changed / "kd" / "run.json").unlink()
+    _, metadata = read_student(changed, "kd")
+    assert metadata["settings"] == {**settings, "data": data, "losses": losses}
+    assert (metadata["imports"], metadata["prediction_rule"]) == (["json"], ["arcface"])
+    assert metadata["crop"] == "224/256 of the centre square"  # not that of the last command
 
 
 def test_onnx_file_has_the_metadata(exported):

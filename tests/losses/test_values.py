@@ -24,6 +24,7 @@ DISTILLATION = [
 
 pytestmark = pytest.mark.accelerator
 
+
 @pytest.mark.parametrize(("name", "loss", "settings"), DISTILLATION, ids=lambda x: str(x)[:20])
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_loss_and_gradient_are_those_of_the_published_code(name, loss, settings, precision):

@@ -18,6 +18,7 @@ from amdjax.models import (
     BatchNorm,
     Model,
     Outputs,
+    canonical_model_name,
     check_shapes,
     count_parameters,
     create_model,
@@ -506,6 +507,7 @@ def test_import_torch_state_dict_inverts_the_names_and_layouts_of_pytorch(
 )
 def test_create_model_ignores_case_and_separators(name: str, same: str):
     assert create_model(name, 10) == create_model(same, 10)
+    assert canonical_model_name(name) == canonical_model_name(same) == same
 
 
 def test_create_model_builds_wide_resnets_of_any_depth():
@@ -527,6 +529,7 @@ def test_create_model_passes_classes_dtype_and_axis(name: str):
     ],
 )
 def test_create_model_rejects_unknown_names(name: str, message: str):
+    assert canonical_model_name(name) == name
     with pytest.raises(UserError, match=message):
         create_model(name, 10)
 

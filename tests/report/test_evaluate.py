@@ -56,6 +56,35 @@ def test_evaluate_workdir_covers_the_whole_test_split(workdir, report):
         )
 
 
+def test_report_has_the_config_of_the_last_command(workdir, report):
+    assert report.config == read_config(workdir).to_dict()
+
+
+def test_networks_of_other_images_or_crops_are_skipped(workdir):
+    dataset = load_dataset(read_config(workdir).data)
+    network = restore(workdir / "kd")
+    data = dataclasses.replace(network.data, image_shape=(24, 16, 3))
+    other = dataclasses.replace(network, name="at", data=data)
+    settings = {"data": {"random_resized_crop": True}}
+    cropped = dataclasses.replace(network, name="sp", settings=settings)
+    kept, skipped = evaluate._with_input([network, other, cropped], dataset, tight_crop=False)
+    assert [one.name for one in kept] == ["kd"]
+    assert "at: skipped: it was trained on images of 24x16, and those of this" in skipped[0]
+    assert "sp: skipped: it was trained with config.data.random_resized_crop=True" in skipped[1]
+
+
+def test_students_of_other_settings_are_not_compared(workdir):
+    network = restore(workdir / "kd")
+    settings = {**network.settings, "epochs": 5}
+    others = [
+        dataclasses.replace(network, method="at"),
+        dataclasses.replace(network, method="sp", settings=settings),
+        dataclasses.replace(network, method="ft", step=8),
+    ]
+    different = evaluate._different([network, *others])
+    assert different == {"sp": {0: "epochs: 5, kd 2"}, "ft": {0: "steps: 8, kd 16"}}
+
+
 def test_evaluate_workdir_compares_students_with_the_teacher(workdir, report):
     data = load_dataset(read_config(workdir).data)
     images, _ = data.test.read(np.arange(len(data.test)))

@@ -1,5 +1,6 @@
 """Statistics of a report, compared with reference values and direct computations."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -141,6 +142,17 @@ def test_summarize_tests_a_single_seed_over_the_examples():
     assert (test.baseline, test.seed) == ("kd", 0)
     assert test.gained - test.lost == correct.sum() - other.sum()
     assert test.gained + test.lost == (correct != other).sum() > 0
+
+
+def test_summarize_leaves_students_that_are_not_compared_out_of_the_tests():
+    networks = [_result(method, _noisy(seed), seed) for method in ("kd", "at") for seed in (1, 2)]
+    report = _report(*networks)
+    assert summarize(report)[1].t_test.seeds == 2
+    (_, one) = summarize(dataclasses.replace(report, not_compared={"at": (1,)}))
+    assert one.t_test is None and one.mcnemar.seed == 2
+    assert len(one.scores["top1"].values) == 2
+    (_, none) = summarize(dataclasses.replace(report, not_compared={"at": (1, 2)}))
+    assert none.t_test is None and none.mcnemar is None
 
 
 def test_summarize_without_kd_takes_the_first_student_as_baseline():

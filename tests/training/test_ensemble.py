@@ -72,13 +72,21 @@ def test_teacher_sources_are_one_network_or_the_members_of_an_ensemble(trained):
     assert teacher_name(config.teacher) == "wrn_10_1 + resnet8"
 
 
+def test_teacher_sources_have_the_names_of_networks_in_the_registry():
+    config = _config()
+    config.teacher.name = "WRN-16-3"
+    assert teacher_name(config.teacher) == "wrn_16_3"
+    config = _config("a", "b", ensemble_models=("ResNet-20", "VGG-8"))
+    assert teacher_name(config.teacher) == "resnet20 + vgg8"
+
+
 def test_members_that_cannot_be_read_are_named(trained, tmp_path):
     config = _config(trained / "teacher", tmp_path / "b.npz")
     with pytest.raises(UserError, match=r"b\.npz is not the folder of a run .*\.ensemble_models"):
         check_settings(config, plan_runs(config))
     config.teacher.ensemble_models = ("wrn_10_1", "resnet8")
     with pytest.raises(UserError, match=r"config\.teacher\.ensemble: .*b\.npz does not exist"):
-        load_given_teacher(config.teacher, 4)
+        load_given_teacher(config.teacher, load_run(trained / "kd").data)
 
 
 def test_eskd_refuses_an_ensemble():
@@ -158,7 +166,7 @@ def test_run_learns_from_an_ensemble(images, trained, tmp_path, capsys):
     dataset = load_dataset(config.data)
     pixels, labels = dataset.test.arrays()
     first, second = (np.asarray(load_run(path).logits(pixels)) for path in paths)
-    teacher = restore_imported_teacher(config, 4)
+    teacher = restore_imported_teacher(config, dataset.fingerprint)
     np.testing.assert_allclose(
         teacher.logits(pixels), 0.75 * first + 0.25 * second, rtol=1e-4, atol=1e-5
     )

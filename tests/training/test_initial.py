@@ -6,13 +6,16 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax import linen as nn
 
+import amdjax
 from amdjax import distributed
 from amdjax.checkpoint import read_state
 from amdjax.data import load_dataset
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
 from amdjax.export.torch_weights import to_torch_state_dict
+from amdjax.models import Outputs
 from amdjax.training.initial import InitialState, load_initial
 from amdjax.training.run import run
 from amdjax.training.trainer import build_trainer
@@ -64,6 +67,29 @@ def test_student_starts_from_a_step_of_a_run_and_from_a_file(config, dataset, tr
     initial = load_initial(config, dataset)
     assert (initial.step, initial.ema) == (0, {})
     _assert_equal(initial.variables, variables)
+
+
+def test_student_without_batch_norm_starts_from_a_file(config, dataset, tmp_path):
+    @amdjax.register_model("mine", "a network")
+    class Mine(amdjax.models.Model):
+        @nn.compact
+        def __call__(self, x, train=False, feature_hook=None):
+            embedding = x.mean((1, 2))
+            logits = nn.Dense(self.num_classes, name="fc")(embedding)
+            return Outputs(logits, {"stage1": x}, embedding)
+
+    weights = {"fc.weight": np.ones((4, 3), np.float32), "fc.bias": np.ones(4, np.float32)}
+    config.methods, config.student.name = ("scratch",), "mine"
+    config.init_from = str(tmp_path / "weights.safetensors")
+    safetensors.numpy.save_file(weights, config.init_from)
+    state = _state(config, dataset)
+    assert state.batch_stats == {}
+    _assert_equal(state.params, {"fc": {"kernel": np.ones((3, 4)), "bias": np.ones(4)}})
+
+
+def test_load_initial_ignores_letter_case_and_separators_of_the_network(config, dataset):
+    config.student.name = "ResNet-8"
+    assert load_initial(config, dataset).step == 16
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.5])

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from amdjax import distributed
 from amdjax.configs import default
 from amdjax.training import loop
 from amdjax.training.loop import RunState, Schedule, train_loop
+from amdjax.training.metric_writer import METRICS_FILE, read_metrics, training_seconds
 
 
 def _schedule(**changes):
@@ -84,6 +86,36 @@ def test_train_loop_saves_by_time_at_log_lines(tmp_path, monkeypatch, minutes, s
     runner = SimpleNamespace(max_chunk=8, open=lambda *_: contextlib.nullcontext(run_steps))
     assert train_loop(_trainer(config), [run], runner, SimpleNamespace(requested=lambda: False))
     assert steps == saved
+
+
+@pytest.mark.parametrize("max_chunk", [1, 3, 8])
+def test_train_loop_leaves_compilation_out_of_the_speed(tmp_path, monkeypatch, max_chunk):
+    clock, chunk = [0.0], [0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    config = default.get_config()
+    config.log_every_steps, config.batch_size = 3, 4
+
+    @contextlib.contextmanager
+    def open_runner(*_):
+        clock[0] += 50.0  # copies the training set to the device
+
+        def run_steps(states, first, last):
+            clock[0] += 100.0 * (first == 0)  # compiles
+            chunk[0] = last - first
+            return states, ({"loss": np.ones(last - first), "accuracy": np.ones(last - first)},)
+
+        yield run_steps
+
+    def compute(_):
+        clock[0] += 2.0 * chunk[0]
+
+    monkeypatch.setattr(distributed, "block_on_cpu", compute)
+    runner = SimpleNamespace(max_chunk=max_chunk, open=open_runner)
+    run = _run(tmp_path, save=lambda *_: None)
+    assert train_loop(_trainer(config), [run], runner, SimpleNamespace(requested=lambda: False))
+    lines = [line for line in read_metrics(tmp_path / METRICS_FILE)[0] if line["split"] == "train"]
+    assert [line["images_per_s"] for line in lines] == [2.0] * 7
+    assert training_seconds(tmp_path / METRICS_FILE, 4) == 40.0
 
 
 @pytest.mark.parametrize("start", [20, 24])  # 24: `max_steps` was larger before

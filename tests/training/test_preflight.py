@@ -3,11 +3,19 @@
 import pytest
 
 from amdjax.configs import default
+from amdjax.data import Fingerprint
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
 from amdjax.losses import build_objective
 from amdjax.models import create_model
-from amdjax.training.preflight import check_cached_sizes, check_settings, dummy_outputs
+from amdjax.pretrained import TeacherSource
+from amdjax.training.preflight import (
+    check_cached_sizes,
+    check_settings,
+    dummy_outputs,
+    print_teacher_warnings,
+)
+from tests.trained_run import save_network
 
 
 def _check(methods=("kd",), **settings):
@@ -66,3 +74,19 @@ def test_check_cached_sizes_refuses_maps_that_would_be_pooled():
     student, teacher = dummy_outputs(model, (16, 16, 3)), dummy_outputs(model, (32, 32, 3))
     with pytest.raises(UserError, match=r"stage1 \(32x32\) is larger than the student's \(16x16\)"):
         check_cached_sizes(build_objective({"at": {}}), student, teacher)
+
+
+def test_print_teacher_warnings_names_another_normalisation_and_an_unfinished_run(tmp_path, capsys):
+    config = default.get_config()
+    data = Fingerprint("digits", ("0", "1"), (8, 8, 3), {"train": 64, "test": 8})
+    source = TeacherSource(str(tmp_path), "resnet8", 1.0)
+    save_network(tmp_path, data, step=6)
+    save_network(tmp_path, data, step=8)
+    print_teacher_warnings(config, source)
+    assert capsys.readouterr().err == ""
+    config.augment.std = (1.0, 1.0, 1.0)
+    print_teacher_warnings(config, TeacherSource(f"{tmp_path}/checkpoints/6", "resnet8", 1.0))
+    normalised, unfinished = capsys.readouterr().err.splitlines()
+    assert "was trained with config.augment.std=[0." in normalised
+    assert "normalised with [1.0, 1.0, 1.0]" in normalised
+    assert unfinished.endswith("its checkpoint is that of step 6 of 8")

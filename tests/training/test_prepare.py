@@ -38,8 +38,8 @@ def test_prepare_finds_the_mistakes_that_training_would(images, tmp_path, key, v
         prepare(config, tmp_path / "run")
 
 
-def warnings_of(config, num_train, capsys):
-    print_small_data_warnings(config, num_train)
+def warnings_of(config, sizes, capsys):
+    print_small_data_warnings(config, sizes)
     out, err = capsys.readouterr()
     assert out == ""
     return err.splitlines()
@@ -47,19 +47,19 @@ def warnings_of(config, num_train, capsys):
 
 def test_warning_about_boundaries_that_are_not_reached(images, capsys):
     config = tiny_config(images, ("kd",))
-    assert warnings_of(config, 64, capsys) == []
+    assert warnings_of(config, [64, 32], capsys) == []
     config.optim.boundaries = (1, 2, 7)
-    (line,) = warnings_of(config, 64, capsys)
+    (line,) = warnings_of(config, [64, 32], capsys)
     assert line.startswith("warning: config.optim.boundaries 2, 7 are not reached in 2 epochs")
     config.max_steps = 3
-    assert warnings_of(config, 64, capsys) == []
+    assert warnings_of(config, [64, 32], capsys) == []
 
 
 def test_warning_about_images_that_do_not_fill_a_batch(images, capsys):
     config = tiny_config(images, ("kd",))
     config.batch_size = 10
-    assert warnings_of(config, 66, capsys) == []
-    (line,) = warnings_of(config, 18, capsys)
+    assert warnings_of(config, [66], capsys) == []
+    (line,) = warnings_of(config, [66, 18, 18], capsys)
     assert line.startswith("warning: 8 of 18 training images (44%) do not fill a batch of 10")
 
 
