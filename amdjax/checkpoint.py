@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import time
 import zlib
 from collections.abc import Collection
@@ -215,18 +214,33 @@ def read_network(folder: Path, losses: Collection[str] = ()) -> tuple[int, dict]
     Raises:
       UserError: if there is no checkpoint, or all of them are damaged, or one cannot be read now.
     """
-    tree = read_state(folder)
-    result = tree.get("ema") or tree
+    state = read_state(folder)
+    return int(state.get("step", 0)), network_of(state, losses)
+
+
+def network_of(state: dict[str, Any], losses: Collection[str] = ()) -> dict:
+    """Returns the variables of the network in a state, as `read_network` does.
+
+    Args:
+      state: from `read_state`.
+      losses: as for `read_network`.
+    """
+    result = state.get("ema") or state
     network = {key: result[key] for key in ("params", "batch_stats") if key in result}
     if losses:
         network["losses"] = {
             collection: {name: trees[name] for name in losses if name in trees}
-            for collection, trees in tree["loss_variables"].items()
+            for collection, trees in state["loss_variables"].items()
         }
-    return int(tree.get("step", 0)), network
+    return network
 
 
 def read_state(folder: Path) -> dict[str, Any]:
+    """Reads the state of a run from a checkpoint, see `read_checkpoint`."""
+    return read_checkpoint(folder)[1]
+
+
+def read_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
     """Reads the state of a run from a checkpoint, whatever devices it was written on.
 
     Args:
@@ -234,7 +248,8 @@ def read_state(folder: Path) -> dict[str, Any]:
         that is not damaged; or one checkpoint.
 
     Returns:
-      The fields of `TrainState` as nested dictionaries of NumPy arrays.
+      (folder of the checkpoint that was read, the fields of `TrainState` as nested dictionaries of
+      NumPy arrays).
 
     Raises:
       UserError: if there is no checkpoint, or all of them are damaged, or one cannot be read now.
@@ -252,8 +267,8 @@ def read_state(folder: Path) -> dict[str, Any]:
             damaged.append(f"{checkpoint} is damaged ({_reason(error)})")
             continue
         for sentence in damaged:
-            print_note(f"{sentence}; {checkpoint} is used instead")
-        return tree
+            distributed.print_note(f"{sentence}; {checkpoint} is used instead")
+        return checkpoint, tree
     raise UserError(f"{folder} holds no complete checkpoint: {damaged[0]}")
 
 
@@ -299,9 +314,11 @@ def newest_checkpoint(folder: Path) -> Path:
 
 
 def digest_of(checkpoint: Path) -> str | None:
-    """Returns a digest of a checkpoint's checksums; None if it has none."""
-    file = checkpoint / _CHECKSUMS
-    return _checksum(file) if file.is_file() else None
+    """Returns a digest of a checkpoint's checksums; None if there are none to read."""
+    try:
+        return _checksum(checkpoint / _CHECKSUMS)
+    except OSError:
+        return None
 
 
 def has_checkpoint(run_folder: Path) -> bool:
@@ -429,7 +446,7 @@ def _clean(folder: Path) -> None:
         else:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
             fate = "is removed"
-        print_note(
+        distributed.print_note(
             f"{path} was damaged or incomplete ({reason}) and {fate}; the newest checkpoint is "
             f"that of step {newest.name}"
         )
@@ -492,12 +509,6 @@ def _not_now(folder: Path, error: Exception) -> UserError:
 
 def _reason(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def print_note(sentence: str) -> None:
-    """Prints a note on stderr, in the first process."""
-    if distributed.is_primary():
-        print(f"note: {sentence}", file=sys.stderr)
 
 
 def _reserve(folder: Path, size: int) -> None:

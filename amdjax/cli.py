@@ -22,7 +22,7 @@ from amdjax import cpu, distributed
 from amdjax.configs import default
 from amdjax.data.mixing import MIXES
 from amdjax.data.policies import AUGMENTATIONS
-from amdjax.data.registry import DATASETS
+from amdjax.data.registry import DATASETS, prepared_folder
 from amdjax.errors import UserError, unknown_name
 from amdjax.files import disk_error, remedy, removed_file
 from amdjax.imports import apply_imports, import_modules, search_folders
@@ -148,12 +148,16 @@ def run_command(main: Callable[[list[str]], None]) -> None:
 
 
 def _folders_in_use() -> list[Path]:
-    """Returns the workdir and the folders of the data, as far as the command line names them."""
+    """Returns the files and folders that the command writes and reads, as the command line says."""
     values = flags.FLAGS.flag_values_dict()
-    folders = [values.get("workdir") or "runs", values.get("data_dir")]  # "runs": of the default
+    folders = [values.get("workdir") or "runs", values.get("data_dir"), prepared_folder("")]
     if isinstance(config := values.get("config"), ConfigDict):
-        folders += [config.data.data_dir, config.data.folder, config.data.unlabeled]
-    return [Path(folder).expanduser() for folder in folders if folder]
+        data, teacher = config.get("data", {}), config.get("teacher", {})
+        folders += [data.get(key) for key in ("data_dir", "folder", "unlabeled", "unknown")]
+        folders += [config.get("init_from"), *teacher.get("ensemble", ())]
+        folders += [teacher.get(key) for key in ("checkpoint", "outputs")]
+    # Path.expanduser raises an error where the user has no home folder.
+    return [Path(os.path.expanduser(folder)) for folder in folders if folder]  # noqa: PTH111
 
 
 def parse_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:

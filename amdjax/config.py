@@ -139,6 +139,11 @@ def given_teacher(config: ml_collections.ConfigDict) -> str:
     return next((key for key in _GIVEN_TEACHERS if config.teacher[key]), "")
 
 
+def gives_network(config: ml_collections.ConfigDict) -> bool:
+    """Returns whether `config.teacher` gives a trained network, or an ensemble of several."""
+    return given_teacher(config) in ("checkpoint", "ensemble")
+
+
 def compute_dtype(config: ml_collections.ConfigDict) -> Any:
     """Returns the dtype that `config.dtype` names."""
     return _DTYPES[config.dtype]

@@ -347,6 +347,12 @@ def is_primary() -> bool:
     return jax.process_index() == 0
 
 
+def print_note(sentence: str) -> None:
+    """Prints a note on stderr, in the first process."""
+    if is_primary():
+        print(f"note: {sentence}", file=sys.stderr)
+
+
 def process_count() -> int:
     """Returns the number of processes."""
     return jax.process_count()
@@ -401,6 +407,11 @@ class Preemption:
             self._agreed |= multihost_utils.reached_preemption_sync_point(self._calls)
             return self._agreed
         return self._stop
+
+    @property
+    def agreed(self) -> bool:
+        """Whether `requested` has to return True from now on, as all processes know."""
+        return self._agreed if process_count() > 1 else self._stop
 
     def _note(self, number: int, frame: Any) -> None:
         self._stop = True

@@ -2,13 +2,12 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import ml_collections
 
 from amdjax.config import given_teacher
-from amdjax.configs import default
 from amdjax.errors import UserError, unknown_name
 from amdjax.losses import Objective, build_objective
 from amdjax.methods import canonical_name, method_losses, needs_early_teacher
@@ -134,26 +133,25 @@ def optim_of(config: ml_collections.ConfigDict, spec: RunSpec) -> ml_collections
     return optim
 
 
-def ignored_settings(config: ml_collections.ConfigDict, specs: Sequence[RunSpec]) -> list[str]:
-    """Returns a sentence for each setting of a loss that no method uses as the config has it.
+def ignored_settings(
+    config: ml_collections.ConfigDict, specs: Sequence[RunSpec], names: Iterable[str]
+) -> list[str]:
+    """Returns a sentence for each setting of a loss that every method with the loss overrides.
 
-    These are settings that differ from their defaults, and that every method with the loss
-    overrides. Losses that no method has do not count, and neither does a swept setting.
+    Losses that no method has do not count, and neither does a swept setting.
 
     Args:
       config: of the experiment.
       specs: its runs.
+      names: of settings, such as "losses.kd.temperature"; those of other kinds do not count.
     """
-    defaults = default.get_config().losses
-    changed = [
-        (loss, hyper, value)
-        for loss, settings in config.losses.items()
-        for hyper, value in settings.items()
-        if value != defaults.get(loss, {}).get(hyper, value)
-    ]
     sentences = []
-    for loss, hyper, value in changed:
-        name = f"losses.{loss}.{hyper}"
+    for name in names:
+        kind, _, rest = name.partition(".")
+        loss, _, hyper = rest.partition(".")
+        if kind != "losses" or not hyper:
+            continue
+        value = config.losses[loss][hyper]
         used = {
             spec.method: spec.losses[loss][hyper]
             for spec in specs

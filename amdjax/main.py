@@ -43,9 +43,10 @@ def main(_: list[str]) -> None:
     file, _, setup = config_flag.config_filename.partition(":")
     name = f"{Path(file).stem}-{setup}" if setup else Path(file).stem
     workdir = local_path(_WORKDIR.value or f"runs/{name}", "--workdir")
+    overridden = config_flags.get_override_values(config_flag)
     if _PREPARE_ONLY.value:
-        prepare(_CONFIG.value, workdir)
-    elif not run(_CONFIG.value, workdir):
+        prepare(_CONFIG.value, workdir, overridden)
+    elif not run(_CONFIG.value, workdir, overridden):
         sys.exit(_STOP_CODE.value)
 
 

@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import re
+import sys
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -14,15 +15,15 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from amdjax import distributed
 from amdjax.checkpoint import (
     digest_of,
     has_checkpoint,
-    newest_checkpoint,
-    print_note,
+    network_of,
+    read_checkpoint,
     read_description,
-    read_network,
 )
-from amdjax.data.fingerprint import Fingerprint, check_classes
+from amdjax.data.fingerprint import Fingerprint, compare_classes
 from amdjax.errors import UserError
 from amdjax.files import local_path
 from amdjax.models import (
@@ -125,52 +126,53 @@ def create_teacher(
     )
 
 
-def load_given_teacher(teacher: ml_collections.ConfigDict, data: Fingerprint) -> dict:
-    """Reads the variables of `create_teacher` from `config.teacher.checkpoint` or `.ensemble`.
+class GivenTeacher(NamedTuple):
+    """What was read of a teacher that was trained before.
+
+    Attributes:
+      variables: {"params": ..., "batch_stats": ...} of float32 arrays, for `create_teacher`.
+      checkpoints: the checkpoints that they were read from, as JSON values: the path that the
+        config has ("source"), "step" and "digest". Files of weights and checkpoints without
+        checksums are left out.
+    """
+
+    variables: dict
+    checkpoints: tuple[dict[str, Any], ...] = ()
+
+
+def load_given_teacher(
+    teacher: ml_collections.ConfigDict, data: Fingerprint, started: bool = False
+) -> GivenTeacher:
+    """Reads the teacher of `config.teacher.checkpoint` or `config.teacher.ensemble`.
 
     Args:
       teacher: `config.teacher`.
       data: as for `load_teacher`.
+      started: as for `load_teacher`.
 
     Raises:
       UserError: see `load_teacher`.
     """
-    sources = teacher_sources(teacher)
     if not teacher.ensemble:
-        return load_teacher(teacher.checkpoint, teacher.name, data)
-    return join_variables(
-        [
-            load_teacher(one.checkpoint, one.model, data, "config.teacher.ensemble")
-            for one in sources
-        ]
+        return load_teacher(teacher.checkpoint, teacher.name, data, started=started)
+    members = [
+        load_teacher(one.checkpoint, one.model, data, "config.teacher.ensemble", started)
+        for one in teacher_sources(teacher)
+    ]
+    return GivenTeacher(
+        join_variables([one.variables for one in members]),
+        tuple(checkpoint for one in members for checkpoint in one.checkpoints),
     )
 
 
-def given_checkpoints(teacher: ml_collections.ConfigDict) -> list[dict[str, Any]]:
-    """Returns which checkpoint of each run of `teacher_sources` is read now, as JSON values.
-
-    Args:
-      teacher: `config.teacher`.
-
-    Returns:
-      For each source its path ("source"), and the "step" and the "digest" of the checkpoint. Files
-      of weights and checkpoints without checksums are left out.
-    """
-    checkpoints = {
-        one.checkpoint: newest_checkpoint(local_path(one.checkpoint, "config.teacher"))
-        for one in teacher_sources(teacher)
-    }
-    return [
-        {"source": source, "step": int(checkpoint.name), "digest": digest}
-        for source, checkpoint in checkpoints.items()
-        if checkpoint.name.isdecimal() and (digest := digest_of(checkpoint))
-    ]
-
-
 def load_teacher(
-    path: str, name: str, data: Fingerprint, setting: str = "config.teacher.checkpoint"
-) -> dict:
-    """Reads a network's variables.
+    path: str,
+    name: str,
+    data: Fingerprint,
+    setting: str = "config.teacher.checkpoint",
+    started: bool = False,
+) -> GivenTeacher:
+    """Reads a network that is the teacher, or a member of an ensemble.
 
     Args:
       path: value of the setting: a run's folder, its `checkpoints` folder or one step in
@@ -179,9 +181,8 @@ def load_teacher(
       name: the model that the weights belong to.
       data: fingerprint of the data set, whose classes the teacher must have.
       setting: that names the path, for messages.
-
-    Returns:
-      {"params": ..., "batch_stats": ...} of float32 arrays.
+      started: whether all students have started with this teacher. Then its run is not refused:
+        what would be an error is a warning on stderr.
 
     Raises:
       UserError: if the file is missing, damaged, of another model, or of other classes, or a loss
@@ -191,20 +192,32 @@ def load_teacher(
     if not file.exists():
         raise UserError(f"{setting}: {path} does not exist")
     weights = find_weights(file)
-    if weights is None:
-        _check_run(file, data, f"{setting}: {path}")
-    variables = read_network(file)[1] if weights is None else read_weights(weights, name)
-    check_variables(variables, name, len(data.class_names), file, data.image_shape)
-    return variables
+    if weights is not None:
+        teacher = GivenTeacher(read_weights(weights, name))
+    else:
+        _check_run(file, data, f"{setting}: {path}", started)
+        teacher = _read_teacher(file, path)
+    check_variables(teacher.variables, name, len(data.class_names), file, data.image_shape)
+    return teacher
 
 
-def _check_run(path: Path, data: Fingerprint, subject: str) -> None:
+def _read_teacher(file: Path, source: str) -> GivenTeacher:
+    checkpoint, state = read_checkpoint(file)
+    digest = digest_of(checkpoint)
+    if digest is None or not checkpoint.name.isdecimal():
+        return GivenTeacher(network_of(state))
+    read = {"source": source, "step": int(checkpoint.name), "digest": digest}
+    return GivenTeacher(network_of(state), (read,))
+
+
+def _check_run(path: Path, data: Fingerprint, subject: str, started: bool) -> None:
     """Makes sure that students can learn from the outputs of a network of a run.
 
     Args:
       path: of the run or of a checkpoint; nothing is known of those without a description.
       data: fingerprint of the data set.
       subject: the network, for the message.
+      started: as for `load_teacher`.
 
     Raises:
       UserError: if it was trained on other classes, or a loss defines its predictions.
@@ -213,14 +226,30 @@ def _check_run(path: Path, data: Fingerprint, subject: str) -> None:
     run = None if folder is None else read_description(folder)
     if run is None:
         return
-    check_classes(Fingerprint.from_dict(run["data"]), data, subject)
-    if predicting := predicting_losses(run["settings"]["losses"]):
-        raise UserError(
-            f"{subject} was trained with {' and '.join(predicting)}, whose predictions are not the "
-            "softmax of the logits, and students would learn from the logits: choose another "
-            "teacher, or write the outputs of load_run(...).logits with amdjax-teacher-outputs for "
-            "config.teacher.outputs"
+    if difference := compare_classes(Fingerprint.from_dict(run["data"]), data):
+        problem = (
+            f"{subject} was trained on other classes than those of the data ({difference}), and "
+            "students would learn its outputs as those of the wrong classes"
         )
+        remedy = (
+            "choose a teacher of these classes, or give its outputs in their order with "
+            "config.teacher.outputs, or rename the folders of the images if only names differ"
+        )
+    elif predicting := predicting_losses(run["settings"]["losses"]):
+        problem = (
+            f"{subject} was trained with {' and '.join(predicting)}, whose predictions are not the "
+            "softmax of the logits, and students would learn from the logits"
+        )
+        remedy = (
+            "choose another teacher, or write the outputs of load_run(...).logits with "
+            "amdjax-teacher-outputs for config.teacher.outputs"
+        )
+    else:
+        return
+    if not started:
+        raise UserError(f"{problem}: {remedy}")
+    if distributed.is_primary():
+        print(f"warning: {problem}; the students have started so and continue", file=sys.stderr)
 
 
 def find_run(path: Path) -> Path | None:
@@ -270,7 +299,9 @@ def read_weights(file: Path, name: str) -> dict:
     try:
         _, left_out = select_network(weights)
         if left_out:
-            print_note(f"{file}: {', '.join(left_out)} is not part of the network and is not read")
+            distributed.print_note(
+                f"{file}: {', '.join(left_out)} is not part of the network and is not read"
+            )
         return import_torch_state_dict(name, weights)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
@@ -386,7 +417,7 @@ def _select(content: Any, file: Path) -> dict[str, Any]:
     for key in (*_AVERAGES, *_NESTED):
         if _has_arrays(content.get(key)):
             if key in _AVERAGES:
-                print_note(f"{file}: the moving averages {key!r} are used")
+                distributed.print_note(f"{file}: the moving averages {key!r} are used")
             return _select(content[key], file)
     return {key: value for key, value in content.items() if isinstance(value, np.ndarray)}
 

@@ -30,7 +30,7 @@ from amdjax.experiment import (
 )
 from amdjax.files import local_path, write_atomically
 from amdjax.imports import import_again, imported_files
-from amdjax.models import create_model
+from amdjax.models import canonical_model_name, create_model
 from amdjax.predictor import (
     Predictor,
     create_predictor,
@@ -41,7 +41,6 @@ from amdjax.pretrained import (
     check_variables,
     count_classes,
     create_teacher,
-    given_checkpoints,
     load_given_teacher,
     teacher_name,
     teacher_sources,
@@ -90,8 +89,7 @@ def check_resumable(config: ml_collections.ConfigDict, spec: RunSpec, folder: Pa
       folder: of the run.
 
     Raises:
-      UserError: showing the settings that differ, or naming a given teacher that was trained on
-        since then.
+      UserError: showing the settings that differ.
     """
     if (folder / _OLD_RUN_FILE).exists() and not (folder / RUN_FILE).exists():
         raise UserError(_old_workdir(folder))
@@ -120,9 +118,24 @@ def check_resumable(config: ml_collections.ConfigDict, spec: RunSpec, folder: Pa
             f"{folder} was trained with a different config: {'; '.join(differing)}. Choose another "
             f"--workdir, there with {use}, or remove that folder"
         )
+
+
+def check_given_teacher(folder: Path, checkpoints: Sequence[Mapping[str, Any]]) -> None:
+    """Makes sure that a run's folder holds nothing that learned from another checkpoint.
+
+    Args:
+      folder: of the run.
+      checkpoints: of the teacher that the config gives, see `GivenTeacher`.
+
+    Raises:
+      UserError: naming a teacher that was trained on since the run was started.
+    """
+    run = _read_started(folder)
+    if run is None:
+        return
     # Descriptions of earlier versions have no checkpoints of the teacher.
     saved_checkpoints = {one["source"]: one for one in run.get("given_teacher", ())}
-    for current in _given_checkpoints(config, spec):
+    for current in checkpoints:
         saved = saved_checkpoints.get(current["source"], current)
         if saved != current:
             raise UserError(
@@ -155,9 +168,19 @@ def check_data(config: ml_collections.ConfigDict, folder: Path, current: Fingerp
 
 
 def describe_run(
-    config: ml_collections.ConfigDict, spec: RunSpec, data: Fingerprint
+    config: ml_collections.ConfigDict,
+    spec: RunSpec,
+    data: Fingerprint,
+    given_teacher: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Returns who a run is, its data, and the settings that `check_resumable` compares, as JSON."""
+    """Returns who a run is, its data, and the settings that `check_resumable` compares, as JSON.
+
+    Args:
+      config: of the experiment.
+      spec: of the run.
+      data: fingerprint of its data.
+      given_teacher: the checkpoints of the teacher that the config gives, see `GivenTeacher`.
+    """
     return {
         "method": spec.method,
         "seed": spec.seed,
@@ -165,16 +188,20 @@ def describe_run(
         "teacher": spec.teacher,
         "data": data.to_dict(),
         "imports": imported_files(config.imports),
-        "given_teacher": _given_checkpoints(config, spec),
+        "given_teacher": list(given_teacher) if spec.teacher is not None else [],
         "settings": _settings(config, spec),
     }
 
 
 def write_run_spec(
-    config: ml_collections.ConfigDict, spec: RunSpec, folder: Path, data: Fingerprint
+    config: ml_collections.ConfigDict,
+    spec: RunSpec,
+    folder: Path,
+    data: Fingerprint,
+    given_teacher: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Writes the description of a run to its folder; its checkpoints hold it, too."""
-    run = describe_run(config, spec, data)
+    run = describe_run(config, spec, data, given_teacher)
     write_atomically(folder / RUN_FILE, json.dumps(run, indent=2) + "\n")
 
 
@@ -247,7 +274,7 @@ def _read_run(folder: Path) -> dict[str, Any]:
       UserError: if neither its checkpoints nor `run.json` describe it.
     """
     if (run := read_description(folder)) is not None:
-        return run
+        return _with_canonical_names(run)
     try:
         run = json.loads((folder / RUN_FILE).read_bytes())
         if not isinstance(run["settings"], dict):
@@ -255,7 +282,26 @@ def _read_run(folder: Path) -> dict[str, Any]:
         Fingerprint.from_dict(run["data"])
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise _damaged(folder, str(error)) from error
-    return run
+    return _with_canonical_names(run)
+
+
+def _with_canonical_names(run: dict[str, Any]) -> dict[str, Any]:
+    """Returns a description in which networks have the names of the registry.
+
+    Those of earlier versions have the names as the command had them, such as "WRN-16-1".
+    """
+    settings, canonical = dict(run["settings"]), canonical_model_name
+    if isinstance(name := settings.get("model"), str):
+        settings["model"] = canonical(name)
+    if teacher := settings.get("teacher"):
+        teacher = dict(teacher)
+        if "name" in teacher:
+            teacher["name"] = canonical(teacher["name"])
+        if "ensemble" in teacher:
+            members = teacher["ensemble"]
+            teacher["ensemble"] = [{**one, "model": canonical(one["model"])} for one in members]
+        settings["teacher"] = teacher
+    return {**run, "settings": settings}
 
 
 def _read_started(folder: Path) -> dict[str, Any] | None:
@@ -318,12 +364,6 @@ def _settings(config: ml_collections.ConfigDict, spec: RunSpec) -> dict[str, Any
     return _to_json(run)
 
 
-def _given_checkpoints(config: ml_collections.ConfigDict, spec: RunSpec) -> list[dict[str, Any]]:
-    """Returns the `given_checkpoints` that a run learns from; [] where it trains its teacher."""
-    given = config.teacher.checkpoint or config.teacher.ensemble
-    return given_checkpoints(config.teacher) if given and spec.teacher is not None else []
-
-
 def default_settings(imports: Sequence[str] = ()) -> dict[str, Any]:
     """Returns the default of every setting by its dotted name, as JSON values.
 
@@ -372,6 +412,22 @@ class TrainingLength(NamedTuple):
     epoch_fraction: float
     batch_size: int
 
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "TrainingLength":
+        """Returns the length in the settings of a run.
+
+        Raises:
+          KeyError, TypeError, ValueError: if they do not have it.
+        """
+        return cls(
+            int(settings["epochs"]), float(settings["epoch_fraction"]), int(settings["batch_size"])
+        )
+
+    def steps(self, num_train: int, max_steps: int = 0) -> int:
+        """Returns the number of steps on so many training images, see `total_steps`."""
+        steps_per_epoch = num_train // self.batch_size
+        return total_steps(self.epochs, self.epoch_fraction, max_steps, steps_per_epoch)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainedModel:
@@ -394,6 +450,8 @@ class TrainedModel:
       sweep_value: its value for this network.
       settings: of its training, as JSON values; {} for a teacher that was trained elsewhere.
       imports: modules that its training imported.
+      given_teacher: the checkpoints that it learned from, see `GivenTeacher`; () if it was trained
+        without a teacher, or with one that was trained in the workdir.
     """
 
     name: str
@@ -410,6 +468,17 @@ class TrainedModel:
     sweep_value: Any = None
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     imports: tuple[str, ...] = ()
+    given_teacher: tuple[dict[str, Any], ...] = ()
+
+    def planned_steps(self, max_steps: int) -> int:
+        """Returns the steps of its training; 0 for a teacher that was trained elsewhere.
+
+        Args:
+          max_steps: `config.max_steps`.
+        """
+        if self.length is None or self.data is None:
+            return 0
+        return self.length.steps(self.data.num_images["train"], max_steps)
 
     @property
     def tight_crop(self) -> bool:
@@ -495,15 +564,12 @@ def restore(folder: Path, num_classes: int | None = None) -> TrainedModel:
                 saved.augment,
                 settings["losses"],
             ),
-            "length": TrainingLength(
-                int(settings["epochs"]),
-                float(settings["epoch_fraction"]),
-                int(settings["batch_size"]),
-            ),
+            "length": TrainingLength.of(settings),
             "sweep_key": sweep_key,
             "sweep_value": sweep_value,
             "settings": settings,
             "imports": tuple(run.get("imports", ())),
+            "given_teacher": tuple(run.get("given_teacher", ())),
         }
     except UserError:
         raise
@@ -524,7 +590,7 @@ def restore_imported_teacher(config: ml_collections.ConfigDict, data: Fingerprin
     Raises:
       UserError: see `load_given_teacher`.
     """
-    variables, num_classes = load_given_teacher(config.teacher, data), len(data.class_names)
+    teacher, num_classes = load_given_teacher(config.teacher, data), len(data.class_names)
     return TrainedModel(
         name=TEACHER,
         method=TEACHER,
@@ -535,7 +601,7 @@ def restore_imported_teacher(config: ml_collections.ConfigDict, data: Fingerprin
         predictor=create_predictor(
             create_teacher(config.teacher, num_classes, compute_dtype(config)), config.augment, {}
         ),
-        variables=jax.device_put(variables),
+        variables=jax.device_put(teacher.variables),
         step=0,
         length=None,
     )
@@ -582,7 +648,7 @@ def restore_all(
     notes += [
         f"{network.name}: trained for {network.step} of {total} steps so far"
         for network in networks
-        if network.length and network.step < (total := _total_steps(network, config))
+        if network.step < (total := network.planned_steps(config.max_steps))
     ]
     return networks, notes
 
@@ -600,9 +666,3 @@ def run_names(workdir: Path, config: ml_collections.ConfigDict) -> list[str]:
         found.discard(TEACHER)
     names = [*planned, *sorted(found.difference(planned))]
     return sorted(names, key=lambda name: (*TEACHERS, name).index(name))
-
-
-def _total_steps(network: TrainedModel, config: ml_collections.ConfigDict) -> int:
-    num_train = network.data.num_images["train"]
-    epochs, epoch_fraction, batch_size = network.length
-    return total_steps(epochs, epoch_fraction, config.max_steps, num_train // batch_size)

@@ -12,6 +12,7 @@ import pytest
 import safetensors.numpy
 
 from amdjax import pretrained, register_model
+from amdjax.checkpoint import digest_of
 from amdjax.data import Fingerprint
 from amdjax.errors import UserError
 from amdjax.models import Model, Outputs, create_model, import_torch_state_dict, init_variables
@@ -25,7 +26,7 @@ def _data(num_classes, side=32):
 
 
 def load_teacher(path, name, num_classes):
-    return pretrained.load_teacher(path, name, _data(num_classes))
+    return pretrained.load_teacher(path, name, _data(num_classes)).variables
 
 
 @pytest.fixture(scope="module")
@@ -117,17 +118,46 @@ def test_load_teacher_checks_the_shapes_for_the_images_of_the_data_set(tmp_path)
     variables = init_variables(create_model("flat", 4), jax.random.key(0), (16, 16, 3))
     save_network(tmp_path, _data(4, side=16), variables)
     loaded = pretrained.load_teacher(str(tmp_path), "flat", _data(4, side=16))
-    assert loaded["params"]["fc"]["kernel"].shape == (16 * 16 * 3, 4)
+    assert loaded.variables["params"]["fc"]["kernel"].shape == (16 * 16 * 3, 4)
     with pytest.raises(UserError, match="does not match flat"):
         pretrained.load_teacher(str(tmp_path), "flat", _data(4, side=8))
 
 
-def test_load_teacher_refuses_a_run_of_the_same_classes_in_another_order(tmp_path):
-    data = _data(4)
+def _save_flat(folder, data, steps=(8,), **settings):
+    register_model("flat", "a linear classifier")(Flat)
+    for step in steps:
+        fc = {"kernel": np.full((8 * 8 * 3, 4), step, np.float32), "bias": np.zeros(4, np.float32)}
+        save_network(folder, data, {"params": {"fc": fc}}, step=step, **settings)
+
+
+def test_load_teacher_returns_the_checkpoint_that_it_has_read(tmp_path):
+    data = _data(4, side=8)
+    _save_flat(tmp_path, data, steps=(4, 8))
+    path, digests = str(tmp_path), [digest_of(tmp_path / f"checkpoints/{step}") for step in (4, 8)]
+    (newest,) = pretrained.load_teacher(path, "flat", data).checkpoints
+    assert newest == {"source": path, "step": 8, "digest": digests[1]}
+    (tmp_path / "checkpoints/8/run/metadata").write_text("{}")  # damaged
+    teacher = pretrained.load_teacher(path, "flat", data)
+    assert teacher.checkpoints == ({"source": path, "step": 4, "digest": digests[0]},)
+    assert teacher.variables["params"]["fc"]["kernel"][0, 0] == 4
+    assert digests[0] != digests[1]
+    (tmp_path / "checkpoints/4/checksums.json").unlink()
+    assert digest_of(tmp_path / "checkpoints/4") is None
+
+
+def test_load_teacher_refuses_a_run_of_the_same_classes_in_another_order(tmp_path, capsys):
+    data = _data(4, side=8)
     turned = dataclasses.replace(data, class_names=data.class_names[::-1])
-    save_network(tmp_path, turned)
-    with pytest.raises(UserError, match=r"^config\.teacher\.checkpoint: .*\(their order differs\)"):
-        load_teacher(str(tmp_path), "resnet8", 4)
+    _save_flat(tmp_path, turned)
+    message = r"^config\.teacher\.checkpoint: .*\(their order differs\).*config\.teacher\.outputs"
+    with pytest.raises(UserError, match=message) as caught:
+        pretrained.load_teacher(str(tmp_path), "flat", data)
+    assert "--workdir" not in str(caught.value)
+    assert capsys.readouterr().err == ""
+    pretrained.load_teacher(str(tmp_path), "flat", data, started=True)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: config.teacher.checkpoint: ")
+    assert line.endswith("the students have started so and continue")
 
 
 def test_load_teacher_refuses_a_run_whose_loss_defines_the_predictions(tmp_path):

@@ -18,9 +18,11 @@ from amdjax.models import create_model, init_variables
 from amdjax.predictor import Predictor, forward
 from amdjax.workdir import (
     check_data,
+    check_given_teacher,
     check_resumable,
     load_run,
     read_config,
+    read_identity,
     restore,
     restore_all,
     run_data,
@@ -36,7 +38,6 @@ from tests.trained_run import (
     change_settings,
     copy,
     forget_description,
-    save_network,
 )
 
 
@@ -339,6 +340,27 @@ def test_check_resumable_accepts_another_name_of_the_same_network(tmp_path):
     check_resumable(config, plan_runs(config)[-1], tmp_path)
 
 
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_descriptions_of_earlier_versions_have_the_names_of_the_registry(tmp_path, ensemble):
+    config = figure9.get_config()
+    config.student.name, config.teacher.name = "wrn_16_1", "wrn_16_3"
+    if ensemble:
+        config.teacher.ensemble, config.teacher.ensemble_models = ("a", "b"), ("resnet20", "mine")
+    spec = plan_runs(config)[-1]
+    _start(config, spec, tmp_path)
+    settings = json.loads((tmp_path / "run.json").read_text())["settings"]
+    settings["model"] = "WRN-16-1"
+    if ensemble:
+        settings["teacher"]["ensemble"][0]["model"] = "ResNet-20"
+    else:
+        settings["teacher"]["name"] = "WRN-16-3"
+    change(tmp_path / "run.json", settings=settings)
+    check_resumable(config, spec, tmp_path)
+    assert read_identity(tmp_path) == ("wrn_16_1", DATA)
+    change(tmp_path / "run.json", settings={**settings, "model": "My-Network"})
+    assert read_identity(tmp_path)[0] == "My-Network"
+
+
 def test_check_resumable_accepts_other_settings_where_there_is_no_checkpoint(tmp_path):
     config = figure9.get_config()
     spec = plan_runs(config)[-1]
@@ -351,22 +373,22 @@ def test_check_resumable_accepts_other_settings_where_there_is_no_checkpoint(tmp
     check_resumable(config, spec, tmp_path)
 
 
-def test_check_resumable_refuses_a_given_teacher_that_was_trained_on(tmp_path):
-    teacher, folder = tmp_path / "teacher", tmp_path / "kd"
-    save_network(teacher, DATA, step=4)
+def test_check_given_teacher_refuses_one_that_was_trained_on(tmp_path):
     config = figure9.get_config()
-    config.teacher.checkpoint = str(teacher)
+    config.teacher.checkpoint = "runs/x/teacher"
     spec = plan_runs(config)[-1]
-    folder.mkdir()
-    _start(config, spec, folder)
-    check_resumable(config, spec, folder)
-    save_network(teacher, DATA, step=8)
-    with pytest.raises(UserError, match=r"the checkpoint of step 4 in .*teacher, .* of step 8"):
-        check_resumable(config, spec, folder)
-    run = json.loads((folder / "run.json").read_text())
+    first = [{"source": "runs/x/teacher", "step": 4, "digest": "12345678"}]
+    then = [{"source": "runs/x/teacher", "step": 8, "digest": "9abcdef0"}]
+    write_run_spec(config, spec, tmp_path, DATA, first)
+    check_given_teacher(tmp_path, then)  # nothing has been learned yet
+    (tmp_path / "checkpoints" / "8").mkdir(parents=True)
+    check_given_teacher(tmp_path, first)
+    with pytest.raises(UserError, match=r"checkpoint of step 4 in runs/x/teacher, .* of step 8"):
+        check_given_teacher(tmp_path, then)
+    run = json.loads((tmp_path / "run.json").read_text())
     del run["given_teacher"]  # as in earlier versions
-    (folder / "run.json").write_text(json.dumps(run))
-    check_resumable(config, spec, folder)
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    check_given_teacher(tmp_path, then)
 
 
 def test_check_resumable_explains_a_workdir_of_version_0_1(tmp_path):

@@ -60,6 +60,25 @@ def digest_of(files: Iterable[tuple[str, int]]) -> str:
     return hashlib.sha256(repr(sorted(files)).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
+def compare_classes(saved: Fingerprint, current: Fingerprint) -> str:
+    """Returns how the classes of two fingerprints differ, in words; "" if they are the same.
+
+    Args:
+      saved: of the data that a network was trained on.
+      current: of the data that it is used with.
+    """
+    if saved.class_names == current.class_names:
+        return ""
+    gone = [name for name in saved.class_names if name not in current.class_names]
+    new = [name for name in current.class_names if name not in saved.class_names]
+    differences = [
+        f"{word}: {', '.join(map(repr, names[:5]))}{', ...' if len(names) > 5 else ''}"
+        for word, names in (("missing", gone), ("new", new))
+        if names
+    ]
+    return "; ".join(differences) or "their order differs"
+
+
 def check_classes(saved: Fingerprint, current: Fingerprint, subject: str) -> None:
     """Makes sure that labels mean the same classes.
 
@@ -71,20 +90,12 @@ def check_classes(saved: Fingerprint, current: Fingerprint, subject: str) -> Non
     Raises:
       UserError: naming the classes that differ.
     """
-    if saved.class_names == current.class_names:
-        return
-    gone = [name for name in saved.class_names if name not in current.class_names]
-    new = [name for name in current.class_names if name not in saved.class_names]
-    differences = [
-        f"{word}: {', '.join(map(repr, names[:5]))}{', ...' if len(names) > 5 else ''}"
-        for word, names in (("missing", gone), ("new", new))
-        if names
-    ]
-    raise UserError(
-        f"{subject} was trained on other classes than the data have now "
-        f"({'; '.join(differences) or 'their order differs'}), so its outputs would be read as "
-        "the wrong classes: restore the data, or train again in another --workdir"
-    )
+    if difference := compare_classes(saved, current):
+        raise UserError(
+            f"{subject} was trained on other classes than the data have now ({difference}), so its "
+            "outputs would be read as the wrong classes: restore the data, or train again in "
+            "another --workdir"
+        )
 
 
 def check_images(

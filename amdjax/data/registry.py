@@ -222,6 +222,11 @@ class DatasetSpec(NamedTuple):
     open: Callable[[], Dataset]
 
 
+def prepared_folder(data_dir: str) -> str:
+    """Returns the folder of the prepared data sets for a value of `config.data.data_dir`."""
+    return data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+
+
 def describe_dataset(data: ml_collections.ConfigDict) -> DatasetSpec:
     """Checks `config.data` and describes the data set; reads no images but registered arrays.
 
@@ -250,8 +255,7 @@ def describe_dataset(data: ml_collections.ConfigDict) -> DatasetSpec:
     entry = DATASETS[data.name]
     if isinstance(entry, ArrayEntry):
         return _describe_arrays(entry, data)
-    data_dir = data.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    data_dir = local_path(data_dir, "config.data.data_dir")
+    data_dir = local_path(prepared_folder(data.data_dir), "config.data.data_dir")
     make_builder = entry.builder(data, data_dir)
     with quiet():
         features = make_builder().info.features

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from amdjax import distributed
 from amdjax.analysis.calibration import fit_temperature, split_half
 from amdjax.analysis.gradcam import grad_cam
+from amdjax.config import gives_network
 from amdjax.data import Dataset, EvalBatches, load_dataset, prefetch
 from amdjax.data.fingerprint import Fingerprint, check_classes
 from amdjax.errors import UserError, unknown_name
@@ -227,8 +228,7 @@ def find_student(workdir: Path, config: ml_collections.ConfigDict, method: str |
 def _teacher_of(
     student: TrainedModel, workdir: Path, config: ml_collections.ConfigDict, data: Fingerprint
 ) -> TrainedModel:
-    given = config.teacher.checkpoint or config.teacher.ensemble
-    if given and student.teacher == TEACHER:
+    if gives_network(config) and student.teacher == TEACHER:
         return restore_imported_teacher(config, data)
     if config.teacher.outputs and student.teacher == TEACHER:
         raise UserError(f"config.teacher.outputs={config.teacher.outputs} has no network")

@@ -26,8 +26,9 @@ from amdjax.models import count_parameters
 from amdjax.predictor import Predictor, forward
 from amdjax.report.open_set import evaluate_open_set
 from amdjax.report.report_data import LEVELS, ModelResult, ReportData
+from amdjax.training.conditions import compare_conditions, conditions_of, trained_teacher
 from amdjax.training.metric_writer import METRICS_FILE, read_metrics
-from amdjax.training.results import compare_conditions, conditions_of
+from amdjax.training.results import baseline_of
 from amdjax.workdir import TrainedModel, read_config, restore_all
 
 LAYERS = tuple(LEVELS)  # of 32, 16 and 8 pixels for images of 32
@@ -87,7 +88,7 @@ def evaluate_workdir(
     if not networks:
         return _empty_report(workdir, config, notes)
     notes += _comparison_notes(networks, outputs)
-    different = _different(networks)
+    different = _different(networks, workdir, config.max_steps)
     notes += [
         f"{label}: seed {seed} is left out of the tests ({difference})"
         for label, by_seed in different.items()
@@ -199,16 +200,35 @@ def _with_input(
     return kept, skipped
 
 
-def _different(networks: Sequence[TrainedModel]) -> dict[str, dict[int, str]]:
-    """Returns the `compare_conditions` of the students."""
+def _different(
+    networks: Sequence[TrainedModel], workdir: Path, max_steps: int
+) -> dict[str, dict[int, str]]:
+    """Returns the students that are not compared: unfinished ones, and `compare_conditions`."""
     conditions: dict[str, dict[int, dict[str, Any] | None]] = {}
+    unfinished: dict[str, dict[int, str]] = {}
     for network in networks:
-        if network.data is not None and not network.is_teacher:
-            conditions.setdefault(network.label, {})[network.seed] = {
-                **conditions_of(network.settings, network.data.to_dict()),
-                "steps": network.step,
-            }
-    return compare_conditions(conditions)
+        if network.data is None or network.is_teacher:
+            continue
+        by_seed = conditions.setdefault(network.label, {})
+        if network.step < network.planned_steps(max_steps):
+            reason = "its training is not finished"
+            unfinished.setdefault(network.label, {})[network.seed] = reason
+            continue
+        by_seed[network.seed] = {
+            **conditions_of(
+                network.settings,
+                network.data.to_dict(),
+                network.given_teacher,
+                trained_teacher(workdir, network.teacher),
+            ),
+            "steps": network.step,
+        }
+    different = compare_conditions(conditions, baseline_of(conditions)) if conditions else {}
+    return {
+        label: different.get(label, {}) | unfinished.get(label, {})
+        for label in conditions
+        if label in different or label in unfinished
+    }
 
 
 def _evaluate(

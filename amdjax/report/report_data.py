@@ -96,7 +96,7 @@ class ReportData:
       config: of the workdir's last command.
       unknown: the images of unknown classes, such as "360 images of mnist"; "" without any.
       not_compared: label -> seeds of the students that no test compares with the baseline, since
-        not the method alone differs.
+        not the method alone differs, or their training is not finished.
     """
 
     workdir: Path

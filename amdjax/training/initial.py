@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import ml_collections
+import numpy as np
 
 from amdjax.checkpoint import read_state
 from amdjax.data import Dataset
@@ -52,7 +53,7 @@ class InitialState:
         }
         return {
             collection: {
-                name: saved[collection][name] if name in matching else tree
+                name: _cast(saved[collection][name], tree) if name in matching else tree
                 for name, tree in trees.items()
             }
             for collection, trees in drawn.items()
@@ -60,7 +61,12 @@ class InitialState:
 
 
 def _shapes(tree: dict | None) -> object:
-    return jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree)
+    return jax.tree.map(lambda leaf: leaf.shape, tree)
+
+
+def _cast(saved: dict, drawn: dict) -> dict:
+    """Returns saved arrays in the dtypes of those that are drawn, which may be of a new version."""
+    return jax.tree.map(lambda one, other: np.asarray(one, other.dtype), saved, drawn)
 
 
 def load_initial(config: ml_collections.ConfigDict, dataset: Dataset) -> InitialState:

@@ -13,7 +13,7 @@ from amdjax.checkpoint import newest_checkpoint, read_description
 from amdjax.data.augment import create_augment, create_strong_augment
 from amdjax.data.mixing import create_mix
 from amdjax.errors import UserError, unknown_name
-from amdjax.experiment import RunSpec, total_steps
+from amdjax.experiment import RunSpec
 from amdjax.files import local_path
 from amdjax.losses import LossInputs, Objective, build_objective
 from amdjax.models import Ensemble, Model, Outputs, create_model, map_sizes
@@ -22,6 +22,7 @@ from amdjax.pretrained import TeacherSource, create_teacher, find_run, teacher_s
 from amdjax.teacher_outputs.stored import StoredOutputs, open_outputs
 from amdjax.training.optimizer import create_optimizer
 from amdjax.training.trackers import check_trackers
+from amdjax.workdir import TrainingLength
 
 _MAX_DROPPED = 0.1  # of the training images, by which an epoch may be shorter without a warning
 
@@ -184,9 +185,9 @@ def print_seen_validation_warning(
     if run is None or not data.validation:
         return
     ours = (data.validation, data.validation_seed)
-    trained = run["settings"]["data"]
+    trained = run.get("settings", {}).get("data", {})
     theirs = (trained.get("validation", 0.0), trained.get("validation_seed", 0))
-    if trained["name"] == data.name and theirs != ours:
+    if trained.get("name") == data.name and theirs != ours:
         print(
             f"warning: {subject} was trained with config.data.validation={theirs[0]} and "
             f"validation_seed={theirs[1]}, so it has seen images that are held out now: the "
@@ -212,18 +213,20 @@ def print_teacher_warnings(config: ml_collections.ConfigDict, source: TeacherSou
     run = None if folder is None else read_description(folder)
     if run is None:
         return
-    settings = run["settings"]
+    settings = run.get("settings", {})
     for key in ("mean", "std"):
-        ours, theirs = (list(augment[key]) for augment in (config.augment, settings["augment"]))
-        if ours != theirs:
+        ours, theirs = list(config.augment[key]), settings.get("augment", {}).get(key)
+        if theirs is not None and ours != theirs:
             print(
                 f"warning: {subject} was trained with config.augment.{key}={theirs}, and its input "
                 f"is normalised with {ours} here; set --config.augment.{key} to the teacher's "
                 "values",
                 file=sys.stderr,
             )
-    steps_per_epoch = run["data"]["num_images"]["train"] // settings["batch_size"]
-    total = total_steps(settings["epochs"], settings["epoch_fraction"], 0, steps_per_epoch)
+    try:
+        total = TrainingLength.of(settings).steps(run["data"]["num_images"]["train"])
+    except (KeyError, TypeError, ValueError):
+        return  # a description that does not have its length
     step = newest_checkpoint(path).name
     if step.isdecimal() and int(step) < total:
         print(

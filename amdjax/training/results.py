@@ -23,6 +23,13 @@ from amdjax.files import write_atomically
 from amdjax.metrics import format_stat
 from amdjax.models import Model, canonical_model_name, create_model, variable_shapes
 from amdjax.pretrained import create_teacher, teacher_name
+from amdjax.training.conditions import (
+    changed_settings,
+    compare_conditions,
+    conditions_of,
+    difference_of,
+    method_settings,
+)
 from amdjax.workdir import default_settings, flatten_settings
 
 FILE = "results.json"
@@ -133,7 +140,7 @@ def compare(results: Results) -> list[Comparison]:
 
     Runs that `compare_conditions` names are left out.
     """
-    different = compare_conditions(_conditions(results))
+    different = _not_compared(results)
     return compare_accuracies(
         {
             method: {
@@ -147,88 +154,26 @@ def compare(results: Results) -> list[Comparison]:
     )
 
 
-def compare_conditions(
-    conditions: Mapping[str, Mapping[int, Mapping[str, Any] | None]],
-) -> dict[str, dict[int, str]]:
-    """Finds the runs whose accuracies cannot be compared with the baseline's.
-
-    Args:
-      conditions: method -> seed -> `conditions_of` a run, and its "steps"; None: not known.
-
-    Returns:
-      method -> seed -> the conditions that differ from those of the baseline's first seed, in
-      words; without the runs where none do.
-    """
-    if not conditions:
-        return {}
-    baseline = baseline_of(conditions)
-    reference = next(iter(conditions[baseline].values()), None)
-    different: dict[str, dict[int, str]] = {}
-    for method, by_seed in conditions.items():
-        for seed, values in by_seed.items():
-            if difference := values and reference and _difference(values, reference, baseline):
-                different.setdefault(method, {})[seed] = difference
-    return different
-
-
-def _difference(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -> str:
-    """Returns the conditions that differ in words, `other` being those of `name`."""
-    taught = "teacher" in one and "teacher" in other
-    one, other = (
-        flatten_settings({key: conditions[key] for key in conditions if key != "teacher" or taught})
-        for conditions in (one, other)
-    )
-    defaults = default_settings()
-    pairs = {
-        key: tuple(values.get(key, defaults.get(key)) for values in (one, other))
-        for key in sorted({*one, *other})
-    }
-    return "; ".join(
-        f"{key}: {ours!r}, {name} {theirs!r}"
-        for key, (ours, theirs) in pairs.items()
-        if ours != theirs
-    )
-
-
-def conditions_of(settings: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what the runs of methods that are compared have in common, as JSON values.
-
-    Args:
-      settings: of a run, from `describe_run`.
-      data: its fingerprint as JSON values.
-
-    Returns:
-      The settings that are not the default, but for seed and losses, under their dotted names; the
-      settings of its "teacher" where it has one, and its "images".
-    """
-    settings = dict(settings)
-    for key in ("seed", "losses"):
-        settings.pop(key, None)
-    teacher = dict(settings.pop("teacher", {}))
-    teacher.pop("early_fraction", None)  # of eskd
-    return {
-        **_changed(flatten_settings(settings)),
-        **({"teacher": teacher} if teacher else {}),
-        "images": {**data["num_images"], "digest": data["digest"]},
-    }
-
-
-def _conditions(results: Results) -> dict[str, dict[int, dict[str, Any] | None]]:
-    """Returns the conditions of the students and their steps; None for earlier versions' runs."""
+def _not_compared(results: Results) -> dict[str, dict[int, str]]:
+    """Returns `compare_conditions` of the students; runs of earlier versions do not have any."""
 
     def of(result: RunResult) -> dict[str, Any] | None:
         conditions = result.origin.get("conditions")
         return conditions and {**conditions, "steps": result.final()["step"]}
 
-    return {
+    conditions = {
         method: {seed: of(result) for seed, result in by_seed.items()}
         for method, by_seed in results.items()
         if method not in TEACHERS
     }
+    return compare_conditions(conditions, baseline_of(conditions)) if conditions else {}
 
 
 def origin_of(
-    description: Mapping[str, Any], process: Mapping[str, Any], seconds: float | None = None
+    description: Mapping[str, Any],
+    process: Mapping[str, Any],
+    seconds: float | None = None,
+    trained: str | None = None,
 ) -> dict[str, Any]:
     """Returns when, where and with what a run was trained, as JSON values.
 
@@ -236,27 +181,24 @@ def origin_of(
       description: of the run, from `describe_run`; {} for a network that was trained elsewhere.
       process: that trained it, from `read_origin`; {} if unknown.
       seconds: of its training steps; None if unknown.
+      trained: `trained_teacher` of its workdir.
 
     Returns:
-      Version, device, number of devices, date in UTC, seconds, a digest of the data and of the
-      settings that are not the default, but for the seed, and the "conditions" that are compared,
-      see `conditions_of`.
+      Where known, version, device, number of devices and date in UTC; seconds; a digest of the data
+      and of the settings that are not the default, but for the seed; a digest of those that belong
+      to its "method"; and the "conditions" that are compared, see `conditions_of`.
     """
     origin = {**process, "seconds": seconds, "settings": _digest(description)}
     if description:
-        origin["conditions"] = conditions_of(description["settings"], description["data"])
+        settings, data = description["settings"], description["data"]
+        given = description.get("given_teacher", ())
+        origin["method"] = _digest({"settings": method_settings(settings)})
+        origin["conditions"] = conditions_of(settings, data, given, trained)
     return origin
 
 
-def _changed(settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings that are not the default: one that amdjax gets later changes nothing."""
-    defaults = default_settings()
-    missing = object()
-    return {key: value for key, value in settings.items() if defaults.get(key, missing) != value}
-
-
 def _digest(description: Mapping[str, Any]) -> str:
-    changed = _changed(flatten_settings({**description.get("settings", {}), "seed": None}))
+    changed = changed_settings(flatten_settings({**description.get("settings", {}), "seed": None}))
     content = json.dumps({"settings": changed, "data": description.get("data")}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -269,17 +211,21 @@ def write(workdir: Path, data: Fingerprint, results: Results) -> None:
     its `RunResult.origin`. The runs of earlier commands on the same classes stay; a seed is left
     out, with a note, where the new seeds of its method were trained with other settings, on other
     images or for another number of steps. So that the comparisons are of methods alone, they leave
-    out the runs of other methods that were trained so, with a note, too.
+    out the runs of other methods that were trained so. A note says so when such a run is part of
+    the command, and when it is left out for the first time.
 
     Args:
       workdir: of the experiment.
       data: fingerprint of the data set.
       results: of this command, by label and seed.
     """
-    merged = _merge(_read_runs(workdir / FILE, data), results)
-    for method, by_seed in compare_conditions(_conditions(merged)).items():
+    earlier = _read_runs(workdir / FILE, data)
+    merged = _merge(earlier, results)
+    before = _not_compared(earlier)
+    for method, by_seed in _not_compared(merged).items():
         for seed, difference in by_seed.items():
-            print(f"note: {method} with seed {seed} is not compared ({difference})")
+            if seed in results.get(method, {}) or seed not in before.get(method, {}):
+                print(f"note: {method} with seed {seed} is not compared ({difference})")
     rows = {name: _row(by_seed) for name, by_seed in merged.items()}
     teachers = {name: rows.pop(name, None) for name in TEACHERS}
     comparisons = [
@@ -304,11 +250,13 @@ def write(workdir: Path, data: Fingerprint, results: Results) -> None:
 def _merge(earlier: Results, results: Results) -> Results:
     """Returns the results of earlier commands and of this one, the teachers first."""
     merged: Results = {name: {} for name in TEACHERS if name in {*earlier, *results}}
+    defaults = default_settings()
     for label in (*results, *earlier):
         new, old = results.get(label, {}), earlier.get(label, {})
-        kinds = {_kind(result) for result in new.values()}
         by_seed = {
-            seed: result for seed, result in old.items() if not new or _kind(result) in kinds
+            seed: result
+            for seed, result in old.items()
+            if not new or any(_same_kind(result, one, defaults) for one in new.values())
         }
         for seed in sorted(old.keys() - by_seed.keys() - new.keys()):
             print(
@@ -326,9 +274,16 @@ def _merge(earlier: Results, results: Results) -> Results:
     return merged
 
 
-def _kind(result: RunResult) -> tuple[Any, ...]:
-    """Returns what the runs have in common that are averaged over their seeds."""
-    return result.origin.get("settings"), result.final()["step"]
+def _same_kind(one: RunResult, other: RunResult, defaults: Mapping[str, Any]) -> bool:
+    """Returns whether two runs of a method are averaged over their seeds."""
+    if one.final()["step"] != other.final()["step"]:
+        return False
+    origins = one.origin, other.origin
+    if not all({"method", "conditions"} <= origin.keys() for origin in origins):
+        return one.origin.get("settings") == other.origin.get("settings")  # of an earlier version
+    ours, theirs = (origin["conditions"] for origin in origins)
+    same_method = one.origin["method"] == other.origin["method"]
+    return same_method and not difference_of(ours, theirs, "", defaults)
 
 
 def _read_runs(path: Path, data: Fingerprint) -> Results:

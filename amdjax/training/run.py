@@ -3,8 +3,9 @@
 import contextlib
 import dataclasses
 import sys
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 from jax.sharding import Mesh
@@ -13,12 +14,11 @@ from amdjax import distributed
 from amdjax.checkpoint import (
     Checkpoints,
     best_step,
-    current_origin,
     has_checkpoint,
     read_evaluation,
     read_origin,
 )
-from amdjax.config import compute_dtype, validate
+from amdjax.config import compute_dtype, gives_network, validate
 from amdjax.data import Dataset, describe_dataset, load_dataset
 from amdjax.data.registry import DatasetSpec
 from amdjax.data.unknown import check_unknown
@@ -29,6 +29,7 @@ from amdjax.imports import apply_imports, unrecorded
 from amdjax.models import Ensemble, Model, count_parameters, member_variables
 from amdjax.predictor import create_predictor
 from amdjax.pretrained import (
+    GivenTeacher,
     TeacherSource,
     create_teacher,
     load_given_teacher,
@@ -38,6 +39,7 @@ from amdjax.pretrained import (
 from amdjax.teacher_outputs.accuracy import print_low_accuracy
 from amdjax.teacher_outputs.stored import StoredOutputs, open_outputs
 from amdjax.training import results
+from amdjax.training.conditions import trained_teacher
 from amdjax.training.initial import InitialState, load_initial
 from amdjax.training.loop import RunState, train_loop
 from amdjax.training.metric_writer import METRICS_FILE, training_seconds
@@ -58,6 +60,7 @@ from amdjax.training.trainer import (
 )
 from amdjax.workdir import (
     check_data,
+    check_given_teacher,
     check_resumable,
     describe_run,
     write_config,
@@ -66,12 +69,14 @@ from amdjax.workdir import (
 from amdjax.workdir_lock import WorkdirLock
 
 
-def run(config: ml_collections.ConfigDict, workdir: Path) -> bool:
+def run(config: ml_collections.ConfigDict, workdir: Path, overridden: Collection[str] = ()) -> bool:
     """Trains what a config describes, or resumes it, and leaves the results in `workdir`.
 
     Args:
       config: see `configs/default.py`.
       workdir: where every run has its folder; `results.json` is written there at the end.
+      overridden: names of settings, such as "losses.kd.temperature", that the user has changed;
+        those that have no effect are printed.
 
     Returns:
       Whether everything is finished; False if a signal stopped it.
@@ -89,16 +94,20 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> bool:
         inputs = _load_inputs(config, specs, data, workdir)
         if distributed.is_primary():
             write_config(config, workdir)
+            _print_ignored(config, specs, overridden)
             _print_start(config, specs, inputs, mesh.size)
         return _train_all(config, specs, inputs, workdir, mesh, lock)
 
 
-def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def prepare(
+    config: ml_collections.ConfigDict, workdir: Path, overridden: Collection[str] = ()
+) -> None:
     """Prepares the data of a config and checks all that `run` checks; trains nothing.
 
     Args:
       config: see `configs/default.py`.
       workdir: that `run` is to be called with; it is read if it is there, and never written.
+      overridden: as for `run`.
 
     Raises:
       UserError: on a mistake that the user can correct.
@@ -109,9 +118,8 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
     inputs = _load_inputs(config, specs, data, workdir)
     for spec in specs:
         train_batches(config, inputs.data_of(spec), spec.seed)
-    if _given_network(config, specs):
-        load_given_teacher(config.teacher, inputs.dataset.fingerprint)
     if distributed.is_primary():
+        _print_ignored(config, specs, overridden)
         _print_header(config, specs, inputs, mesh.size)
         print("the data are prepared and the settings are valid; nothing was trained", flush=True)
 
@@ -137,6 +145,7 @@ class _Inputs(NamedTuple):
       dataset: of the teachers.
       students: data set of the students, with images without labels where the config has some.
       changes: sentences about images that have changed since a run was started.
+      teacher: the students', where the config gives a network or an ensemble.
       outputs: the teacher's, where the config has a file of them.
       accuracy: of these outputs on the training images; None where it is not known.
       initial: what the students start from; None: from random variables.
@@ -145,6 +154,7 @@ class _Inputs(NamedTuple):
     dataset: Dataset
     students: Dataset
     changes: list[str]
+    teacher: GivenTeacher | None
     outputs: StoredOutputs | None
     accuracy: float | None
     initial: InitialState | None
@@ -168,8 +178,15 @@ def _load_inputs(
     for spec in specs:
         fingerprint = (dataset if spec.is_teacher else students).fingerprint
         changes.add(check_data(config, workdir / spec.name, fingerprint))
-    initial = _load_initial(config, specs, students, workdir)
-    return _Inputs(dataset, students, sorted(filter(None, changes)), outputs, accuracy, initial)
+    return _Inputs(
+        dataset=dataset,
+        students=students,
+        changes=sorted(filter(None, changes)),
+        teacher=_load_teacher(config, specs, dataset, workdir),
+        outputs=outputs,
+        accuracy=accuracy,
+        initial=_load_initial(config, specs, students, workdir),
+    )
 
 
 def _print_start(
@@ -192,13 +209,21 @@ def _print_start(
     sys.stdout.flush()
 
 
+def _print_ignored(
+    config: ml_collections.ConfigDict, specs: list[RunSpec], overridden: Collection[str]
+) -> None:
+    for sentence in ignored_settings(config, specs, overridden):
+        print(f"note: {sentence}")
+
+
 def _print_header(
     config: ml_collections.ConfigDict, specs: list[RunSpec], inputs: _Inputs, num_devices: int
 ) -> None:
     """Prints what the config plans, and warnings about settings that may not be what is meant."""
-    for sentence in ignored_settings(config, specs):
-        print(f"note: {sentence}")
     print_small_data_warnings(config, [len(inputs.data_of(spec).train) for spec in specs])
+    if inputs.teacher is not None:
+        for source in teacher_sources(config.teacher):
+            print_teacher_warnings(config, source)
     print(results.header(config, inputs.dataset, inputs.data_of, specs, num_devices))
     if config.data.unlabeled:
         print(
@@ -219,13 +244,19 @@ def _train_all(
     teachers: dict[str, dict] = {}
     teacher_cache = TeacherCache()
     finished: results.Results = {}
-    if _given_network(config, specs):
-        teachers[TEACHER], result = import_teacher(config, inputs.dataset, mesh)
+    given_teacher: Sequence[Mapping[str, Any]] = ()
+    if inputs.teacher is not None:
+        teachers[TEACHER], result = import_teacher(config, inputs.teacher, inputs.dataset, mesh)
         finished[TEACHER] = {config.seed: result}
+        given_teacher = inputs.teacher.checkpoints
     trainer: Trainer | None = None
     built_for: RunSpec | None = None
     with distributed.Preemption(lock.check) as preemption:
         for group in group_seeds(specs, config.seeds_at_once):
+            if preemption.agreed:  # since the last step of the run before
+                if distributed.is_primary():
+                    print(f"stopped before {group[0].name}; repeat the command to resume")
+                return False
             shared = dataclasses.replace(group[0], name="", seed=0)
             if trainer is None or shared != built_for:  # the seeds share the compiled programs
                 trainer = build_trainer(config, shared, inputs.data_of(shared), mesh)
@@ -234,7 +265,9 @@ def _train_all(
             if shared.teacher is not None and inputs.outputs is None:
                 teacher = teachers[shared.teacher]
             start = None if shared.is_teacher else inputs.initial
-            trained = train_runs(trainer, group, workdir, teacher, teacher_cache, preemption, start)
+            trained = train_runs(
+                trainer, group, workdir, teacher, teacher_cache, preemption, start, given_teacher
+            )
             if trained is None:
                 if distributed.is_primary():
                     print(f"stopped during {group[0].name}; repeat the command to resume")
@@ -249,10 +282,22 @@ def _train_all(
     return True
 
 
-def _given_network(config: ml_collections.ConfigDict, specs: list[RunSpec]) -> bool:
-    """Returns whether the students' teacher is a network that the config gives."""
-    given = config.teacher.checkpoint or config.teacher.ensemble
-    return bool(given) and any(spec.teacher for spec in specs)
+def _load_teacher(
+    config: ml_collections.ConfigDict, specs: list[RunSpec], dataset: Dataset, workdir: Path
+) -> GivenTeacher | None:
+    """Returns the teacher that the config gives; None where it gives no network or none is read.
+
+    Raises:
+      UserError: if it does not fit the data, or is not the one that a student has learned from.
+    """
+    students = [spec for spec in specs if spec.teacher]
+    if not students or not gives_network(config):
+        return None
+    started = distributed.of_primary(all(has_checkpoint(workdir / spec.name) for spec in students))
+    teacher = load_given_teacher(config.teacher, dataset.fingerprint, bool(started))
+    for spec in students:
+        check_given_teacher(workdir / spec.name, teacher.checkpoints)
+    return teacher
 
 
 def _load_initial(
@@ -267,15 +312,23 @@ def _load_initial(
 
 
 def import_teacher(
-    config: ml_collections.ConfigDict, dataset: Dataset, mesh: Mesh
+    config: ml_collections.ConfigDict, teacher: GivenTeacher, dataset: Dataset, mesh: Mesh
 ) -> tuple[dict, results.RunResult]:
-    """Loads the teacher that the config gives, and prints its accuracy.
+    """Copies the teacher that the config gives to all devices, and prints its accuracy.
 
     Those of the members of an ensemble are printed, too.
+
+    Args:
+      config: of the experiment.
+      teacher: from `load_given_teacher`.
+      dataset: of the experiment.
+      mesh: of all devices.
+
+    Returns:
+      Its variables, replicated, and its result.
     """
     sources = teacher_sources(config.teacher)
-    loaded = load_given_teacher(config.teacher, dataset.fingerprint)
-    variables = distributed.replicate(loaded, mesh)
+    variables = distributed.replicate(teacher.variables, mesh)
     module = create_teacher(config.teacher, dataset.num_classes, compute_dtype(config))
     origin: dict = {}
 
@@ -292,9 +345,6 @@ def import_teacher(
         subject, known = f"teacher {sources[0].checkpoint}", known_accuracy(sources[0])
         origin = read_origin(local_path(sources[0].checkpoint, "config.teacher"))
     evaluation = _evaluate_teacher(config, dataset, mesh, module, variables, subject, known)
-    if distributed.is_primary():
-        for source in sources:
-            print_teacher_warnings(config, source)
     return variables, results.RunResult(
         teacher_name(config.teacher),
         count_parameters(variables),
@@ -349,6 +399,7 @@ def train_runs(
     teacher_cache: TeacherCache,
     preemption: distributed.Preemption,
     initial: InitialState | None = None,
+    given_teacher: Sequence[Mapping[str, Any]] = (),
 ) -> list[tuple[dict, results.RunResult]] | None:
     """Trains runs that differ only in their seeds, several of them as one program.
 
@@ -363,6 +414,7 @@ def train_runs(
       teacher_cache: of the experiment.
       preemption: polled after every step.
       initial: what the runs start from; None: random weights.
+      given_teacher: the checkpoints of the teacher that the config gives, see `GivenTeacher`.
 
     Returns:
       For each run the network's variables and its result; None if a signal stopped them.
@@ -374,16 +426,17 @@ def train_runs(
 
     def open_run(spec: RunSpec) -> RunState:
         folder = workdir / spec.name
+        data = trainer.dataset.fingerprint
         if distributed.is_primary():
-            write_run_spec(config, spec, folder, trainer.dataset.fingerprint)
-        description = describe_run(config, spec, trainer.dataset.fingerprint)
+            write_run_spec(config, spec, folder, data, given_teacher)
+        description = describe_run(config, spec, data, given_teacher)
         checkpoints = stack.enter_context(Checkpoints(folder, description))
         # A process may not see the newest checkpoint yet on a shared disk.
         start = distributed.of_primary(checkpoints.latest_step() or 0)
         if start:
             checkpoints.wait_for(start)
             # Into shapes: a run that is resumed does not compile how its first weights are drawn.
-            state = checkpoints.restore_latest(trainer.state_shapes())
+            state = checkpoints.restore_latest(trainer.state_shapes)
             log = checkpoints.restore_log()
         else:
             state, log = trainer.init_state(spec.seed, initial), {}
@@ -414,8 +467,9 @@ def train_runs(
                     _test_evaluations(trainer, run),
                     results.origin_of(
                         run.description,
-                        read_origin(run.folder) or current_origin(),
+                        read_origin(run.folder),
                         training_seconds(run.folder / METRICS_FILE, config.batch_size),
+                        trained_teacher(workdir, run.spec.teacher),
                     ),
                 ),
             )

@@ -145,9 +145,9 @@ def make_train_step(
         else:
             grads, aux = _accumulate(gradients, accumulate, examples, statistics, keys)
         metrics, batch_stats, loss_state = aux
-        # The state of a loss that sees the whole batch is equal on all devices. Statistics and
-        # centres of the shards are means over equal numbers of examples, and so is what the whole
-        # batch would give.
+        # The state of a loss that sees the whole batch is equal on all devices, and can be large.
+        # Other statistics and centres of the shards are means over equal numbers of examples, and
+        # so is what the whole batch would give.
         equal = {k: v for k, v in loss_state.items() if k in objective.whole_batch_losses}
         averaged = {k: v for k, v in loss_state.items() if k not in equal}
         grads, metrics, batch_stats, averaged = jax.lax.pmean(

@@ -90,8 +90,9 @@ class Trainer:
             state = dataclasses.replace(state, ema=initial.ema)
         return distributed.replicate(state, self.mesh)
 
+    @functools.cached_property
     def state_shapes(self) -> TrainState:
-        """Returns the shapes, dtypes and shardings of a state, and computes nothing."""
+        """The shapes, dtypes and shardings of a state, for which nothing is computed."""
         state = jax.eval_shape(
             self._create_state,
             abstract_variables(self.student, self.dataset.image_shape),

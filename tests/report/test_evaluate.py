@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from amdjax.analysis import grad_cam, map_angles, map_cosine
+from amdjax.checkpoint import digest_of
 from amdjax.data import load_dataset
 from amdjax.errors import UserError
 from amdjax.losses import am_loss
@@ -81,8 +82,27 @@ def test_students_of_other_settings_are_not_compared(workdir):
         dataclasses.replace(network, method="sp", settings=settings),
         dataclasses.replace(network, method="ft", step=8),
     ]
-    different = evaluate._different([network, *others])
-    assert different == {"sp": {0: "epochs: 5, kd 2"}, "ft": {0: "steps: 8, kd 16"}}
+    different = evaluate._different([network, *others], workdir, max_steps=16)
+    unfinished = "its training is not finished"
+    assert different == {"sp": {0: "epochs: 5, kd 2"}, "ft": {0: unfinished}}
+    # The others are not compared with a run of the baseline that is not finished.
+    first = dataclasses.replace(network, seed=7, step=8)
+    different = evaluate._different([first, network, others[0]], workdir, max_steps=16)
+    assert different == {"kd": {7: unfinished}}
+
+
+def test_student_of_the_trained_teacher_is_compared_with_those_that_trained_it(workdir):
+    network = restore(workdir / "kd")
+    path = workdir / "teacher"
+    digest = digest_of(path / "checkpoints/16")
+    given = {"source": str(path), "step": 16, "digest": digest}
+    teacher = {"name": "wrn_10_1", "seed": 5, "checkpoint": str(path)}
+    settings = {**network.settings, "teacher": teacher}
+    later = dataclasses.replace(network, method="at", settings=settings, given_teacher=(given,))
+    assert evaluate._different([network, later], workdir, max_steps=0) == {}
+    other = dataclasses.replace(later, given_teacher=({**given, "digest": "00000000"},))
+    (difference,) = evaluate._different([network, other], workdir, max_steps=0)["at"].values()
+    assert f"teacher.digest: '00000000', kd '{digest}'" in difference
 
 
 def test_evaluate_workdir_compares_students_with_the_teacher(workdir, report):

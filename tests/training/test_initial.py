@@ -103,12 +103,12 @@ def test_state_shapes_are_those_of_the_state_before_the_first_step(config, datas
     state = trainer.init_state(seed=3)
     assert state.loss_variables["params"]
     assert state.loss_variables["state"]
-    assert forms(trainer.state_shapes()) == forms(state)
+    assert forms(trainer.state_shapes) == forms(state)
 
 
 def test_variables_of_losses_are_kept_where_they_match():
-    def tree(size, value):
-        return {"call": {"kernel": np.full(size, value, np.float32)}}
+    def tree(size, value, dtype=np.float32):
+        return {"call": {"kernel": np.full(size, value, dtype)}}
 
     saved = {
         "params": {"vid": tree(3, 1), "fitnet": tree(3, 1), "ab": tree(3, 1)},
@@ -124,6 +124,9 @@ def test_variables_of_losses_are_kept_where_they_match():
     kept = InitialState({}, {}, saved, 0).of_losses(drawn)
     assert kept["params"]["vid"]["call"]["kernel"][0] == 1
     _assert_equal(InitialState({}, {}, {}, 0).of_losses(drawn), drawn)
+    drawn["state"]["center"] = tree(2, 0, np.int32)  # of another version
+    kernel = InitialState({}, {}, saved, 0).of_losses(drawn)["state"]["center"]["call"]["kernel"]
+    assert (kernel[0], kernel.dtype) == (1, np.int32)
 
 
 @pytest.mark.parametrize(

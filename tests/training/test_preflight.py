@@ -1,7 +1,9 @@
 """Settings that exclude each other, found before any data are read."""
 
+import numpy as np
 import pytest
 
+from amdjax.checkpoint import Checkpoints
 from amdjax.configs import default
 from amdjax.data import Fingerprint
 from amdjax.errors import UserError
@@ -90,3 +92,15 @@ def test_print_teacher_warnings_names_another_normalisation_and_an_unfinished_ru
     assert "was trained with config.augment.std=[0." in normalised
     assert "normalised with [1.0, 1.0, 1.0]" in normalised
     assert unfinished.endswith("its checkpoint is that of step 6 of 8")
+
+
+@pytest.mark.parametrize("description", [{"method": "kd"}, {"settings": {"data": {}, "epochs": 5}}])
+def test_print_teacher_warnings_accepts_a_description_without_settings(
+    tmp_path, capsys, description
+):
+    config = default.get_config()
+    config.data.validation = 0.1
+    with Checkpoints(tmp_path, description) as checkpoints:
+        checkpoints.save(4, {"step": np.int32(4)})
+    print_teacher_warnings(config, TeacherSource(str(tmp_path), "resnet8", 1.0))
+    assert capsys.readouterr().err == ""

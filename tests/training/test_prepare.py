@@ -38,6 +38,14 @@ def test_prepare_finds_the_mistakes_that_training_would(images, tmp_path, key, v
         prepare(config, tmp_path / "run")
 
 
+def test_prepare_warns_about_a_teacher_of_another_normalisation(images, trained, tmp_path, capsys):
+    config = tiny_config(images, ("kd",))
+    config.teacher.checkpoint = str(trained / "teacher")
+    config.augment.std = (1.0, 1.0, 1.0)
+    prepare(config, tmp_path / "run")
+    assert "is normalised with [1.0, 1.0, 1.0] here" in capsys.readouterr().err
+
+
 def warnings_of(config, sizes, capsys):
     print_small_data_warnings(config, sizes)
     out, err = capsys.readouterr()

@@ -6,6 +6,7 @@ import pytest
 
 from amdjax.data import Fingerprint
 from amdjax.training import results
+from amdjax.training.conditions import compare_conditions, conditions_of
 
 DATA = Fingerprint("digits", ("0", "1"), (8, 8, 3), {"train": 8, "test": 4})
 RESULT = results.RunResult(
@@ -186,9 +187,16 @@ def test_write_has_null_for_an_undefined_p_value(tmp_path):
     assert content["comparisons"][0]["p_value"] is None
 
 
-def _result(accuracy, epochs=3, losses=None, step=9, digest="", **settings):
+def _given(digests):
+    return [{"source": path, "step": 9, "digest": digest} for path, digest in digests.items()]
+
+
+def _result(
+    accuracy, epochs=3, losses=None, step=9, digest="", given=None, trained=None, **settings
+):
     settings = {"losses": losses or {"ce": {"weight": 1.0}}, **settings}
-    origin = results.origin_of(_description(epochs, digest, **settings), {})
+    description = {**_description(epochs, digest, **settings), "given_teacher": _given(given or {})}
+    origin = results.origin_of(description, {}, trained=trained)
     values = {"accuracy": accuracy, "nll": 1.0, "ece": 0.125}
     return results.RunResult("resnet8", 1, {step: values}, origin)
 
@@ -221,3 +229,140 @@ def test_comparisons_leave_out_runs_that_differ_in_more_than_the_method(tmp_path
     ):
         assert f"note: {sentence}" in notes
     assert not any("scratch" in note or "eskd" in note for note in notes)
+
+
+def _not_compared(tmp_path, capsys, kd, **students):
+    """Writes the results of kd, then of other methods, and returns the notes."""
+    results.write(tmp_path, DATA, {"kd": kd})
+    results.write(tmp_path, DATA, {method: {0: one} for method, one in students.items()})
+    return capsys.readouterr().out.splitlines()
+
+
+TRAINED = {"name": "wrn_16_3", "seed": 0, "checkpoint": ""}
+GIVEN = {"name": "wrn_16_3", "seed": 0, "checkpoint": "runs/x/teacher"}
+ELSEWHERE = {"name": "WRN-16-3", "seed": 4, "checkpoint": "/disk/runs/x/teacher"}
+MEMBERS = [{"checkpoint": path, "model": "resnet20", "weight": 0.5} for path in ("a", "b")]
+
+
+@pytest.mark.parametrize(
+    ("kd", "at"),
+    [
+        # The teacher that kd has trained in this workdir, given by its path.
+        (
+            {"teacher": TRAINED, "trained": "1"},
+            {"teacher": GIVEN, "given": {"runs/x/teacher": "1"}},
+        ),
+        # A given teacher by another path, and with another seed.
+        (
+            {"teacher": GIVEN, "given": {"runs/x/teacher": "1"}},
+            {"teacher": ELSEWHERE, "given": {"/disk/runs/x/teacher": "1"}},
+        ),
+        # A file of weights has no digest, and its teacher no seed.
+        ({"teacher": GIVEN}, {"teacher": {**GIVEN, "seed": 4}}),
+        # A teacher that was trained again from a checkpoint before its last.
+        ({"teacher": TRAINED, "trained": "1"}, {"teacher": TRAINED, "trained": "2"}),
+        # The teacher of eskd, which trains it itself.
+        (
+            {"teacher": GIVEN, "given": {"runs/x/teacher": "1"}},
+            {"teacher": {**TRAINED, "early_fraction": 0.25}, "trained": "2"},
+        ),
+        ({}, {"eval_every_epochs": 5}),
+        ({"eval_every_epochs": 5}, {}),
+        ({}, {"augment": {"strong_policy": "trivialaugment", "randaugment": {"magnitude": 3}}}),
+        ({}, {"data": {"validation_seed": 3}}),
+        ({}, {"augment": {"pad_mode": "reflect"}}),
+        ({}, {"optim": {"beta1": 0.5, "beta2": 0.5, "end_learning_rate": 0.01}}),
+        ({}, {"mix": {"name": "none", "layer": "stage1"}}),
+    ],
+)
+def test_comparisons_are_of_runs_that_differ_in_nothing_that_matters(tmp_path, capsys, kd, at):
+    kd = {seed: _result(0.5, **kd) for seed in (0, 1)}
+    assert _not_compared(tmp_path, capsys, kd, at=_result(0.6, **at)) == []
+    # More seeds of a method are averaged with it in the same cases, but for the teacher's kind.
+    if "early_fraction" not in at.get("teacher", {}):
+        results.write(tmp_path, DATA, {"kd": {2: _result(0.6, **at)}})
+        assert capsys.readouterr().out == ""
+        assert list(_read(tmp_path)["methods"]["kd"]["seeds"]) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("kd", "at", "difference"),
+    [
+        (
+            {"teacher": GIVEN, "given": {"runs/x/teacher": "1"}},
+            {"teacher": GIVEN, "given": {"runs/x/teacher": "2"}},
+            "teacher.digest: '2', kd '1'",
+        ),
+        (
+            {"teacher": TRAINED, "trained": "1"},
+            {"teacher": GIVEN, "given": {"runs/x/teacher": "2"}},
+            "teacher.checkpoint: 'runs/x/teacher', kd ''; teacher.digest: '2', kd '1'",
+        ),
+        ({"teacher": TRAINED}, {"teacher": {**TRAINED, "seed": 1}}, "teacher.seed: 1, kd 0"),
+        (
+            {"data": {"validation": 0.1}},
+            {"data": {"validation": 0.1, "validation_seed": 3}},
+            "data.validation_seed: 3, kd 0",
+        ),
+        (
+            {"optim": {"name": "adam"}},
+            {"optim": {"name": "adam", "beta1": 0.5}},
+            "optim.beta1: 0.5, kd 0.9",
+        ),
+        (
+            {"augment": {"policy": "randaugment"}},
+            {"augment": {"policy": "randaugment", "randaugment": {"magnitude": 3}}},
+            "augment.randaugment.magnitude: 3, kd 9",
+        ),
+    ],
+)
+def test_comparisons_leave_out_runs_of_other_conditions(tmp_path, capsys, kd, at, difference):
+    (note,) = _not_compared(tmp_path, capsys, {0: _result(0.5, **kd)}, at=_result(0.6, **at))
+    assert note == f"note: at with seed 0 is not compared ({difference})"
+    results.write(tmp_path, DATA, {"sp": {0: _result(0.6, **kd)}})
+    assert capsys.readouterr().out == ""  # it was said before
+
+
+def test_teachers_of_an_ensemble_are_compared_with_their_weights():
+    given = _given({"a": "1", "b": "2"})
+    moved = [{**one, "checkpoint": f"/disk/{one['checkpoint']}"} for one in MEMBERS]
+    heavier = [{**one, "weight": weight} for one, weight in zip(MEMBERS, (0.75, 0.25), strict=True)]
+
+    def conditions(members, given):
+        description = _description(teacher={"ensemble": members})
+        return {0: conditions_of(description["settings"], description["data"], given)}
+
+    elsewhere = [{**one, "source": f"/disk/{one['source']}"} for one in given]
+    different = compare_conditions(
+        {
+            "kd": conditions(MEMBERS, given),
+            "at": conditions(moved, elsewhere),
+            "sp": conditions(heavier, given),
+            "ft": conditions(moved, elsewhere[:1]),
+        },
+        baseline="kd",
+    )
+    assert different.keys() == {"sp", "ft"}
+
+
+def test_settings_of_the_second_view_belong_to_the_methods_that_read_it(tmp_path, capsys):
+    second = {"strong_policy": "trivialaugment"}
+    for method, losses in (("mlkd", {"mlkd": {"weight": 1.0}}), ("kd", KD)):
+        for seed, augment in enumerate(({"flip": False}, second)):
+            results.write(
+                tmp_path, DATA, {method: {seed: _result(0.5, losses=losses, augment=augment)}}
+            )
+    assert "no longer has mlkd with seed 0" in capsys.readouterr().out
+    runs = {(run["label"], run["seed"]) for run in _read(tmp_path)["runs"]}
+    assert runs == {("mlkd", 1), ("kd", 0), ("kd", 1)}
+
+
+def test_runs_are_compared_with_the_conditions_of_most_seeds_of_the_baseline():
+    def conditions(epochs):
+        return conditions_of(*_description(epochs).values())
+
+    one, other = conditions(3), conditions(4)
+    kd = {0: None, 1: other, 2: one, 3: one}
+    different = compare_conditions({"kd": kd, "at": {0: one, 1: other, 2: None}}, "kd")
+    assert different == {"kd": {1: "epochs: 4, kd 3"}, "at": {1: "epochs: 4, kd 3"}}
+    assert compare_conditions({"kd": {0: None}, "at": {0: one, 1: other}}, "kd") == {}

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from amdjax import distributed
 from amdjax.checkpoint import Checkpoints, read_evaluation
 from amdjax.data import load_dataset
 from amdjax.errors import UserError
@@ -62,6 +63,7 @@ def test_run_logs_losses_rates_and_evaluations(finished):
 def test_run_does_not_train_a_finished_run_again(images, finished, capsys, monkeypatch):
     monkeypatch.delattr(Trainer, "init_state")  # weights are restored, and none are drawn
     change_saved(finished / "scratch/checkpoints/16", origin={"device": "A100"})
+    change_saved(finished / "amd_gl/checkpoints/16", origin={})  # as in earlier versions
     (finished / "results.json").unlink()
     before = {file: file.stat().st_mtime_ns for file in finished.glob("*/checkpoints/*/*")}
     run(tiny_config(images, ("scratch", "amd_gl")), finished)
@@ -73,7 +75,15 @@ def test_run_does_not_train_a_finished_run_again(images, finished, capsys, monke
     content = json.loads((finished / "results.json").read_text())
     runs = {entry["label"]: entry for entry in content["runs"]}
     assert runs["scratch"]["origin"]["device"] == "A100"  # that of its training
-    assert runs["amd_gl"]["origin"]["device"] != "A100"
+    assert "device" not in runs["amd_gl"]["origin"]
+
+
+def test_run_stops_before_a_run_if_a_signal_came_after_the_last_step(
+    images, finished, capsys, monkeypatch
+):
+    monkeypatch.setattr(distributed.Preemption, "agreed", True)
+    assert not run(tiny_config(images, ("scratch", "amd_gl")), finished)
+    assert "stopped before teacher; repeat the command to resume" in capsys.readouterr().out
 
 
 def test_run_of_another_method_uses_the_same_teacher(images, finished):
@@ -108,6 +118,15 @@ def test_run_takes_a_trained_teacher(images, finished, tmp_path, capsys):
     given = json.loads((tmp_path / "results.json").read_text())
     trained = json.loads((finished / "results.json").read_text())
     assert not (tmp_path / "teacher").exists()
+    (read,) = json.loads((tmp_path / "kd/run.json").read_text())["given_teacher"]
+    assert (read["source"], read["step"]) == (str(finished / "teacher"), 16)
+    digests = [
+        run["origin"]["conditions"]["teacher"]["digest"]
+        for runs in (given["runs"], trained["runs"])
+        for run in runs
+        if run["label"] in ("kd", "amd_gl")
+    ]
+    assert set(digests) == {read["digest"]}
     for key in ("accuracy", "nll", "ece"):
         np.testing.assert_allclose(
             given["teacher"]["final"][key], trained["teacher"]["final"][key], rtol=1e-6

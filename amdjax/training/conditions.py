@@ -1,0 +1,197 @@
+"""Conditions of a run: what must be equal where the accuracies of methods are compared."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from amdjax.checkpoint import digest_of, newest_checkpoint
+from amdjax.losses import LOSSES
+from amdjax.workdir import default_settings, flatten_settings
+
+# Settings of a run in which methods may differ and are compared nevertheless: the seed; what
+# belongs to a method (its losses, and the second view of the images, which only some read); and how
+# often a network is evaluated. Those that do not change a training are not among a run's settings.
+_NO_CONDITIONS = ("seed", "losses", "eval_every_epochs", "augment.strong_policy")
+# Setting -> whether it has an effect, given all settings by their dotted names. An optimiser that
+# amdjax does not know may read any of its settings.
+_HAS_EFFECT: dict[str, Callable[[Mapping[str, Any]], bool]] = {
+    "data.validation_seed": lambda settings: settings["data.validation"] > 0,
+    "augment.pad_mode": lambda settings: settings["augment.padding"] > 0,
+    "mix.alpha": lambda settings: settings["mix.name"] != "moex",
+    "mix.layer": lambda settings: settings["mix.name"] == "moex",
+    "mix.moex_lam": lambda settings: settings["mix.name"] == "moex",
+    "optim.boundaries": lambda settings: settings["optim.schedule"] == "step",
+    "optim.factor": lambda settings: settings["optim.schedule"] == "step",
+    "optim.end_learning_rate": lambda settings: settings["optim.schedule"] != "step",
+    "optim.momentum": lambda settings: settings["optim.name"] not in ("adam", "adamw"),
+    "optim.beta1": lambda settings: settings["optim.name"] != "sgd",
+    "optim.beta1_end": lambda settings: (
+        settings["optim.name"] != "sgd" and settings["optim.ramp_down_epochs"] > 0
+    ),
+    "optim.beta2": lambda settings: settings["optim.name"] != "sgd",
+}
+
+
+def compare_conditions(
+    conditions: Mapping[str, Mapping[int, Mapping[str, Any] | None]], baseline: str
+) -> dict[str, dict[int, str]]:
+    """Finds the runs whose accuracies cannot be compared with the baseline's.
+
+    Args:
+      conditions: method -> seed -> `conditions_of` a run, and its "steps"; None: not known.
+      baseline: the method that the others are compared with.
+
+    Returns:
+      method -> seed -> the conditions that differ from those of most seeds of the baseline, in
+      words; without the runs where none do.
+    """
+    defaults = default_settings()
+    known = [values for values in conditions.get(baseline, {}).values() if values]
+    if not known:
+        return {}
+    reference = max(  # the first of several that are as common
+        known, key=lambda one: sum(not difference_of(one, other, "", defaults) for other in known)
+    )
+    different: dict[str, dict[int, str]] = {}
+    for method, by_seed in conditions.items():
+        for seed, values in by_seed.items():
+            if difference := values and difference_of(values, reference, baseline, defaults):
+                different.setdefault(method, {})[seed] = difference
+    return different
+
+
+def difference_of(
+    one: Mapping[str, Any], other: Mapping[str, Any], name: str, defaults: Mapping[str, Any]
+) -> str:
+    """Returns the conditions that differ in words; "" if none do.
+
+    Args:
+      one: conditions of a run.
+      other: those of another.
+      name: of the other's method, for the words.
+      defaults: `default_settings`.
+    """
+
+    def compared(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+        teacher = _compared_teacher(ours.get("teacher"), theirs.get("teacher"))
+        return flatten_settings({**ours, "teacher": teacher})
+
+    one, other = compared(one, other), compared(other, one)
+    pairs = {
+        key: tuple(values.get(key, defaults.get(key)) for values in (one, other))
+        for key in sorted({*one, *other})
+    }
+    return "; ".join(
+        f"{key}: {ours!r}, {name} {theirs!r}"
+        for key, (ours, theirs) in pairs.items()
+        if ours != theirs
+    )
+
+
+def _compared_teacher(
+    teacher: Mapping[str, Any] | None, other: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Returns the entries of a run's "teacher" that are compared with those of another run."""
+    if teacher is None or other is None:
+        return {}
+    both = teacher.keys() & other.keys()
+    is_early = "early_fraction" in {*teacher, *other}  # of eskd, which trains its teacher so
+    if is_early or teacher.get("checkpoint") == other.get("checkpoint") == "":
+        return {key: teacher[key] for key in both & {"name", "seed", "early_fraction"}}
+    if "digest" in both and teacher["digest"] == other["digest"]:
+        return {}  # wherever the checkpoint lies
+    return {
+        key: value
+        for key, value in teacher.items()
+        if key != "seed" and (key != "digest" or key in both)
+    }
+
+
+def conditions_of(
+    settings: Mapping[str, Any],
+    data: Mapping[str, Any],
+    given_teacher: Iterable[Mapping[str, Any]] = (),
+    trained: str | None = None,
+) -> dict[str, Any]:
+    """Returns what the runs of methods that are compared have in common, as JSON values.
+
+    Args:
+      settings: of a run, from `describe_run`.
+      data: its fingerprint as JSON values.
+      given_teacher: the checkpoints that it learned from, see `GivenTeacher`.
+      trained: `trained_teacher` of its workdir.
+
+    Returns:
+      The settings that are not the default and may change what other methods learn, under their
+      dotted names; its "images"; and, where it has a teacher, the settings of its "teacher", with a
+      "digest" of the checkpoint where that is known.
+    """
+    teacher = dict(settings.get("teacher", {}))
+    flat = flatten_settings({key: settings[key] for key in settings if key != "teacher"})
+    whole = {**default_settings(), **flat}
+    changed = changed_settings(flat)
+    conditions = {key: changed[key] for key in changed if _is_condition(key, whole)}
+    conditions["images"] = {**data["num_images"], "digest": data["digest"]}
+    if teacher:
+        if teacher.get("checkpoint"):
+            teacher.pop("seed", None)  # of teachers that are trained
+        if digest := _teacher_digest(teacher, given_teacher, trained):
+            teacher["digest"] = digest
+        conditions["teacher"] = teacher
+    return conditions
+
+
+def _is_condition(key: str, settings: Mapping[str, Any]) -> bool:
+    """Returns whether a setting has an effect, and on others than the method that it belongs to."""
+    section, _, name = key.partition(".")
+    if key in _NO_CONDITIONS or section in _NO_CONDITIONS:
+        return False
+    if section == "augment" and "." in name:
+        return _is_of_policy(key, settings["augment.policy"])
+    return key not in _HAS_EFFECT or _HAS_EFFECT[key](settings)
+
+
+def _is_of_policy(key: str, policy: str) -> bool:
+    """Returns whether a setting is that of an augmentation in a policy: "augment.NAME.SETTING"."""
+    return any(key.startswith(f"augment.{name.strip()}.") for name in policy.split("+"))
+
+
+def _teacher_digest(
+    teacher: Mapping[str, Any], given: Iterable[Mapping[str, Any]], trained: str | None
+) -> Any:
+    """Returns what tells a teacher from others as a JSON value; None if it is not known."""
+    digests = {one["source"]: one["digest"] for one in given}
+    if "ensemble" in teacher:
+        members = [[digests.get(one["checkpoint"]), one["weight"]] for one in teacher["ensemble"]]
+        return members if all(digest for digest, _ in members) else None
+    if teacher.get("checkpoint") == "":
+        return trained
+    return digests.get(teacher.get("checkpoint"))
+
+
+def trained_teacher(workdir: Path, name: str | None) -> str | None:
+    """Returns a digest of the newest checkpoint of a teacher that was trained in a workdir.
+
+    Args:
+      workdir: of the experiment.
+      name: of the teacher's run; None: the result is None, as where it has no checkpoint.
+    """
+    return digest_of(newest_checkpoint(workdir / name)) if name else None
+
+
+def changed_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings that are not the default: one that amdjax gets later changes nothing."""
+    defaults = default_settings()
+    missing = object()
+    return {key: value for key, value in settings.items() if defaults.get(key, missing) != value}
+
+
+def method_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that belong to the method of a run, by their dotted names."""
+    flat = flatten_settings(dict(settings))
+    names = {key for key in flat if key.startswith("losses.")}
+    losses = [LOSSES[name] for name in settings.get("losses", ()) if name in LOSSES]
+    if any(loss.needs_strong_view for loss in losses):
+        policy = flat.get("augment.strong_policy", "")
+        names |= {key for key in flat if _is_of_policy(key, policy)} | {"augment.strong_policy"}
+    return {key: flat[key] for key in names & flat.keys()}
