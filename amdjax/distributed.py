@@ -403,14 +403,14 @@ class Preemption:
             # JAX stops at the call whose number is one above the last that any process has made:
             # with numbers that do not start at 1 or have gaps, as steps do, it can be missed.
             self._calls += 1
-            # JAX says so once, perhaps after the last step of a run: the next run then stops.
+            # JAX says so once, perhaps after the last step of a run.
             self._agreed |= multihost_utils.reached_preemption_sync_point(self._calls)
             return self._agreed
         return self._stop
 
     @property
     def agreed(self) -> bool:
-        """Whether `requested` has to return True from now on, as all processes know."""
+        """Whether a stop has been requested, and agreed on by all processes."""
         return self._agreed if process_count() > 1 else self._stop
 
     def _note(self, number: int, frame: Any) -> None:

@@ -226,7 +226,8 @@ def _check_run(path: Path, data: Fingerprint, subject: str, started: bool) -> No
     run = None if folder is None else read_description(folder)
     if run is None:
         return
-    if difference := compare_classes(Fingerprint.from_dict(run["data"]), data):
+    trained_on = Fingerprint.from_dict(run["data"]) if "data" in run else data
+    if difference := compare_classes(trained_on, data):
         problem = (
             f"{subject} was trained on other classes than those of the data ({difference}), and "
             "students would learn its outputs as those of the wrong classes"
@@ -235,7 +236,7 @@ def _check_run(path: Path, data: Fingerprint, subject: str, started: bool) -> No
             "choose a teacher of these classes, or give its outputs in their order with "
             "config.teacher.outputs, or rename the folders of the images if only names differ"
         )
-    elif predicting := predicting_losses(run["settings"]["losses"]):
+    elif predicting := predicting_losses(run.get("settings", {}).get("losses", {})):
         problem = (
             f"{subject} was trained with {' and '.join(predicting)}, whose predictions are not the "
             "softmax of the logits, and students would learn from the logits"

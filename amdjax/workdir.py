@@ -211,7 +211,7 @@ def read_identity(folder: Path) -> tuple[str, Fingerprint]:
     Raises:
       UserError: if the folder does not describe a run.
     """
-    run = _read_run(folder)
+    run = read_run(folder)
     return run["settings"]["model"], _saved_fingerprint(run, folder)
 
 
@@ -267,7 +267,7 @@ def _old_workdir(folder: Path) -> str:
     )
 
 
-def _read_run(folder: Path) -> dict[str, Any]:
+def read_run(folder: Path) -> dict[str, Any]:
     """Returns the description of a run: that of its checkpoints, which have checksums, if any.
 
     Raises:
@@ -280,9 +280,9 @@ def _read_run(folder: Path) -> dict[str, Any]:
         if not isinstance(run["settings"], dict):
             raise TypeError("the settings are not a dictionary")
         Fingerprint.from_dict(run["data"])
+        return _with_canonical_names(run)
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise _damaged(folder, str(error)) from error
-    return _with_canonical_names(run)
 
 
 def _with_canonical_names(run: dict[str, Any]) -> dict[str, Any]:
@@ -306,7 +306,7 @@ def _with_canonical_names(run: dict[str, Any]) -> dict[str, Any]:
 
 def _read_started(folder: Path) -> dict[str, Any] | None:
     """Returns the description of a run; None where it has no checkpoint that could be resumed."""
-    return _read_run(folder) if has_checkpoint(folder) else None
+    return read_run(folder) if has_checkpoint(folder) else None
 
 
 def _damaged(folder: Path, reason: str) -> UserError:
@@ -503,7 +503,7 @@ class TrainedModel:
 def read_label(folder: Path) -> str | None:
     """Returns the label of a run, see `RunSpec`; None if the folder does not describe a run."""
     try:
-        run = _read_run(folder)
+        run = read_run(folder)
         return label_of(run["method"], *_saved_sweep(run))
     except (UserError, KeyError, TypeError):
         return None
@@ -543,7 +543,7 @@ def restore(folder: Path, num_classes: int | None = None) -> TrainedModel:
         if (folder / _OLD_RUN_FILE).exists():
             raise UserError(_old_workdir(folder))
         raise UserError(f"{folder} has no checkpoint yet; repeat the run's command to train it")
-    run = _read_run(folder)
+    run = read_run(folder)
     import_again(run.get("imports", {}), folder)
     data = _saved_fingerprint(run, folder)
     losses = run["settings"].get("losses", {})

@@ -224,6 +224,8 @@ def _different(
             "steps": network.step,
         }
     different = compare_conditions(conditions, baseline_of(conditions)) if conditions else {}
+    if len(conditions) < 2:
+        return {}  # nothing is compared
     return {
         label: different.get(label, {}) | unfinished.get(label, {})
         for label in conditions

@@ -17,13 +17,16 @@ _NO_CONDITIONS = ("seed", "losses", "eval_every_epochs", "augment.strong_policy"
 _HAS_EFFECT: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "data.validation_seed": lambda settings: settings["data.validation"] > 0,
     "augment.pad_mode": lambda settings: settings["augment.padding"] > 0,
-    "mix.alpha": lambda settings: settings["mix.name"] != "moex",
+    "mix.alpha": lambda settings: settings["mix.name"] in ("mixup", "cutmix"),
+    "mix.probability": lambda settings: settings["mix.name"] != "none",
+    "mix.teacher_sees_mixed": lambda settings: settings["mix.name"] in ("mixup", "cutmix"),
     "mix.layer": lambda settings: settings["mix.name"] == "moex",
     "mix.moex_lam": lambda settings: settings["mix.name"] == "moex",
     "optim.boundaries": lambda settings: settings["optim.schedule"] == "step",
     "optim.factor": lambda settings: settings["optim.schedule"] == "step",
     "optim.end_learning_rate": lambda settings: settings["optim.schedule"] != "step",
     "optim.momentum": lambda settings: settings["optim.name"] not in ("adam", "adamw"),
+    "optim.decay_norms_and_biases": lambda settings: settings["optim.weight_decay"] > 0,
     "optim.beta1": lambda settings: settings["optim.name"] != "sgd",
     "optim.beta1_end": lambda settings: (
         settings["optim.name"] != "sgd" and settings["optim.ramp_down_epochs"] > 0

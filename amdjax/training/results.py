@@ -78,6 +78,7 @@ _CHOICES = {
     "test": "highest of all evaluations on the test split",
     "validation": "test split, the step that is most accurate on the validation split",
 }
+_OF_PROCESS = ("version", "device", "devices", "date", "seconds")  # keys of an origin
 _ROUNDING = 1e-6  # of accuracies in float32, and less than one image of half a million
 
 
@@ -267,7 +268,8 @@ def _merge(earlier: Results, results: Results) -> Results:
             # A run that was finished before keeps the date and the device of its training, which
             # checkpoints of earlier versions do not have.
             if seed in by_seed and _values(by_seed[seed]) == _values(result):
-                origin = {**result.origin, **by_seed[seed].origin}
+                origin = dict(result.origin)
+                origin |= {k: v for k, v in by_seed[seed].origin.items() if k in _OF_PROCESS}
                 result = dataclasses.replace(result, origin=origin)
             by_seed[seed] = result
         merged[label] = dict(sorted(by_seed.items()))
@@ -303,6 +305,8 @@ def _read_runs(path: Path, data: Fingerprint) -> Results:
             result = RunResult(
                 str(run["model"]), int(run["parameters"]), evaluations, dict(run["origin"])
             )
+            if not isinstance(result.origin.get("conditions", {}), dict):
+                raise TypeError("the conditions of a run are not a dictionary")
             if not all(
                 {"accuracy", "nll", "ece"} <= values.keys() for values in evaluations.values()
             ):

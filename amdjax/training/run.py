@@ -63,6 +63,7 @@ from amdjax.workdir import (
     check_given_teacher,
     check_resumable,
     describe_run,
+    read_run,
     write_config,
     write_run_spec,
 )
@@ -427,12 +428,15 @@ def train_runs(
     def open_run(spec: RunSpec) -> RunState:
         folder = workdir / spec.name
         data = trainer.dataset.fingerprint
-        if distributed.is_primary():
-            write_run_spec(config, spec, folder, data, given_teacher)
         description = describe_run(config, spec, data, given_teacher)
         checkpoints = stack.enter_context(Checkpoints(folder, description))
         # A process may not see the newest checkpoint yet on a shared disk.
         start = distributed.of_primary(checkpoints.latest_step() or 0)
+        if start >= trainer.total_steps:
+            # It stays what it was trained on, such as images that were other ones then.
+            description = read_run(folder)
+        elif distributed.is_primary():
+            write_run_spec(config, spec, folder, data, given_teacher)
         if start:
             checkpoints.wait_for(start)
             # Into shapes: a run that is resumed does not compile how its first weights are drawn.

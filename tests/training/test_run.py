@@ -338,9 +338,14 @@ def test_run_resumes_on_moved_images_and_refuses_other_ones(images, finished, tm
     with pytest.raises(UserError, match=r"images have changed since .*train 64 -> 63"):
         run(config, workdir)
     config.data.accept_changes = True
+    data = json.loads((workdir / "amd_gl" / "run.json").read_text())["data"]
     capsys.readouterr()
     run(config, workdir)
     assert "train 64 -> 63" in capsys.readouterr().out
+    runs = json.loads((workdir / "results.json").read_text())["runs"]
+    (origin,) = [one["origin"] for one in runs if one["label"] == "amd_gl"]
+    assert origin["conditions"]["images"]["train"] == 64  # finished before
+    assert json.loads((workdir / "amd_gl" / "run.json").read_text())["data"] == data
     for split in ("train", "test"):
         (moved / split / first.name).rename(moved / split / "zebra")
     with pytest.raises(UserError, match=rf"missing: '{first.name}'; new: 'zebra'"):
