@@ -133,6 +133,11 @@ def optim_of(config: ml_collections.ConfigDict, spec: RunSpec) -> ml_collections
     return optim
 
 
+def sees_unlabeled(config: ml_collections.ConfigDict, spec: RunSpec) -> bool:
+    """Returns whether images without labels are among the training images of a run."""
+    return bool(config.data.unlabeled) and not spec.is_teacher
+
+
 def ignored_settings(
     config: ml_collections.ConfigDict, specs: Sequence[RunSpec], names: Iterable[str]
 ) -> list[str]:

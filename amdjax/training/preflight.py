@@ -13,7 +13,7 @@ from amdjax.checkpoint import newest_checkpoint, read_description
 from amdjax.data.augment import create_augment, create_strong_augment
 from amdjax.data.mixing import create_mix
 from amdjax.errors import UserError, unknown_name
-from amdjax.experiment import RunSpec
+from amdjax.experiment import RunSpec, sees_unlabeled
 from amdjax.files import local_path
 from amdjax.losses import LossInputs, Objective, build_objective
 from amdjax.models import Ensemble, Model, Outputs, create_model, map_sizes
@@ -128,8 +128,7 @@ def check_shapes(
         features = inputs.student.features
         if not spec.is_teacher and config.mix.name == "moex" and config.mix.layer not in features:
             raise unknown_name("config.mix.layer", config.mix.layer, features)
-        some_unlabeled = bool(config.data.unlabeled) and not spec.is_teacher
-        objective = build_objective(spec.losses, some_unlabeled=some_unlabeled)
+        objective = build_objective(spec.losses, some_unlabeled=sees_unlabeled(config, spec))
         if isinstance(teacher, Ensemble) and inputs.teacher is not None:
             _check_joined(config, teacher, objective, inputs.teacher, image_shape)
         computed = objective.apply(objective.init(jax.random.key(0), inputs), inputs)

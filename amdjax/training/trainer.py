@@ -16,7 +16,7 @@ from amdjax.config import compute_dtype
 from amdjax.data import Dataset, EvalBatches, ImageSource, TrainBatches, prefetch
 from amdjax.data.augment import create_augment, create_strong_augment
 from amdjax.data.mixing import create_mix
-from amdjax.experiment import RunSpec, optim_of, total_steps
+from amdjax.experiment import RunSpec, optim_of, sees_unlabeled, total_steps
 from amdjax.losses import Objective, build_objective
 from amdjax.metrics import EvalMetrics
 from amdjax.models import Model, abstract_variables, create_model, init_variables
@@ -179,8 +179,9 @@ def build_trainer(
         teacher = open_outputs(config.teacher.outputs)
     elif spec.teacher is not None:
         teacher = create_teacher(config.teacher, dataset.num_classes, dtype, axis)
-    some_unlabeled = bool(config.data.unlabeled) and not spec.is_teacher
-    objective = build_objective(spec.losses, steps_per_epoch, config.epochs, some_unlabeled)
+    objective = build_objective(
+        spec.losses, steps_per_epoch, config.epochs, sees_unlabeled(config, spec)
+    )
     optim = optim_of(config, spec)
     optimizer = create_optimizer(optim, steps_per_epoch, config.epochs)
     mix = None if spec.is_teacher else create_mix(config.mix, distributed.reverse_batch)
