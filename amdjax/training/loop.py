@@ -135,6 +135,11 @@ def train_loop(
     loggers: list[RunLogger] = []
     profiler = Profiler(runs[0].folder / "profile", enabled=config.profile and primary)
 
+    def start_clocks() -> None:
+        trainer.learning_rate(start)  # compiled now, and not in the time of the first line
+        for logger in loggers:
+            logger.start_clock()
+
     def log_metrics(first: int, last: int, metrics: tuple[dict[str, jax.Array], ...]) -> None:
         for logger, values in zip(loggers, jax.device_get(metrics), strict=True):
             logger.add(first, last, values)
@@ -156,13 +161,10 @@ def train_loop(
             )
             loggers.append(stack.enter_context(logger))
         stack.enter_context(profiler)
-        run_steps = stack.enter_context(runner.open(start, total))
+        run_steps = stack.enter_context(runner.open(start, total, start_clocks))
         states, pending, first = tuple(run.state for run in runs), None, start
         for step in schedule.chunk_ends(runner.max_chunk):
             states, metrics = run_steps(states, first, step)
-            if first == start:  # it is compiled now, and not computed yet
-                for logger in loggers:
-                    logger.start_clock()
             distributed.block_on_cpu(metrics)
             profiler.on_step(step - start)
             # The metrics of the chunk before are fetched while this one computes.

@@ -77,18 +77,25 @@ class StepRunner:
         images, labels = source.arrays()
         return {"image": images.reshape(len(images), -1), "label": labels, **self._rows}
 
-    def open(self, start: int, total: int) -> contextlib.AbstractContextManager[RunSteps]:
+    def open(
+        self, start: int, total: int, on_compiled: Callable[[], None] = lambda: None
+    ) -> contextlib.AbstractContextManager[RunSteps]:
         """Returns a context manager that yields the function `RunSteps`.
 
         Args:
           start: steps done before.
           total: the step after which the run is finished.
+          on_compiled: called when the first steps have been compiled, before they run.
         """
-        return self._keep_on_device() if self._on_device else self._stream(start, total)
+        if self._on_device:
+            return self._keep_on_device(on_compiled)
+        return self._stream(start, total, on_compiled)
 
     @contextlib.contextmanager
-    def _stream(self, start: int, total: int) -> Iterator[RunSteps]:
-        step = self._trainer.compiled_step(len(self._seeds))
+    def _stream(
+        self, start: int, total: int, on_compiled: Callable[[], None]
+    ) -> Iterator[RunSteps]:
+        call = self._caller(self._trainer.compiled_step(len(self._seeds)), on_compiled)
         batches: list[Batches] = list(self._batches)
         if self._rows:
             batches = [JoinedBatches(one, self._rows) for one in self._batches]
@@ -98,14 +105,15 @@ class StepRunner:
 
             def run_steps(states: States, first: int, last: int) -> tuple:
                 batch = distributed.shard(next(stream), self._mesh, batch_axis=int(several))
-                return self._call(step, states, batch)
+                return call(states, batch)
 
             yield run_steps
 
     @contextlib.contextmanager
-    def _keep_on_device(self) -> Iterator[RunSteps]:
+    def _keep_on_device(self, on_compiled: Callable[[], None]) -> Iterator[RunSteps]:
         # The same examples in the same order with the same random numbers as `_stream`.
         step = self._trainer.compiled_step(len(self._seeds), on_device=True)
+        call = self._caller(step, on_compiled)
         examples = jax.tree.map(np.asarray, self._examples())  # of `LazyRows` too
         examples = distributed.replicate(examples, self._mesh, compare=False)
 
@@ -120,19 +128,30 @@ class StepRunner:
             indices = distributed.shard(
                 indices if several else indices[0], self._mesh, batch_axis=1 + several
             )
-            return self._call(step, states, examples, indices, count=np.int32(last - first))
+            return call(states, examples, indices, count=np.int32(last - first))
 
         yield run_steps
 
-    def _call(
-        self, step: Callable[..., Any], states: States, *data: Any, **count: np.int32
-    ) -> tuple[States, tuple[dict[str, jax.Array], ...]]:
-        several = len(states) > 1
-        seeds = self._seeds if several else self._seeds[0]
-        state, metrics = step(
-            states if several else states[0], self._teacher_variables, *data, seeds, *count.values()
-        )
-        return (state, metrics) if several else ((state,), (metrics,))
+    def _caller(self, step: Any, on_compiled: Callable[[], None]) -> Callable[..., tuple]:
+        several, compiled = len(self._seeds) > 1, False
+
+        def call(states: States, *data: Any, **count: np.int32) -> tuple:
+            nonlocal compiled
+            arguments = (
+                states if several else states[0],
+                self._teacher_variables,
+                *data,
+                self._seeds if several else self._seeds[0],
+                *count.values(),
+            )
+            if not compiled:
+                step.lower(*arguments).compile()  # the call below takes this program
+                on_compiled()
+                compiled = True
+            state, metrics = step(*arguments)
+            return (state, metrics) if several else ((state,), (metrics,))
+
+        return call
 
 
 class _StackedBatches:

@@ -88,20 +88,26 @@ def test_train_loop_saves_by_time_at_log_lines(tmp_path, monkeypatch, minutes, s
     assert steps == saved
 
 
+@pytest.mark.parametrize("blocks", [False, True])  # until the steps are done
 @pytest.mark.parametrize("max_chunk", [1, 3, 8])
-def test_train_loop_leaves_compilation_out_of_the_speed(tmp_path, monkeypatch, max_chunk):
+def test_train_loop_leaves_compilation_out_of_the_speed(tmp_path, monkeypatch, max_chunk, blocks):
     clock, chunk = [0.0], [0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     config = default.get_config()
     config.log_every_steps, config.batch_size = 3, 4
 
     @contextlib.contextmanager
-    def open_runner(*_):
+    def open_runner(start, total, on_compiled):
         clock[0] += 50.0  # copies the training set to the device
 
         def run_steps(states, first, last):
-            clock[0] += 100.0 * (first == 0)  # compiles
+            if first == 0:
+                clock[0] += 100.0
+                on_compiled()
             chunk[0] = last - first
+            if blocks:
+                compute(None)
+                chunk[0] = 0
             return states, ({"loss": np.ones(last - first), "accuracy": np.ones(last - first)},)
 
         yield run_steps

@@ -101,6 +101,29 @@ def test_steps_on_the_device_give_the_numbers_of_streamed_steps(devices):
     _assert_same(streamed, on_device)
 
 
+@pytest.mark.parametrize("on_device", [False, True])
+def test_open_says_when_the_first_steps_have_been_compiled(caplog, on_device):
+    trainer = _trainer(_config(), devices=1, losses={"ce": {}})
+    teacher_variables = distributed.replicate(
+        init_variables(trainer.teacher, jax.random.key(2), _SHAPE), trainer.mesh
+    )
+    runner = StepRunner(trainer, [3], teacher_variables, on_device=on_device)
+    states, seen = (trainer.init_state(3),), []
+
+    def compilations():
+        messages = [record.getMessage() for record in caplog.records]
+        return sum("Finished XLA compilation of jit(global_step)" in text for text in messages)
+
+    with (
+        jax.log_compiles(),
+        runner.open(0, 2, lambda: seen.append(compilations())) as run_steps,
+    ):
+        for first in (0, 1):
+            states, _ = run_steps(states, first, first + 1)
+    assert seen == [1]
+    assert compilations() == 1  # the steps take the program that was compiled before
+
+
 @pytest.mark.slow
 def test_networks_trained_as_one_program_equal_those_trained_alone():
     # Each with its first weights, order of the data, flips and noise.
