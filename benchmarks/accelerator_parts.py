@@ -45,7 +45,15 @@ _RIVALS = {
     "PyTorch, CUDA graphs": ("graphs", "channels_last"),
     "PyTorch, eager, NCHW": ("eager", "contiguous"),
 }
-_FIRST_BATCH = 128  # only there are the slower layout and the cached teacher measured
+_FASTEST_RIVAL = "PyTorch, CUDA graphs"
+
+# The default; convolutions in CUDA graphs; no CUDA graphs; convolutions that are not tried out.
+_XLA_FLAGS = (
+    "",
+    "--xla_gpu_enable_command_buffer=+CONVOLUTION",
+    "--xla_gpu_enable_command_buffer=",
+    "--xla_gpu_autotune_level=0",
+)
 
 # Layer of WRN-16-1 at 32x32 -> input's side, channels, channels of the result, kernel, stride.
 _LAYERS = {
@@ -324,7 +332,7 @@ def throughput(options: Options) -> bool:
         key: Record = {"part": "throughput", "method": method, "dtype": dtype, "batch": batch}
         if (method, dtype, batch) in done:
             continue
-        sides = _sides(method, batch, python)
+        sides = sides_of(method, dtype, batch, python)
         if not fits(options.left / len(sides), durations, first_guess=20.0):
             options.add({**key, "left_out": "no time left"})
             complete = False
@@ -335,25 +343,29 @@ def throughput(options: Options) -> bool:
     return complete
 
 
-def _sides(
-    method: str, batch: int, pytorch_python: str
+def sides_of(
+    method: str, dtype: str, batch: int, pytorch_python: str
 ) -> dict[str, tuple[tuple[str, ...], Record]]:
     """Returns name -> (tasks, settings) of the sides that are measured in turns.
 
+    The slower ways of PyTorch, which take minutes to compile, are measured in the first row alone.
+
     Args:
       method: of the row.
+      dtype: of the row.
       batch: of the row.
       pytorch_python: a Python with PyTorch; empty: there is none.
     """
     tasks = ("resident", "streamed", "fixed")
     sides: dict[str, tuple[tuple[str, ...], Record]] = {"amdjax": (tasks, _of_jax())}
+    first = (method, dtype, batch) == cells(tiny=False)[0]
+    if first:
+        sides["amdjax, cached teacher"] = (("resident",), _of_jax("cached"))
     for name, (variant, layout) in _RIVALS.items() if pytorch_python else ():
-        if layout == "channels_last" or batch <= _FIRST_BATCH:
+        if first or name == _FASTEST_RIVAL:
             settings = {"variant": variant, "layout": layout}
             where = {"python": pytorch_python, "module": "torch_worker"}
             sides[name] = (tasks, {**where, **settings})
-    if method != "student" and batch <= _FIRST_BATCH:
-        sides["amdjax, cached teacher"] = (("resident",), _of_jax("cached"))
     return sides
 
 
@@ -388,13 +400,13 @@ def seeds(options: Options) -> bool:
     return _one_by_one(options, plans)
 
 
-def autotuning(options: Options) -> bool:
-    """Adds the images/s and the first step with XLA's autotuning levels."""
+def xla_flags(options: Options) -> bool:
+    """Adds the images/s and the first step with some of XLA's flags."""
     flags = os.environ.get("XLA_FLAGS", "")
     plans = []
-    for level in (0,) if options.tiny else (4, 0, 2):  # 4 is the default, 0 measures nothing
-        key = _key("autotuning", options.tiny, 1024, side="amdjax", level=level)
-        environment = {"XLA_FLAGS": f"{flags} --xla_gpu_autotune_level={level}".strip()}
+    for more in _XLA_FLAGS[:1] if options.tiny else _XLA_FLAGS:
+        key = _key("xla_flags", options.tiny, 128, side="amdjax", flags=more)
+        environment = {"XLA_FLAGS": f"{flags} {more}".strip()}
         plans.append(_Plan(key, ("resident",), _of_jax(environment=environment)))
     return _one_by_one(options, plans)
 
@@ -557,21 +569,23 @@ def training(options: Options) -> bool:
         short = 2 if options.tiny else 20
         fast = ("--config.dtype=bfloat16",)
         taught = (f"--config.teacher.checkpoint={scratch}/short/teacher",)
+        rarely = ("--config.log_every_steps=390",)  # an epoch is one program
         first = _TrainingRun("short", fast, 2 if options.tiny else 4, 1, teacher=True)
         seconds = train(first)
         if len(seconds) < 2:
             return False
         for name, flags in {
-            "bfloat16": fast,
-            "bfloat16, cached teacher": (*fast, "--config.teacher.cached=True"),
-            "float32": (),
+            "bfloat16": (*fast, *rarely),
+            "bfloat16, cached teacher": (*fast, *rarely, "--config.teacher.cached=True"),
+            "float32": rarely,
         }.items():
             found = train(_TrainingRun(name, (*flags, *taught), short, seldom))
             seconds |= {"amd_gl": found["amd_gl"]} if name == "bfloat16" and found else {}
         epochs = min(200, int(0.8 * (options.left - 60) / sum(seconds.values())))
         if options.tiny or epochs < 20:
             return options.tiny
-        train(_TrainingRun(f"bfloat16, {epochs} epochs", fast, epochs, 10, teacher=True))
+        full = (*fast, *rarely)
+        train(_TrainingRun(f"bfloat16, {epochs} epochs", full, epochs, 10, teacher=True))
         return epochs == 200
 
 
@@ -610,7 +624,9 @@ def _train(options: Options, scratch: Path, data: list[str], run: _TrainingRun) 
             process.send_signal(signal.SIGTERM)  # it saves and ends
             stop = math.inf
     taken = time.monotonic() - begin
-    if process.returncode:
+    if stop == math.inf:
+        options.add({"part": "training", "run": run.name, "left_out": "no time left"})
+    elif process.returncode:
         reason = f"ended with code {process.returncode}; see the log"
         options.add({"part": "training", "run": run.name, "error": reason})
     results, start = {}, 0.0
@@ -653,7 +669,7 @@ _PARTS = {
         throughput,
         seeds,
         roofline,
-        autotuning,
+        xla_flags,
         convolutions,
         training,
     )

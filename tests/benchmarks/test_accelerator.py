@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import accelerator, hlo
-from benchmarks.accelerator_parts import cells
+from benchmarks.accelerator_parts import cells, sides_of
 from benchmarks.throughput import Side, SideError
 from tests.tiny_run import ROOT
 
@@ -188,6 +188,14 @@ def test_cells_begin_with_the_most_important_one():
     rows = cells(tiny=False)
     assert rows[0] == ("amd_gl", "bfloat16", 128)
     assert len(set(rows)) == len(rows) == 16
+
+
+def test_slow_ways_of_pytorch_are_measured_in_the_first_row_alone():
+    first, second = (list(sides_of(*row, "python")) for row in cells(tiny=False)[:2])
+    assert first[:2] == ["amdjax", "amdjax, cached teacher"]
+    assert len(first) == 6
+    assert second == ["amdjax", "PyTorch, CUDA graphs"]
+    assert list(sides_of("student", "float32", 512, pytorch_python="")) == ["amdjax"]
 
 
 @pytest.mark.parametrize(("script", "code"), [("exec sleep 60", -signal.SIGKILL), ("exit 3", 3)])
