@@ -48,8 +48,8 @@ def get_config(*, imports: Sequence[str] = ()) -> ml_collections.ConfigDict:
     config.methods = ("amd_gl",)
     # Repeats every student with these seeds (the teacher's is `seed`); empty: once, with `seed`.
     config.seeds = ()
-    # Trains the seeds of a method as one program, for students that do not fill an accelerator; on
-    # CPU that is slower than one after the other.
+    # Trains the seeds of a method as one program. Measured, it is slower than one after the other:
+    # docs/performance.md.
     config.seeds_at_once = False
 
     # Repeats every method that uses a setting of a loss for each of several values, for instance
