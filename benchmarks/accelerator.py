@@ -44,7 +44,7 @@ PARTS = {
     "throughput": 11.0,
     "seeds": 2.0,
     "roofline": 1.0,
-    "xla_flags": 2.0,
+    "xla_flags": 3.0,
     "convolutions": 1.5,
     "training": 5.0,
 }
@@ -405,11 +405,16 @@ def _roofline(of: dict[str, list[Record]]) -> str:
 
 def _xla_flags(records: Sequence[Record]) -> str:
     lines = [
-        (row["flags"] or "none", _spread(row["rates"]), f"{row['first_step']:.1f}")
+        (
+            row["flags"] or "none",
+            *(str(row[key]) for key in ("method", "dtype", "batch")),
+            _spread(row["rates"]),
+            f"{row['first_step']:.1f}",
+        )
         for row in _rates(records)
     ]
-    columns = ("flags", "training, images/s", "first step, s")
-    return _section("Flags of XLA, amd_gl in bfloat16, batch 128", _grid(columns, lines))
+    columns = ("flags", "method", "dtype", "batch", "training, images/s", "first step, s")
+    return _section("Flags of XLA", _grid(columns, lines))
 
 
 def _convolutions(records: Sequence[Record]) -> str:

@@ -332,7 +332,8 @@ def throughput(options: Options) -> bool:
         key: Record = {"part": "throughput", "method": method, "dtype": dtype, "batch": batch}
         if (method, dtype, batch) in done:
             continue
-        sides = sides_of(method, dtype, batch, python)
+        first = (method, dtype, batch) == cells(options.tiny)[0]
+        sides = sides_of(first, python)
         if not fits(options.left / len(sides), durations, first_guess=20.0):
             options.add({**key, "left_out": "no time left"})
             complete = False
@@ -343,22 +344,16 @@ def throughput(options: Options) -> bool:
     return complete
 
 
-def sides_of(
-    method: str, dtype: str, batch: int, pytorch_python: str
-) -> dict[str, tuple[tuple[str, ...], Record]]:
-    """Returns name -> (tasks, settings) of the sides that are measured in turns.
-
-    The slower ways of PyTorch, which take minutes to compile, are measured in the first row alone.
+def sides_of(first: bool, pytorch_python: str) -> dict[str, tuple[tuple[str, ...], Record]]:
+    """Returns name -> (tasks, settings) of the sides of a row, which are measured in turns.
 
     Args:
-      method: of the row.
-      dtype: of the row.
-      batch: of the row.
+      first: whether it is the first row. Only there are the teacher cache and the slower ways of
+        PyTorch measured, which take minutes to compile.
       pytorch_python: a Python with PyTorch; empty: there is none.
     """
     tasks = ("resident", "streamed", "fixed")
     sides: dict[str, tuple[tuple[str, ...], Record]] = {"amdjax": (tasks, _of_jax())}
-    first = (method, dtype, batch) == cells(tiny=False)[0]
     if first:
         sides["amdjax, cached teacher"] = (("resident",), _of_jax("cached"))
     for name, (variant, layout) in _RIVALS.items() if pytorch_python else ():
@@ -586,7 +581,7 @@ def training(options: Options) -> bool:
             return options.tiny
         full = (*fast, *rarely)
         train(_TrainingRun(f"bfloat16, {epochs} epochs", full, epochs, 10, teacher=True))
-        return epochs == 200
+        return epochs == 200 and options.left > 0
 
 
 def _train(options: Options, scratch: Path, data: list[str], run: _TrainingRun) -> dict[str, float]:
@@ -624,11 +619,11 @@ def _train(options: Options, scratch: Path, data: list[str], run: _TrainingRun) 
             process.send_signal(signal.SIGTERM)  # it saves and ends
             stop = math.inf
     taken = time.monotonic() - begin
-    if stop == math.inf:
-        options.add({"part": "training", "run": run.name, "left_out": "no time left"})
-    elif process.returncode:
+    if process.returncode not in (0, -signal.SIGTERM):
         reason = f"ended with code {process.returncode}; see the log"
         options.add({"part": "training", "run": run.name, "error": reason})
+    elif stop == math.inf:
+        options.add({"part": "training", "run": run.name, "left_out": "stopped: no time left"})
     results, start = {}, 0.0
     for name, found in seen.items():
         if len(found) < 2:
