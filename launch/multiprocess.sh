@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the main job as N processes on this machine; with GPUs each process gets one GPU.
+# Runs the main job as N processes on this machine; with GPUs each process gets one GPU, of those in
+# $CUDA_VISIBLE_DEVICES or else of all.
 #   bash launch/multiprocess.sh N [flags of amdjax.main]
 # Paths are relative to the repository's folder. JAX is installed for CPU; for NVIDIA GPUs, once:
 #   bash launch/install.sh requirements.txt && .venv/bin/pip install "jax[cuda13]"
@@ -18,10 +19,13 @@ count=${1:-}
   fail "the number of processes is missing: bash launch/multiprocess.sh 2 --config=digits.py"
 shift
 
-if [[ -z ${CUDA_VISIBLE_DEVICES:-} ]] && command -v nvidia-smi >/dev/null; then
-  CUDA_VISIBLE_DEVICES=$(nvidia-smi --query-gpu=index --format=csv,noheader | paste -sd ,)
+visible=${CUDA_VISIBLE_DEVICES-unset}
+if [[ $visible == unset ]] && command -v nvidia-smi >/dev/null; then
+  visible=$(nvidia-smi --query-gpu=index --format=csv,noheader | paste -sd ,) ||
+    fail "nvidia-smi lists no GPUs: $visible; CUDA_VISIBLE_DEVICES= uses none"
 fi
-IFS=, read -ra gpus <<<"${CUDA_VISIBLE_DEVICES:-}"
+case $visible in unset | -1) visible= ;; esac
+IFS=, read -ra gpus <<<"$visible"
 ((${#gpus[@]} == 0 || ${#gpus[@]} >= count)) ||
   fail "$count processes are too many for ${#gpus[@]} GPUs: each needs one of its own"
 

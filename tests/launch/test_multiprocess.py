@@ -24,7 +24,7 @@ def _steps(folder):
 
 
 @pytest.fixture
-def print_environment(tmp_path):
+def print_environment(tmp_path, monkeypatch):
     """An environment in which each process only prints what it was given."""
     gpus = tmp_path / "nvidia-smi"
     gpus.write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
@@ -36,8 +36,8 @@ def print_environment(tmp_path):
     )
     for file in (gpus, python):
         file.chmod(0o755)
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    return {"AMDJAX_PYTHON": str(python), "PATH": path, "CUDA_VISIBLE_DEVICES": ""}
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return {"AMDJAX_PYTHON": str(python), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
 
 
 def test_multiprocess_gives_each_process_its_id_gpu_and_flags(print_environment):
@@ -58,6 +58,20 @@ def test_multiprocess_uses_the_visible_gpus_only(print_environment):
     _, out, _ = finish([*SCRIPT, "2"], **chosen)
     assert "0 of 2 on 3:" in out
     assert "1 of 2 on 5:" in out
+
+
+@pytest.mark.parametrize("hidden", ["", "-1"])
+def test_multiprocess_uses_no_gpu_where_all_are_hidden(print_environment, hidden):
+    code, out, err = finish([*SCRIPT, "3"], **print_environment, CUDA_VISIBLE_DEVICES=hidden)
+    assert (code, err) == (0, "")
+    assert f"2 of 3 on {hidden}:" in out
+
+
+def test_multiprocess_says_that_nvidia_smi_fails(print_environment, tmp_path):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'no driver'\nexit 9\n")
+    code, out, err = finish([*SCRIPT, "2"], **print_environment)
+    assert (code, out) == (2, "")
+    assert err == "error: nvidia-smi lists no GPUs: no driver; CUDA_VISIBLE_DEVICES= uses none\n"
 
 
 @pytest.mark.parametrize(
