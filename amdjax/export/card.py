@@ -33,12 +33,12 @@ def model_card(
       difference: the largest difference of the probabilities from those of amdjax.
       evaluations: of the files, where a quantised one is among them; else {}.
     """
-    data, results = metadata["data"], metadata["results"]
+    data = metadata["data"]
     title = f"{metadata['model']} for {data['name']}, trained with {metadata['method']}"
     sections = {
         "What it is": _what(name, metadata, difference),
         "Data": _data(data),
-        "Results": _results(metadata, results) + _quantised(evaluations),
+        "Results": _results(metadata) + _quantised(evaluations),
         "Recipe": _recipe(name, metadata),
         "Limits": _limits(metadata),
         "Use": _use(name, metadata),
@@ -50,7 +50,6 @@ def model_card(
 def _hub_metadata(title: str, metadata: Metadata, license_name: str) -> str:
     """Returns the block of YAML that the Hub reads; JSON strings are YAML strings."""
     data = metadata["data"]["name"]
-    final = metadata["results"].get("final", {})
     library = {"onnx": "onnx", "torch": "pytorch", "stablehlo": "jax"}
     lines = [
         "---",
@@ -64,7 +63,7 @@ def _hub_metadata(title: str, metadata: Metadata, license_name: str) -> str:
         "metrics:",
         "- accuracy",
     ]
-    if "accuracy" in final:
+    if results := metadata["results"]:
         lines += [
             "model-index:",
             f"- name: {json.dumps(title)}",
@@ -77,7 +76,7 @@ def _hub_metadata(title: str, metadata: Metadata, license_name: str) -> str:
             "      split: test",
             "    metrics:",
             "    - type: accuracy",
-            f"      value: {final['accuracy']:.4f}",
+            f"      value: {results['final']['accuracy']:.4f}",
         ]
     return "\n".join([*lines, "---", ""])
 
@@ -119,20 +118,22 @@ def _data(data: Mapping[str, Any]) -> str:
     )
 
 
-def _results(metadata: Metadata, results: Mapping[str, Any]) -> str:
-    if "final" not in results:
-        return "The workdir has no results of this network."
-    seeds = list(results.get("seeds", {}).values()) or [results]
+def _results(metadata: Metadata) -> str:
+    results = metadata["results"]
+    if not results:
+        return f"There are no results of this checkpoint (step {metadata['step']})."
     rows = ["| quantity | test split, last step |", "|---|---|"]
     for key, (label, factor, unit) in _QUANTITIES.items():
-        values = [factor * seed["final"][key] for seed in seeds if key in seed["final"]]
-        if values:
-            rows.append(f"| {label} | {format_stat(values, 2 if factor > 1 else 4)} {unit} |")
+        value = factor * results["final"][key]
+        rows.append(f"| {label} | {value:.{2 if factor > 1 else 4}f} {unit} |")
     text = "\n".join(rows)
+    seeds = results["seeds"]
     if len(seeds) > 1:
+        accuracies = [100 * seed["final"]["accuracy"] for seed in seeds.values()]
         text += (
-            f"\n\nMean ± standard deviation over {len(seeds)} seeds "
-            f"({', '.join(results['seeds'])}); this file is seed {metadata['seed']}."
+            f"\n\nThe values are those of this network, seed {metadata['seed']}. Over {len(seeds)} "
+            f"seeds ({', '.join(seeds)}) the accuracy is {format_stat(accuracies, 2)} % (mean ± "
+            "standard deviation)."
         )
     else:
         text += f"\n\nOne training, seed {metadata['seed']}."

@@ -219,7 +219,7 @@ probabilities = student.run(None, {{"{INPUT}": images}})[0]
 
 def _stablehlo_usage(name: str, _: Metadata) -> str:
     return f"""\
-import pathlib, jax.export
+import pathlib, jax.export  # also needs the package flatbuffers
 student = jax.export.deserialize(bytearray(pathlib.Path("{name}").read_bytes()))
 probabilities = student.call(images)
 """

@@ -17,7 +17,7 @@ from amdjax.models import create_model
 from amdjax.predict.classifier import CalibratedModel, calibrate, find_student
 from amdjax.predictor import Predictor, create_predictor, predicting_losses
 from amdjax.training.results import FILE as RESULTS_FILE
-from amdjax.workdir import read_config, restore
+from amdjax.workdir import TrainedModel, read_config, restore
 
 Metadata = dict[str, Any]
 INPUT, OUTPUT = "images", "probabilities"
@@ -77,19 +77,35 @@ def read_student(
         "prediction_rule": predicting_losses(network.settings["losses"]),
         "imports": list(network.imports),
         "data": data.to_dict(),
-        "results": _results(workdir, network.label),
+        "results": _results(workdir, network),
         "settings": network.settings,
     }
     return model, metadata
 
 
-def _results(workdir: Path, label: str) -> Metadata:
-    """Returns the network's entry of `results.json`; {} if there is none."""
+def _results(workdir: Path, network: TrainedModel) -> Metadata:
+    """Reads the results of a network from `results.json`.
+
+    That file is written when all runs of a command are finished. A run that was resumed after that
+    and then stopped has a newer checkpoint, of which the file has no results.
+
+    Returns:
+      Its "final" and its "best" evaluation, with the "selection_split" of the best, and under
+      "seeds" those of every seed of its method; {} if there are none of this checkpoint.
+    """
     try:
-        results = json.loads((workdir / RESULTS_FILE).read_text())
-        return results["methods"].get(label) or results.get(label) or {}
-    except (OSError, ValueError, KeyError, AttributeError):
+        runs = json.loads((workdir / RESULTS_FILE).read_text())["runs"]
+        seeds = {
+            run["seed"]: {key: run[key] for key in ("selection_split", "final", "best")}
+            for run in runs
+            if run["label"] == network.label
+        }
+        result = seeds[network.seed]
+        if result["final"]["step"] != network.step:
+            return {}
+    except (OSError, ValueError, LookupError, TypeError):  # no file, JSON or entry
         return {}
+    return {**result, "seeds": {str(seed): values for seed, values in seeds.items()}}
 
 
 def as_function(model: CalibratedModel) -> Callable[[jax.Array], jax.Array]:

@@ -5,7 +5,16 @@ from typing import Any
 import pytest
 
 from amdjax.export.card import model_card
+from amdjax.export.formats import FORMATS
 from amdjax.export.quantize import Evaluation
+
+SUFFIXES = [(name, suffix) for name, form in FORMATS.items() for suffix in form.suffixes]
+
+
+def _results(finals: dict[int, dict[str, float]]) -> dict[str, Any]:
+    """Returns what the card reads of the results of seed 1, one of these seeds."""
+    seeds = {str(seed): {"final": final} for seed, final in finals.items()}
+    return {"final": finals[1], "seeds": seeds}
 
 
 def _metadata(**changes: Any) -> dict[str, Any]:
@@ -15,6 +24,7 @@ def _metadata(**changes: Any) -> dict[str, Any]:
         "model": "wrn_10_1",
         "method": "kd",
         "seed": 1,
+        "step": 250,
         "class_names": ["cat: tabby", "dog"],
         "image_shape": [32, 24, 3],
         "crop": "centre square",
@@ -28,7 +38,7 @@ def _metadata(**changes: Any) -> dict[str, Any]:
             "num_images": {"train": 1000, "test": 50},
             "digest": "abc",
         },
-        "results": {"final": {"accuracy": 0.75, "nll": 0.5, "ece": 0.125}},
+        "results": _results({1: {"accuracy": 0.75, "nll": 0.5, "ece": 0.125}}),
         "settings": {
             "epochs": 8,
             "batch_size": 32,
@@ -53,22 +63,39 @@ def test_card_begins_with_the_metadata_of_the_hub():
     assert result["metrics"] == [{"type": "accuracy", "value": 0.75}]
 
 
-def test_card_has_results_over_seeds():
+def test_card_states_the_values_of_its_seed():
+    """The mean over the seeds is not the accuracy of any file."""
     finals = [{"accuracy": 0.7, "nll": 0.5, "ece": 0.1}, {"accuracy": 0.8, "nll": 0.7, "ece": 0.2}]
-    seeds = {str(seed): {"final": final} for seed, final in enumerate(finals)}
-    mean = {"accuracy": 0.75, "nll": 0.6, "ece": 0.15}
-    results = {"final": mean, "seeds": seeds}
+    results = _results(dict(enumerate(finals)))
     card = model_card("s.onnx", _metadata(results=results), "mit", 1e-7, {})
-    assert "| Accuracy | 75.00 ± 7.07 % |" in card
-    assert "| NLL | 0.6000 ± 0.1414 nats |" in card
-    assert "| ECE | 15.00 ± 7.07 % |" in card
-    assert "over 2 seeds (0, 1); this file is seed 1" in card
-    single = model_card("s.onnx", _metadata(), "mit", 1e-7, {})
-    assert "| ECE | 12.50 % |" in single
-    assert "One training, seed 1" in single
-    without = model_card("s.onnx", _metadata(results={}), "mit", 1e-7, {})
-    assert "no results of this network" in without
-    assert "model-index" not in without
+    assert "      value: 0.8000\n" in card
+    assert "| Accuracy | 80.00 % |" in card
+    assert "| NLL | 0.7000 nats |" in card
+    assert "| ECE | 20.00 % |" in card
+    assert "this network, seed 1" in card
+    assert "Over 2 seeds (0, 1) the accuracy is 75.00 ± 7.07 %" in card
+
+
+def test_card_of_a_single_seed_has_no_mean():
+    card = model_card("s.onnx", _metadata(), "mit", 1e-7, {})
+    assert "| ECE | 12.50 % |" in card
+    assert "One training, seed 1" in card
+    assert "±" not in card
+
+
+def test_card_without_results_names_the_checkpoint():
+    card = model_card("s.onnx", _metadata(results={}), "mit", 1e-7, {})
+    assert "no results of this checkpoint (step 250)" in card
+    assert "model-index" not in card
+    assert "| quantity |" not in card
+
+
+@pytest.mark.parametrize(("name", "suffix"), SUFFIXES)
+def test_card_names_the_packages_of_the_format(name, suffix):
+    card = model_card(f"s{suffix}", _metadata(format=name), "mit", 1e-7, {})
+    use = card.split("## Use")[1]
+    for package in FORMATS[name].suffixes[suffix]:
+        assert package in use, package
 
 
 def test_card_describes_input_output_and_recipe():

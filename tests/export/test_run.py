@@ -22,12 +22,15 @@ from amdjax.export.formats import FORMATS, PLATFORMS
 from amdjax.export.run import random_images
 from amdjax.export.student import read_student
 from amdjax.predict.classifier import CACHE_FILE, load_models
+from amdjax.training.results import FILE as RESULTS_FILE
+from amdjax.training.results import RunResult, write
 from amdjax.workdir import load_run
 from tests.registries import temporary_registrations
 from tests.tiny_run import QUICK_COMPILATION, ROOT
 from tests.trained_run import change, change_run, change_settings, copy
 
 SUFFIXES = [(name, suffix) for name, form in FORMATS.items() for suffix in form.suffixes]
+OTHER = {16: {"accuracy": 0.9, "nll": 0.1, "ece": 0.1}}
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -128,6 +131,44 @@ def test_read_student_takes_everything_from_the_checkpoint(workdir, tmp_path):
     assert metadata["settings"] == {**settings, "data": data, "losses": losses}
     assert (metadata["imports"], metadata["prediction_rule"]) == (["json"], ["arcface"])
     assert metadata["crop"] == "224/256 of the centre square"  # not that of the last command
+
+
+@pytest.mark.parametrize(
+    ("steps", "found"),
+    [
+        ({0: 16}, True),
+        ({0: 16, 1: 16}, True),
+        ({0: 4}, False),  # of `max_steps=4`; the checkpoint is of the run that was resumed
+        ({1: 16}, False),
+    ],
+)
+def test_read_student_takes_the_results_of_its_checkpoint(steps, found, workdir, tmp_path):
+    """They are those of the same method, seed and step."""
+    changed = copy(workdir, tmp_path / "run")
+    (changed / RESULTS_FILE).unlink()
+    data = load_run(changed / "kd").data
+    runs = {
+        seed: RunResult(
+            "resnet8", 100, {step: {"accuracy": 0.25 * (seed + 1), "nll": 1.0, "ece": 0.5}}
+        )
+        for seed, step in steps.items()
+    }
+    write(changed, data, {"kd": runs, "scratch": {0: RunResult("resnet8", 100, OTHER)}})
+    _, metadata = read_student(changed, "kd")
+    assert (metadata["seed"], metadata["step"]) == (0, 16)
+    results = metadata["results"]
+    if found:
+        assert results["final"] == {"step": 16, "accuracy": 0.25, "nll": 1.0, "ece": 0.5}
+        assert results["seeds"].keys() == {str(seed) for seed in steps}
+    else:
+        assert results == {}
+
+
+def test_read_student_ignores_damaged_results(workdir, tmp_path):
+    changed = copy(workdir, tmp_path / "run")
+    for damaged in ("", "[]", "{}", '{"runs": [1]}', '{"runs": [{"label": "kd"}]}'):
+        (changed / RESULTS_FILE).write_text(damaged)
+        assert read_student(changed, "kd")[1]["results"] == {}, damaged
 
 
 def test_onnx_file_has_the_metadata(exported):
