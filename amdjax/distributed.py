@@ -7,6 +7,7 @@ maps it over all devices of all processes.
 import contextlib
 import faulthandler
 import functools
+import hashlib
 import os
 import signal
 import sys
@@ -363,6 +364,15 @@ def of_primary(value: int) -> int:
     if process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+def differing_processes(value: str) -> list[int]:
+    """Returns the processes whose value is not the first process's; all must call it."""
+    if process_count() == 1:
+        return []
+    digest = np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint32)
+    digests = np.asarray(multihost_utils.process_allgather(digest))
+    return [index for index, other in enumerate(digests) if (other != digests[0]).any()]
 
 
 class Preemption:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -141,6 +142,20 @@ def test_user_error_in_one_process_ends_the_others(images, tmp_path, start_proce
     assert len(err.splitlines()) == 1
     _, err = first.communicate(timeout=60)
     _assert_reports_peer_failure(first, err)
+
+
+@pytest.mark.slow
+def test_processes_that_read_other_images_are_refused(images, tmp_path, start_process):
+    other = tmp_path / "other"
+    shutil.copytree(images, other)
+    next(iter((other / "train").rglob("*.png"))).unlink()
+    words = command(images, tmp_path / "run", methods="scratch")
+    flags = [f"--config.data.folder={other}", f"--config.data.data_dir={tmp_path / 'prepared'}"]
+    for process in _start_two(start_process, words, [*words, *flags]):
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 2
+        assert "error: process 1 reads other images, classes or outputs of a teacher than" in err
+        assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,8 @@ def decode_image(data: bytes, size: int, name: str, box: Box | None = None) -> n
       uint8 [H,W,3].
 
     Raises:
-      UserError: naming the image, if it is damaged, is not an image, or has a refused range.
+      UserError: naming the image, if it is damaged, is not an image, has a refused range, or has
+        more pixels than Pillow decodes.
     """
     try:
         with Image.open(io.BytesIO(data)) as file:
@@ -68,6 +69,9 @@ def decode_image(data: bytes, size: int, name: str, box: Box | None = None) -> n
         raise UserError(
             f"{name} cannot be decoded as an image: it is empty or of an unknown format"
         ) from error
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise UserError(f"{name} has more than {limit:,} pixels; make it smaller") from error
     except Exception as error:  # Pillow's decoders raise many types on damaged files
         raise UserError(f"{name} cannot be decoded as an image: {one_line(error)}") from error
     return np.array(image)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import json
 import math
 import os
 import unicodedata
@@ -25,6 +26,7 @@ from amdjax.data.datasets.mnist import FashionMnist, Mnist
 from amdjax.data.datasets.svhn import SvhnCropped
 from amdjax.data.datasets.tiny_imagenet import TinyImagenet
 from amdjax.data.fingerprint import Fingerprint
+from amdjax.data.image_io import one_line
 from amdjax.data.prepared_entries import prepared_entries
 from amdjax.data.sources import (
     ImageSource,
@@ -35,7 +37,7 @@ from amdjax.data.sources import (
     decode_to_memory,
     read_entries,
 )
-from amdjax.data.splits import hold_out, known_labels
+from amdjax.data.splits import hold_out, known_labels, num_known
 from amdjax.errors import UserError, unknown_name
 from amdjax.files import local_path
 from amdjax.registry import registering
@@ -101,10 +103,13 @@ class Entry(NamedTuple):
       builder: (`config.data`, directory of all prepared data sets) -> function that creates the
         tfds builder, as `prepare` takes it.
       summary: a one-line description.
+      num_classes: C, as it is assumed before the data are prepared, of a data set whose archive has
+        the names of the classes; None: the builder has the names.
     """
 
     builder: Callable[[ml_collections.ConfigDict, Path], _MakeBuilder]
     summary: str
+    num_classes: int | None = None
 
 
 class ArrayEntry(NamedTuple):
@@ -150,8 +155,10 @@ def _require_image_size(data: ml_collections.ConfigDict) -> None:
 
 
 DATASETS: dict[str, Entry | ArrayEntry] = {
-    "cifar10": Entry(_fixed(Cifar10), "CIFAR-10: 50,000 + 10,000 images, 32x32, 10 classes"),
-    "cifar100": Entry(_fixed(Cifar100), "CIFAR-100: 50,000 + 10,000 images, 32x32, 100 classes"),
+    "cifar10": Entry(_fixed(Cifar10), "CIFAR-10: 50,000 + 10,000 images, 32x32, 10 classes", 10),
+    "cifar100": Entry(
+        _fixed(Cifar100), "CIFAR-100: 50,000 + 10,000 images, 32x32, 100 classes", 100
+    ),
     "cinic10": Entry(_fixed(Cinic10), "CINIC-10: 90,000 + 90,000 images, 32x32, 10 classes"),
     "digits": Entry(
         _fixed(Digits),
@@ -163,13 +170,13 @@ DATASETS: dict[str, Entry | ArrayEntry] = {
     "folder": Entry(
         _folder, "your images: train/CLASS/* and test/CLASS/*, or CLASS/*, or labels.csv"
     ),
-    "imagenet": Entry(_imagenet, "ImageNet: 1,281,167 + 50,000 images, 1,000 classes"),
+    "imagenet": Entry(_imagenet, "ImageNet: 1,281,167 + 50,000 images, 1,000 classes", 1000),
     "mnist": Entry(_fixed(Mnist), "MNIST: 60,000 + 10,000 images, 28x28, 10 classes"),
     "svhn_cropped": Entry(
         _fixed(SvhnCropped), "SVHN, cropped digits: 73,257 + 26,032 images, 32x32, 10 classes"
     ),
     "tiny_imagenet": Entry(
-        _fixed(TinyImagenet), "Tiny-ImageNet: 100,000 + 10,000 images, 64x64, 200 classes"
+        _fixed(TinyImagenet), "Tiny-ImageNet: 100,000 + 10,000 images, 64x64, 200 classes", 200
     ),
 }
 
@@ -204,10 +211,6 @@ def register_dataset(
     return registering(DATASETS, "data set", name, lambda load: ArrayEntry(load, names, summary))
 
 
-# Until ImageNet is prepared, the names of its classes are in an archive that is not opened yet.
-_IMAGENET_CLASSES = 1000
-
-
 class DatasetSpec(NamedTuple):
     """What is known of a data set before it is prepared.
 
@@ -234,7 +237,8 @@ def describe_dataset(data: ml_collections.ConfigDict) -> DatasetSpec:
       data: see `load_dataset`.
 
     Raises:
-      UserError: on a wrong setting, an image folder that is missing or empty, or wrong arrays.
+      UserError: on a wrong setting, an image folder that is missing or empty, wrong arrays, or a
+        damaged description of prepared data.
     """
     if data.name not in DATASETS:
         raise unknown_name("data set", data.name, DATASETS)
@@ -256,16 +260,58 @@ def describe_dataset(data: ml_collections.ConfigDict) -> DatasetSpec:
     if isinstance(entry, ArrayEntry):
         return _describe_arrays(entry, data)
     data_dir = local_path(prepared_folder(data.data_dir), "config.data.data_dir")
-    make_builder = entry.builder(data, data_dir)
+    make_builder = _reporting_damage(entry.builder(data, data_dir), data_dir / data.name)
     with quiet():
-        features = make_builder().info.features
+        builder = make_builder()
     size = data.image_size
-    shape = (size, size, 3) if size else features["image"].shape
-    label = features["label"]
-    num_classes = _IMAGENET_CLASSES
-    if label.num_classes is not None:
-        num_classes = len(_known_names(label.names, data))
-    return DatasetSpec(num_classes, shape, partial(_open_prepared, data, make_builder, shape))
+    shape = (size, size, 3) if size else builder.info.features["image"].shape
+    if entry.num_classes is None or builder.is_prepared():
+        num_classes = len(_known_names(_class_names(entry, builder), data))
+    else:
+        num_classes = num_known(entry.num_classes, data.unknown_classes)
+    return DatasetSpec(
+        num_classes, shape, partial(_open_prepared, entry, data, make_builder, shape)
+    )
+
+
+def _reporting_damage(make_builder: _MakeBuilder, folder: Path) -> _MakeBuilder:
+    """Returns the function with an error that names the folder, if the files in it are damaged."""
+
+    def make() -> tfds.core.DatasetBuilder:
+        try:
+            return make_builder()
+        except Exception as error:  # tfds and protobuf raise many types
+            raise UserError(
+                f"the data prepared in {folder} cannot be read: {one_line(error)}; remove it and "
+                "try again"
+            ) from error
+
+    return make
+
+
+def _class_names(entry: Entry, builder: tfds.core.DatasetBuilder) -> list[str]:
+    """Returns the names of all classes of a data set, which is prepared or whose builder has them.
+
+    Raises:
+      UserError: if the prepared names are missing, or are not as many as the data set has classes.
+    """
+    label = builder.info.features["label"]
+    if entry.num_classes is None:
+        return label.names
+    # Read here, as tfds replaces names that it cannot read by numbers.
+    file = Path(label.get_names_filepath(builder.data_dir, "label"))
+    try:
+        lines = file.read_text("utf-8").split("\n")
+        names = [line.strip() for line in lines if line.strip()]
+        features = json.loads(file.with_name("features.json").read_bytes())["featuresDict"]
+        prepared = int(features["features"]["label"]["classLabel"]["numClasses"])
+        if len(set(names)) != prepared:
+            raise ValueError(f"it has {len(set(names))} names of {prepared} classes")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{file} cannot be read: {one_line(error)}; remove {builder.data_dir} and try again"
+        ) from error
+    return names
 
 
 def _describe_arrays(entry: ArrayEntry, data: ml_collections.ConfigDict) -> DatasetSpec:
@@ -355,10 +401,13 @@ def load_dataset(data: ml_collections.ConfigDict, spec: DatasetSpec | None = Non
 
 
 def _open_prepared(
-    data: ml_collections.ConfigDict, make_builder: _MakeBuilder, shape: tuple[int, int, int]
+    entry: Entry,
+    data: ml_collections.ConfigDict,
+    make_builder: _MakeBuilder,
+    shape: tuple[int, int, int],
 ) -> Dataset:
     builder = prepare(make_builder)
-    all_names = builder.info.features["label"].names
+    all_names = _class_names(entry, builder)
     class_names = _known_names(all_names, data)
     new_labels = known_labels(all_names, data.unknown_classes)
 

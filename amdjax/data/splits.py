@@ -43,6 +43,27 @@ def hold_out(
     return chosen
 
 
+def num_known(num_classes: int, unknown: Sequence[str]) -> int:
+    """Returns the number of classes that are left when some are held out as unknown.
+
+    Args:
+      num_classes: of the whole data set.
+      unknown: names of the classes to hold out.
+
+    Raises:
+      UserError: if a class is named twice, or fewer than two are left.
+    """
+    names = list(map(str, unknown))
+    if len(set(names)) < len(names):
+        raise UserError(f"config.data.unknown_classes has duplicates: {', '.join(names)}")
+    if names and num_classes - len(names) < 2:
+        raise UserError(
+            f"config.data.unknown_classes holds out {len(names)} of {num_classes} classes; at "
+            "least two must be left for training"
+        )
+    return num_classes - len(names)
+
+
 def known_labels(class_names: Sequence[str], unknown: Sequence[str]) -> np.ndarray:
     """Returns the labels of the classes that are left when some are held out as unknown.
 
@@ -60,12 +81,6 @@ def known_labels(class_names: Sequence[str], unknown: Sequence[str]) -> np.ndarr
     for name in names:
         if name not in class_names:
             raise unknown_name("class in config.data.unknown_classes", name, class_names)
-    if len(set(names)) < len(names):
-        raise UserError(f"config.data.unknown_classes has duplicates: {', '.join(names)}")
-    if names and len(class_names) - len(names) < 2:
-        raise UserError(
-            f"config.data.unknown_classes holds out {len(names)} of {len(class_names)} classes; at "
-            "least two must be left for training"
-        )
+    num_known(len(class_names), unknown)
     known = np.array([name not in names for name in class_names])
     return np.where(known, np.cumsum(known) - 1, -1).astype(np.int32)

@@ -4,13 +4,15 @@ import collections
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 import numpy as np
 
-from amdjax.data.datasets.folder import report_left_out, walk_images
+from amdjax.data.datasets.builder_utils import ImageFile, checked_examples
+from amdjax.data.datasets.folder import BAD_FILES_ADVICE, report_left_out, walk_images
 from amdjax.data.fingerprint import digest_of
 from amdjax.data.image_io import one_line
 from amdjax.data.registry import Dataset
@@ -31,19 +33,19 @@ def add_unlabeled(dataset: Dataset, data: ml_collections.ConfigDict) -> Dataset:
       data: `config.data`, of which `unlabeled` is a folder with images at any depth ("": there are
         none), and `unlabeled_only` leaves the labelled ones out. The images are held in memory if
         they fit in what the data set leaves of `memory_gib`, together with the labelled ones if a
-        copy of these fits, too.
+        copy of these fits, too; otherwise each is read when a batch needs it.
 
     Raises:
-      UserError: if the folder has no images, or one of them cannot be used.
+      UserError: if the folder has no images; or, where they are held in memory, if some cannot be
+        used: naming the damaged ones, the first twenty of them, or else the first of another size.
     """
     if not data.unlabeled:
         return dataset
     root = local_path(data.unlabeled, "config.data.unlabeled")
     sizes = list_images(root, "config.data.unlabeled")
     crop = "random_resized" if data.random_resized_crop else "center"
-    streamed = StreamedSource(
-        str(root), ImageFiles(root, list(sizes)), data.image_size, dataset.image_shape, 1, crop
-    )
+    files = ImageFiles(root, list(sizes))
+    streamed = StreamedSource(str(root), files, data.image_size, dataset.image_shape, 1, crop)
     free = data.memory_gib * 2**30 - _memory(dataset)  # bytes
 
     def fits(images: int) -> bool:
@@ -55,7 +57,11 @@ def add_unlabeled(dataset: Dataset, data: ml_collections.ConfigDict) -> Dataset:
         copied = None
         if isinstance(labeled, InMemorySource) and fits(len(labeled) + len(sizes)):
             labeled, copied = None, labeled  # one array can be kept on a device
-        train = decode_to_memory(streamed, copied)
+        try:
+            train = decode_to_memory(streamed, copied)
+        except UserError:
+            files.check()  # names all damaged files, the error the first alone
+            raise
         train.arrays()[1][-len(sizes) :] = NO_LABEL
     if labeled is not None:
         train = _Joined(labeled, train)
@@ -108,14 +114,27 @@ class ImageFiles:
 
     def __getitems__(self, keys: Sequence[int]) -> Sequence[dict[str, Any]]:
         """See `RecordSource.__getitems__`."""
-        return [self._read(self._names[key]) for key in keys]
+        names = (self._names[key] for key in keys)
+        return [
+            {"id": name.encode(errors="surrogateescape"), "image": self._read(name), "label": 0}
+            for name in names
+        ]
 
-    def _read(self, name: str) -> dict[str, Any]:
+    def check(self) -> None:
+        """Decodes all files once.
+
+        Raises:
+          UserError: naming the damaged files, the first twenty of them.
+        """
+        files = (ImageFile(name, 0, partial(self._read, name)) for name in self._names)
+        for _ in checked_examples(files, f"{self._root}/", BAD_FILES_ADVICE):
+            pass
+
+    def _read(self, name: str) -> bytes:
         try:
-            image = (self._root / name).read_bytes()
+            return (self._root / name).read_bytes()
         except OSError as error:
             raise UserError(f"{self._root / name} cannot be read: {one_line(error)}") from error
-        return {"id": name.encode(errors="surrogateescape"), "image": image, "label": 0}
 
 
 class _Unlabeled:

@@ -32,6 +32,12 @@ def test_decode_image_keeps_png_pixels_and_is_writable():
     image[0] = 0
 
 
+def test_decode_image_error_on_too_many_pixels_says_to_make_it_smaller(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 29)
+    with pytest.raises(UserError, match=r"^x has more than 58 pixels; make it smaller$"):
+        decode_image(encode(RGB), 0, "x")
+
+
 @pytest.mark.parametrize("file_format", ["PNG", "BMP", "GIF", "TIFF", "JPEG", "WEBP"])
 def test_decode_image_repeats_grey_in_three_channels(file_format):
     image = decode_image(encode(np.full([6, 10], 77, np.uint8), file_format), 0, "x")

@@ -128,6 +128,25 @@ def test_unknown_classes_are_checked_before_preparing(tmp_path, unknown, message
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("name", "num_classes"),
+    [("cifar10", 10), ("cifar100", 100), ("imagenet", 1000), ("tiny_imagenet", 200)],
+)
+def test_describe_dataset_counts_known_classes_before_preparing(tmp_path, name, num_classes):
+    def describe(*unknown):
+        return describe_dataset(
+            data_settings(name, tmp_path, image_size=32, unknown_classes=unknown)
+        )
+
+    assert (describe().num_classes, describe().image_shape) == (num_classes, (32, 32, 3))
+    assert describe("cat", "dog").num_classes == num_classes - 2
+    with pytest.raises(UserError, match="has duplicates: cat, cat"):
+        describe("cat", "cat")
+    with pytest.raises(UserError, match=f"holds out {num_classes} of {num_classes} classes"):
+        describe(*range(num_classes))
+    assert not list(tmp_path.iterdir())
+
+
 def test_load_dataset_holds_train_in_memory_first(digits_dir):
     dataset = load_dataset(data_settings("digits", digits_dir, memory_gib=1500 * 3072 / 2**30))
     assert isinstance(dataset.train, InMemorySource)

@@ -111,8 +111,24 @@ def test_add_unlabeled_refuses_what_it_cannot_use(folder, tmp_path):
     with pytest.raises(UserError, match=r"wide\.png\) is 16x20, not 16x16"):
         add_unlabeled(_dataset(), _settings(folder))
     (folder / "wide.png").write_bytes(b"text")
-    with pytest.raises(UserError, match=r"wide\.png"):
+    with pytest.raises(UserError, match=r"wide\.png cannot be decoded .*; correct or remove"):
         add_unlabeled(_dataset(), _settings(folder))
+
+
+def test_add_unlabeled_names_all_damaged_images_that_are_held_in_memory(folder):
+    (folder / "more/c.png").write_bytes(b"")
+    (folder / "z.png").write_bytes((folder / "z.png").read_bytes()[:100])
+    (folder / "wide.png").write_bytes(encode(random_images(16, 20, 3)))
+    data = _settings(folder)
+    with pytest.raises(UserError) as caught:
+        add_unlabeled(_dataset(), data)
+    first, *lines = str(caught.value).splitlines()
+    assert first == "2 images cannot be used; correct or remove such files:"
+    assert [line.partition(" cannot be ")[0] for line in lines] == [
+        f"  {folder}/{name}" for name in ("more/c.png", "z.png")
+    ]
+    data.memory_gib = 0.0  # read during training only
+    assert len(add_unlabeled(_dataset(), data).train) == 12
 
 
 def test_list_images_follows_links_and_counts_what_is_left_out(folder, tmp_path, capfd):

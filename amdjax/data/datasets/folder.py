@@ -30,7 +30,9 @@ _TRAIN = "train"
 _TESTS = ("test", "val", "valid", "validation")  # the first with labelled images is the test split
 _TABLE = "labels.csv"
 _TEST_FRACTION = 0.2  # of each class, where the folder has no split
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NUM_NAMES = 3  # of the files that are left out, for the message
+BAD_FILES_ADVICE = "correct or remove such files"  # damaged, of wrong values, or too large
 
 _Splits = dict[str, list["_Image"]]  # "train", "test" and perhaps "validation" -> sorted images
 
@@ -101,7 +103,7 @@ class Folder(tfds.core.GeneratorBasedBuilder):
         return checked_examples(
             self._image_files(split),
             f"{self.builder_config.root}/",
-            "repair or remove such files",
+            BAD_FILES_ADVICE,
             (file for other in later for file in self._image_files(other)),
         )
 
@@ -128,8 +130,8 @@ def list_folder(root: Path, validation: str = "") -> FolderConfig:
     columns file, label and perhaps split. A class has the images at any depth of its folder. Class
     names that differ only in their Unicode normal form are one class.
 
-    Left out are files without an image suffix, files outside the class folders, and pipes, sockets
-    and devices. Hidden files and folders are ignored without a report.
+    Left out are files without an image suffix, files outside the class folders, folders beside the
+    splits, and pipes, sockets and devices. Hidden files and folders are ignored without a report.
 
     Args:
       root: the folder.
@@ -140,8 +142,8 @@ def list_folder(root: Path, validation: str = "") -> FolderConfig:
       The configuration with which `Folder` prepares the listed files.
 
     Raises:
-      UserError: if the folder has another layout, no images, or test classes without training
-        images.
+      UserError: if the folder has another layout, no images, a single class, or test classes
+        without training images.
     """
     root = root.absolute()
     try:
@@ -182,7 +184,8 @@ def _digest(splits: _Splits) -> str:
 
 
 def _list_splits(root: Path, validation: str) -> _Splits:
-    folders = sorted(entry.name for entry in _visible(str(root)) if entry.is_dir())
+    entries = _visible(str(root))
+    folders = sorted(entry.name for entry in entries if entry.is_dir())
     train = _match(_TRAIN, folders)
     has_test = any(_match(name, folders) for name in _TESTS)
     has_classes = train is not None and any(entry.is_dir() for entry in _visible(str(root / train)))
@@ -193,6 +196,11 @@ def _list_splits(root: Path, validation: str) -> _Splits:
     if has_classes or has_test or len(folders) < 2:
         if train is None:
             raise UserError(f"{root} has no folder {_TRAIN}; {_LAYOUT}")
+        used = {_match(name, folders) for name in (_TRAIN, *_TESTS, validation)}
+        others = [entry.path for entry in entries if entry.is_dir() and entry.name not in used]
+        files = [entry.path for entry in entries if not entry.is_dir() and entry.name != _TABLE]
+        report_left_out(str(root), {"outside the class folders": files})
+        _report(str(root), "folder", "beside the splits", others)
         return _assign_parts(
             f"{root}/", folders, lambda part: _list_classes(root, f"{part}/"), validation
         )
@@ -218,7 +226,8 @@ def _assign_parts(
       validation: the part that is the split "validation"; "": none.
 
     Raises:
-      UserError: if a split has no images, or classes without training images.
+      UserError: if a split has no images, or classes without training images, or there is a single
+        class.
     """
     train = _match(_TRAIN, names) or _TRAIN
     tests = [part for part in (_match(name, names) for name in _TESTS) if part]
@@ -263,7 +272,25 @@ def _assign_parts(
                 f"a label outside the classes: {place}{part} has {', '.join(map(repr, unknown))}, "
                 f"of which {place}{train} has no images"
             )
+    if len(classes) < 2:
+        (name,) = classes
+        raise UserError(
+            f"{place}{train} has images of the class {name!r} only, at least 2 classes are needed"
+            + _deeper_classes(train, name, splits["train"])
+        )
     return splits
+
+
+def _deeper_classes(train: str, class_name: str, images: Sequence[_Image]) -> str:
+    """Returns a hint for an error: the sub-folders of the only class folder, if it has some."""
+    paths = (unicodedata.normalize("NFC", image.path).split("/") for image in images)
+    names = {parts[2] for parts in paths if len(parts) > 3 and parts[:2] == [train, class_name]}
+    if not names:
+        return ""
+    return (
+        f"; if its sub-folders ({_first(sorted(names))}) are the classes, move them from "
+        f"{train}/{class_name} to {train}"
+    )
 
 
 def _with_images(place: str, part: str, images: list[_Image]) -> list[_Image]:
@@ -329,7 +356,11 @@ def _list_table(root: Path, validation: str) -> _Splits:
     for line, row in _read_table(table):
         place = f"{table}, line {line}"
         path = str(PurePosixPath(row["file"]))
-        if path.startswith("/") or ".." in path.split("/"):
+        if _CONTROL_CHARACTER.search(path):
+            raise UserError(f"{place}: the file {row['file']!r} has a control character; rename it")
+        if path.startswith("/"):
+            raise UserError(f"{place}: the file {row['file']!r} must be relative to {root}")
+        if ".." in path.split("/"):
             raise UserError(f"{place}: the file {row['file']!r} must be below {root}")
         if path in images:
             raise UserError(f"{place}: the file {row['file']!r} is listed twice")
@@ -362,7 +393,7 @@ def _read_table(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Yields number and values of the lines of a table, of the columns file, label and split.
 
     Raises:
-      UserError: if it is not CSV in UTF-8, or lacks a column or a value.
+      UserError: if it is not CSV in UTF-8, lacks a column or a value, or has too many values.
     """
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
@@ -378,6 +409,12 @@ def _read_table(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
             is_empty = True
             for row in reader:
                 is_empty = False
+                surplus = row.pop(None, [])  # the key of csv for values without a column
+                if any(value.strip() for value in surplus):
+                    raise UserError(
+                        f"{table}, line {reader.line_num}: {len(columns) + len(surplus)} values "
+                        f"for {len(columns)} columns; put a value with a comma in double quotes"
+                    )
                 values = {column: (row[column] or "").strip() for column in known}
                 for column, value in values.items():
                     if not value:
@@ -395,7 +432,7 @@ def _class_name(text: str, place: str) -> str:
     """Returns a class name in normal form C.
 
     Raises:
-      UserError: if it cannot be written as one line of UTF-8.
+      UserError: if it cannot be written as one line of UTF-8 without control characters.
     """
     name = unicodedata.normalize("NFC", text)
     try:
@@ -407,6 +444,8 @@ def _class_name(text: str, place: str) -> str:
             f"{place}: the class name {name!r} begins or ends with a blank, or has a line break; "
             "rename it"
         )
+    if _CONTROL_CHARACTER.search(name):
+        raise UserError(f"{place}: the class name {name!r} has a control character; rename it")
     return name
 
 

@@ -80,6 +80,24 @@ def test_prepare_error_on_an_incomplete_data_set(cifar10_dir):
         load_dataset(data_settings("cifar10", cifar10_dir))
 
 
+@pytest.mark.parametrize("content", ["", "{", "{}"])
+def test_load_dataset_error_names_the_folder_of_a_damaged_description(cifar10_dir, content):
+    (cifar10_dir / "cifar10/3.0.2/dataset_info.json").write_text(content)
+    message = f"^the data prepared in {cifar10_dir}/cifar10 cannot be read: .*; remove it and try"
+    with pytest.raises(UserError, match=message) as caught:
+        load_dataset(data_settings("cifar10", cifar10_dir))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("names", [None, b"", b"cat\ndog\n", b"cat\n" * 10, b"\xff"])
+def test_load_dataset_error_on_class_names_that_are_not_all(cifar10_dir, names):
+    file = cifar10_dir / "cifar10/3.0.2/label.labels.txt"
+    file.unlink() if names is None else file.write_bytes(names)
+    message = f"^{file} cannot be read: .*; remove {file.parent} and try again$"
+    with pytest.raises(UserError, match=message):
+        load_dataset(data_settings("cifar10", cifar10_dir))
+
+
 @pytest.mark.parametrize("end", [5000, None], ids=["truncated", "missing"])
 def test_open_split_error_names_damaged_files(cifar10_dir, end):
     (records,) = cifar10_dir.glob("cifar10/3.0.2/*train.array_record*")

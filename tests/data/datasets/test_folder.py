@@ -163,7 +163,7 @@ def test_folder_error_names_the_files_that_changed_after_listing(folder):
     with pytest.raises(UserError) as caught:
         prepare(lambda: Folder(config=config, data_dir=folder.parent / "prepared"))
     assert str(caught.value).splitlines() == [
-        "2 images cannot be used; repair or remove such files:",
+        "2 images cannot be used; correct or remove such files:",
         f"  {folder}/train/class_0/001.png cannot be read: No such file or directory",
         f"  {folder}/test/class_1/000.png cannot be read: it is a pipe, socket or device",
     ]
@@ -178,7 +178,7 @@ def test_folder_error_names_the_first_twenty_damaged_files(folder):
     with pytest.raises(UserError) as caught:
         load_dataset(settings(folder))
     first, *lines, last = str(caught.value).splitlines()
-    assert first == "24 images cannot be used; repair or remove such files:"
+    assert first == "24 images cannot be used; correct or remove such files:"
     assert len(lines) == 20
     assert lines[0].endswith("train/class_0/link.png cannot be read: No such file or directory")
     assert "test/class_2/y0.png cannot be decoded" in lines[19]
@@ -261,6 +261,42 @@ def test_val_beside_test_is_left_out_unless_it_is_the_validation_split(folder, c
 def test_validation_split_must_be_another_part(folder, validation, message):
     with pytest.raises(UserError, match=message):
         list_folder(folder, validation)
+
+
+@pytest.mark.parametrize("depth", ["", "/a/b"])
+def test_list_folder_error_on_a_single_class_names_its_sub_folders(folder, depth):
+    for split in ("train", "test"):
+        (folder / split).rename(folder / "moved")
+        (folder / f"{split}{depth}").mkdir(parents=True)
+        (folder / "moved").rename(folder / f"{split}{depth}/{NFD}")
+    name, inner = ("a", "b") if depth else (NFC, "class_0, class_1, class_2")
+    with pytest.raises(UserError) as caught:
+        list_folder(folder)
+    assert str(caught.value) == (
+        f"{folder}/train has images of the class {name!r} only, at least 2 classes are needed; if "
+        f"its sub-folders ({inner}) are the classes, move them from train/{name} to train"
+    )
+    shutil.rmtree(folder)
+    for split in ("train", "test"):
+        (folder / f"{split}/one").mkdir(parents=True)
+        (folder / f"{split}/one/1.png").write_bytes(encode(BLACK))
+    with pytest.raises(UserError, match=r"of the class 'one' only, at least 2 classes are needed$"):
+        list_folder(folder)
+
+
+def test_list_folder_reports_what_is_beside_the_splits(folder, capfd):
+    shutil.copytree(folder / "test", folder / "train_extra")
+    shutil.copytree(folder / "test", folder / "dev")
+    shutil.copytree(folder / "test", folder / "val")
+    for name in ("loose.png", "README", ".hidden"):
+        (folder / name).write_bytes(encode(BLACK))
+    assert list(list_folder(folder, "val").files) == ["train", "test", "validation"]
+    assert capfd.readouterr().err.splitlines() == [
+        f"{folder}: left out 2 files outside the class folders: README, loose.png",
+        f"{folder}: left out 2 folders beside the splits: dev, train_extra",
+    ]
+    list_folder(folder, "dev")
+    assert "left out 1 folder beside the splits: train_extra" in capfd.readouterr().err
 
 
 @pytest.fixture
@@ -349,7 +385,12 @@ def test_file_names_need_not_be_utf8(folder):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [(b"\xff", "is not UTF-8; rename it"), (b"a\nb", "line break"), (b"a ", "ends with a blank")],
+    [
+        (b"\xff", "is not UTF-8; rename it"),
+        (b"a\nb", "line break"),
+        (b"a ", "ends with a blank"),
+        (b"a\x1b[1m", r"class name 'a\\x1b\[1m' has a control character; rename it"),
+    ],
 )
 def test_class_names_are_one_line_of_utf8(folder, name, message):
     move(folder, **{"train/class_0": f"train/{os.fsdecode(name)}"})
@@ -391,7 +432,7 @@ def test_table_gives_labels_and_splits(table):
     (table / "deep").mkdir()
     (table / "5.png").rename(table / "deep/5.jpeg")  # the content decides
     rows = "label, file ,split,note\ndog,0.png,Train,\ncat,1.png,train,x\n"
-    rows += "cat,./2.png,val,\ndog,3.png,test,\n\n"
+    rows += "cat,./2.png,val,,,\ndog,3.png,test,\n\n"
     rows += '"a, b",4.png,train,\n"a, b",deep/5.jpeg,test,\n'
     dataset = load_dataset(settings(write_table(table, rows, "utf-8-sig")))
     assert dataset.class_names == ("a, b", "cat", "dog")
@@ -441,7 +482,15 @@ def test_table_names_all_missing_files(table):
         ("file,label\n0.png\n", "line 2: no label is given"),
         ("file,label\n0.png,a\n./0.png,b\n", "line 3: the file './0.png' is listed twice"),
         ("file,label\n../0.png,a\n", r"line 2: the file '\.\./0\.png' must be below"),
-        ("file,label\n/0.png,a\n", "line 2: the file '/0.png' must be below"),
+        ("file,label\n/0.png,a\n", "line 2: the file '/0.png' must be relative to /"),
+        ("file,label\n0.png,a\n1.png,b, c\n", "line 3: 3 values for 2 columns; put a value with"),
+        ("file,label,split\n0.png,b, c,train\n", "line 2: 4 values for 3 columns; put a value"),
+        ("file,label\n0\0.png,a\n", r"line 2: the file '0\\x00\.png' has a control character"),
+        ("file,label\n0.png,a\0\n", r"line 2: the class name 'a\\x00' has a control character"),
+        (
+            "file,label,split\nx/y/0.png,x,train\nx/y/1.png,x,test\n",
+            "split train has images of the class 'x' only, at least 2 classes are needed$",
+        ),
         ("file,label,split\n0.png,a,fold1\n", "unknown split in .*line 2 'fold1'"),
         ("file,label,split\n0.png,a,test\n", "split train has no images"),
         ("file,label,split\n0.png,a,train\n", "split test has no images"),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from amdjax.data import Dataset, TrainBatches, describe_dataset, load_dataset
+from amdjax.data import Dataset, TrainBatches, load_dataset
 from amdjax.errors import UserError
 from tests.data.archives import IMAGENET_IMAGES, read_all, write_imagenet
 from tests.make_data import data_settings, encode
@@ -26,11 +26,6 @@ def test_imagenet_has_images_and_labels_of_the_archives(tmp_path):
     np.testing.assert_array_equal(labels, [0, 2, 1, 1])
     colours = IMAGENET_IMAGES[[1, 2, 0, 0], 0].mean((1, 2))
     np.testing.assert_allclose(images.mean((1, 2)), colours, atol=8)
-
-
-def test_imagenet_is_described_before_it_is_prepared(tmp_path):
-    data = describe_dataset(data_settings("imagenet", tmp_path, image_size=32))
-    assert (data.num_classes, data.image_shape) == (1000, (32, 32, 3))
 
 
 def test_random_resized_crop_depends_on_seed_epoch_and_example(tmp_path):

@@ -6,6 +6,7 @@ from amdjax.errors import UserError
 from tests.data.archives import read_all, rewrite_zip, write_tiny_imagenet
 from tests.make_data import class_images, data_settings, encode
 
+NAMES = "tiny_imagenet/1.0.0/label.labels.txt"  # in the data directory
 IMAGE = "tiny-imagenet-200/val/images/val_1.JPEG"
 
 
@@ -33,3 +34,15 @@ def test_tiny_imagenet_with_images_of_different_sizes_needs_image_size(tmp_path)
         load_dataset(data_settings("tiny_imagenet", tmp_path))
     resized = load_dataset(data_settings("tiny_imagenet", tmp_path, image_size=40))
     assert resized.image_shape == (40, 40, 3)
+
+
+@pytest.mark.parametrize(("lines", "count"), [(0, 0), (2, 2)])
+def test_tiny_imagenet_prepared_without_all_class_names_is_refused(tmp_path, lines, count):
+    write_tiny_imagenet(tmp_path)
+    load_dataset(data_settings("tiny_imagenet", tmp_path))
+    file = tmp_path / NAMES
+    names = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(names[:lines]))
+    message = f"{file} cannot be read: it has {count} names of 3 classes; remove {file.parent} and"
+    with pytest.raises(UserError, match=message):
+        load_dataset(data_settings("tiny_imagenet", tmp_path))
