@@ -157,7 +157,7 @@ def _folders_in_use() -> list[Path]:
         folders += [config.get("init_from"), *teacher.get("ensemble", ())]
         folders += [teacher.get(key) for key in ("checkpoint", "outputs")]
     # Path.expanduser raises an error where the user has no home folder.
-    return [Path(os.path.expanduser(folder)) for folder in folders if folder]  # noqa: PTH111
+    return [Path(os.path.expanduser(str(folder))) for folder in folders if folder]  # noqa: PTH111
 
 
 def parse_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:

@@ -150,6 +150,11 @@ def compute_dtype(config: ml_collections.ConfigDict) -> Any:
 
 
 def _check_ensemble(teacher: ml_collections.ConfigDict) -> None:
+    for key, kind in (("ensemble", "paths"), ("ensemble_models", "names of networks")):
+        for value in teacher[key]:
+            if not isinstance(value, str):
+                hint = f"; write ./{value} for a folder of that name" if key == "ensemble" else ""
+                raise UserError(f"config.teacher.{key} must be {kind}, not {value!r}{hint}")
     count = len(teacher.ensemble)
     if count == 1:
         raise UserError(

@@ -42,14 +42,15 @@ def local_path(text: str, name: str) -> Path:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a file so that after a crash it is complete, or as it was before.
+    """Writes a file in UTF-8 so that after a crash it is complete, or as it was before.
 
     A folder of that name is renamed, see `set_aside`.
     """
     if path.is_dir():
         set_aside(path)
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
+    # File names that are not UTF-8 may be part of the text.
+    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

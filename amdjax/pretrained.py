@@ -5,8 +5,7 @@ import pickle
 import re
 import sys
 import warnings
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from amdjax import distributed
 from amdjax.checkpoint import (
+    FOLDER,
     digest_of,
     has_checkpoint,
     network_of,
@@ -177,7 +177,7 @@ def load_teacher(
     Args:
       path: value of the setting: a run's folder, its `checkpoints` folder or one step in
         it (the newest is taken), or PyTorch weights as `.npz`, `.safetensors`, `.pth`, `.pt`,
-        `.ckpt` or `.bin`, or a folder of the Hugging Face Hub with such a file.
+        `.ckpt` or `.bin`, or a folder with such a file, see `find_weights`.
       name: the model that the weights belong to.
       data: fingerprint of the data set, whose classes the teacher must have.
       setting: that names the path, for messages.
@@ -256,24 +256,33 @@ def _check_run(path: Path, data: Fingerprint, subject: str, started: bool) -> No
 def find_run(path: Path) -> Path | None:
     """Returns the folder of a run, of which a path is the folder, its `checkpoints` or one of them.
 
-    None: the path is not of a run with a checkpoint.
+    The path may be relative, or a link to one of these. None: it is not of a run with a checkpoint.
     """
-    folders = (path, *path.parents[:2]) if path.is_dir() else ()
-    return next((folder for folder in folders if has_checkpoint(folder)), None)
+    if not path.is_dir():
+        return None
+    places = (path.absolute(), path.resolve())  # both: `checkpoints` may itself be a link
+    folders = (folder for at in places for folder in (at / FOLDER, at, at.parent))
+    return next(
+        (one.parent for one in folders if one.name == FOLDER and has_checkpoint(one.parent)), None
+    )
 
 
 def find_weights(path: Path) -> Path | None:
-    """Returns the file of PyTorch weights in a folder of the Hub, or the path itself if a file.
+    """Returns the file of PyTorch weights in a folder, or the path itself if it is a file.
 
-    Safetensors are preferred. None: the folder has no such file, as that of a run.
+    Safetensors are preferred, then `.bin`, the formats of the Hugging Face Hub. None: the folder
+    has no such file, or is that of a run: weights exported into it do not replace its checkpoint.
 
     Raises:
       UserError: if there are several files to choose from.
     """
     if not path.is_dir():
         return path
-    for pattern in ("model.safetensors", "*.safetensors", "pytorch_model.bin", "*.bin"):
-        files = sorted(path.glob(pattern))
+    if find_run(path) is not None:
+        return None
+    patterns = ("model.safetensors", "*.safetensors", "pytorch_model.bin", "*.bin")
+    others = [file for file in path.iterdir() if _ending(file) in _READERS]
+    for files in (*map(sorted, map(path.glob, patterns)), sorted(others)):
         if len(files) > 1:
             names = ", ".join(file.name for file in files[:3])
             raise UserError(f"{path} has several files of weights ({names}); name one of them")
@@ -309,43 +318,42 @@ def read_weights(file: Path, name: str) -> dict:
 
 
 def _read_file(file: Path) -> Any:
-    readers = {
-        ".npz": _read_npz,
-        ".safetensors": _read_safetensors,
-        ".pth": _read_torch,
-        ".pt": _read_torch,
-        ".ckpt": _read_torch,
-        ".bin": _read_torch,
-        ".pth.tar": _read_torch,
-    }
-    ending = ".pth.tar" if file.name.endswith(".pth.tar") else file.suffix
-    if ending not in readers:
+    ending = _ending(file)
+    if ending not in _READERS:
         raise UserError(
             f"the weights {file} have an unknown format: they must be a checkpoint folder or end "
-            f"in {', '.join(readers)}"
+            f"in {', '.join(_READERS)}"
         )
     try:
-        return readers[ending](file)
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-        if isinstance(error, UserError):
-            raise
+        return _READERS[ending](file)
+    except UserError:
+        raise
+    except Exception as error:  # the readers raise many types on damaged files
         reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise UserError(f"the weights {file} cannot be read: {reason}") from error
 
 
+def _ending(file: Path) -> str:
+    """Returns the suffix of a file, of two parts where the second one alone does not say enough."""
+    return ".pth.tar" if file.name.endswith(".pth.tar") else file.suffix
+
+
 def _read_npz(file: Path) -> Mapping[str, Any]:
-    with np.load(file, allow_pickle=False) as arrays:
+    # `np.load` of a path would leave a damaged file open.
+    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         return dict(arrays)
 
 
 def _read_safetensors(file: Path) -> Mapping[str, Any]:
-    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
         return load_file(file)
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
+    except AttributeError as error:
+        raise UserError(
+            f"the weights {file} have arrays of a dtype that NumPy does not have, such as float8 "
+            f"({error}): take weights that are not quantised"
+        ) from error
 
 
 def _read_torch(file: Path) -> Any:
@@ -397,6 +405,17 @@ def _read_torch(file: Path) -> Any:
 def _numpy_functions() -> list[Any]:
     """Returns the functions by which pickles make NumPy's scalars and arrays."""
     return [np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]]
+
+
+_READERS: dict[str, Callable[[Path], Any]] = {
+    ".npz": _read_npz,
+    ".safetensors": _read_safetensors,
+    ".pth": _read_torch,
+    ".pt": _read_torch,
+    ".ckpt": _read_torch,
+    ".bin": _read_torch,
+    ".pth.tar": _read_torch,
+}
 
 
 def _select(content: Any, file: Path) -> dict[str, Any]:

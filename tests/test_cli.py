@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
+from amdjax import cli
 from amdjax.cli import list_registries, parse_flags
 from amdjax.data.mixing import MIXES
 from amdjax.data.policies import AUGMENTATIONS
@@ -85,6 +87,12 @@ def test_files_that_vanish_are_named_in_one_line(error):
     assert err.startswith(b"error: a file was removed while it was in use: ")
     assert b"a.json" in err
     assert len(err.splitlines()) == 1
+
+
+def test_files_that_vanish_are_named_where_the_config_has_numbers_as_paths(monkeypatch):
+    config = ConfigDict({"teacher": {"ensemble": (1, "b")}})
+    monkeypatch.setattr(flags.FlagValues, "flag_values_dict", lambda _: {"config": config})
+    assert {Path("1"), Path("b")} <= set(cli._folders_in_use())
 
 
 def _parse(*words):

@@ -1,6 +1,7 @@
 """Paths that users write, and files that are written whole."""
 
 import errno
+import locale
 import os
 from pathlib import Path
 
@@ -40,6 +41,16 @@ def test_write_atomically_leaves_no_partial_file(tmp_path):
         write_atomically(tmp_path / "a.json", text)
         assert (tmp_path / "a.json").read_text() == text
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_write_atomically_writes_utf_8_in_every_locale(tmp_path):
+    before = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C")
+    try:
+        write_atomically(tmp_path / "a.csv", "ä\udcff")  # \udcff: the byte 255 in a file name
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)
+    assert (tmp_path / "a.csv").read_bytes() == "ä\\udcff".encode()
 
 
 def test_check_writable_names_a_folder_that_cannot_be_created():

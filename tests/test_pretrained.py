@@ -1,8 +1,12 @@
 """A teacher from PyTorch, in every form that it may be stored in."""
 
 import dataclasses
+import json
 import re
+import struct
+import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -90,6 +94,32 @@ def test_load_teacher_names_a_damaged_file(tmp_path, ending):
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_load_teacher_names_a_damaged_npz_file(tmp_path, state_dict):
+    """What NumPy raises: zlib.error, NotImplementedError, TypeError and tokenize.TokenError."""
+    path = tmp_path / "teacher.npz"
+    np.savez_compressed(path, a=state_dict["conv1.weight"])
+    data = bytearray(path.read_bytes())
+    data[100:200] = bytes(100)
+    version = bytearray(path.read_bytes())
+    version[version.rindex(b"PK\x01\x02") + 6] = 255
+    np.save(tmp_path / "alone.npy", np.zeros(3))
+    alone = (tmp_path / "alone.npy").read_bytes()
+    with zipfile.ZipFile(tmp_path / "header.npz", "w") as archive:
+        archive.writestr("a.npy", alone.replace(b"}", b" "))
+    for damaged in (data, version, alone, (tmp_path / "header.npz").read_bytes()):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"teacher\.npz cannot be read: ."):
+            load_teacher(str(path), "resnet8", 10)
+
+
+def test_load_teacher_refuses_safetensors_of_float8(tmp_path):
+    header = json.dumps({"w": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}).encode()
+    path = tmp_path / "teacher.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(2))
+    with pytest.raises(UserError, match=r"such as float8 .*take weights that are not quantised"):
+        load_teacher(str(path), "resnet8", 10)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -143,6 +173,46 @@ def test_load_teacher_returns_the_checkpoint_that_it_has_read(tmp_path):
     assert digests[0] != digests[1]
     (tmp_path / "checkpoints/4/checksums.json").unlink()
     assert digest_of(tmp_path / "checkpoints/4") is None
+
+
+def test_load_teacher_reads_the_checkpoint_of_a_run_with_weights_in_its_folder(tmp_path):
+    data = _data(4, side=8)
+    _save_flat(tmp_path, data)
+    for folder in (tmp_path, tmp_path / "checkpoints", tmp_path / "checkpoints" / "8"):
+        _safetensors(folder / "model", {"fc.weight": np.zeros((4, 192), np.float32)})
+        (folder / "pytorch_model.bin").write_bytes(b"is not read")
+        teacher = pretrained.load_teacher(str(folder), "flat", data)
+        assert teacher.variables["params"]["fc"]["kernel"][0, 0] == 8
+        assert [one["step"] for one in teacher.checkpoints] == [8]
+
+
+def test_find_run_follows_relative_paths_and_links(tmp_path, monkeypatch):
+    run = tmp_path.resolve() / "w" / "teacher"
+    checkpoints, exported = run / "checkpoints", run / "exported"
+    for folder in (checkpoints / "7", checkpoints / "8", exported / "more"):
+        folder.mkdir(parents=True)
+    (tmp_path / "best").symlink_to(checkpoints / "7")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "checkpoints").symlink_to(checkpoints)
+    for at, path in (
+        (tmp_path, "w/teacher"),
+        (run, "."),
+        (checkpoints, "."),
+        (checkpoints, "7"),
+        (checkpoints, ".."),
+        (checkpoints / "7", "."),
+        (checkpoints / "7", "../8"),
+        (exported, "../checkpoints/8"),
+        (tmp_path, "best"),
+    ):
+        monkeypatch.chdir(at)
+        found = pretrained.find_run(Path(path))
+        assert found is not None, path
+        assert found.resolve() == run, path
+    linked = tmp_path / "elsewhere"
+    assert pretrained.find_run(linked / "checkpoints") == linked
+    for path in (exported, exported / "more", tmp_path, tmp_path / "w", tmp_path / "gone"):
+        assert pretrained.find_run(path) is None, path
 
 
 def test_load_teacher_refuses_a_run_of_the_same_classes_in_another_order(tmp_path, capsys):
@@ -295,6 +365,21 @@ def test_load_teacher_takes_safetensors_first_from_a_folder_of_the_hub(tmp_path,
         _safetensors(tmp_path / name, state_dict)
     with pytest.raises(UserError, match=r"several files of weights \(model-1-of-2.safetensors, "):
         load_teacher(str(tmp_path), "resnet8", 10)
+
+
+def test_find_weights_takes_the_only_file_of_any_format(tmp_path):
+    (tmp_path / "log.txt").touch()
+    assert pretrained.find_weights(tmp_path) is None
+    for name in ("a.ckpt", "b.npz", "best.pth.tar"):
+        (tmp_path / name).touch()
+        assert pretrained.find_weights(tmp_path) == tmp_path / name
+        (tmp_path / name).unlink()
+    for name in ("last.pth", "best.pt"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r"several files of weights \(best\.pt, last\.pth\); name"):
+        pretrained.find_weights(tmp_path)
+    (tmp_path / "model.bin").touch()
+    assert pretrained.find_weights(tmp_path) == tmp_path / "model.bin"
 
 
 @pytest.fixture(scope="module")

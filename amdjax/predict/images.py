@@ -1,5 +1,7 @@
 """Images of the user: finding and reading files, and drawing Grad-CAM over them."""
 
+import collections
+import glob
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from amdjax.analysis.gradcam import overlay, to_unit, upsample
-from amdjax.data.image_io import IMAGE_SUFFIXES, center_box, decode_image
+from amdjax.data.datasets.folder import report_left_out, walk_images
+from amdjax.data.image_io import center_box, decode_image
 from amdjax.errors import UserError
-from amdjax.files import is_special
 
 CAM_MARK = ".cam-"  # in the file name of an overlay
 _SHORT_SIDE, _LONG_SIDE = 384, 4096  # largest sides of an overlay, in pixels
@@ -20,14 +22,15 @@ _NEAREST = 3  # images that are enlarged at least as many times are not interpol
 def find_images(words: Sequence[str]) -> list[Path]:
     """Returns the files of paths, folders and glob patterns, in their order.
 
-    A folder stands for all its image files at any depth, except hidden files and overlays.
+    A folder, also one that a pattern matches, stands for all its image files at any depth, see
+    `walk_images`, except overlays. What is left out is reported on stderr.
 
     Args:
       words: paths, folders and patterns. One that matches no file is returned as a path, so that
-        `read_images` reports it.
+        `read_images` reports it, and so is a folder without images.
 
     Raises:
-      UserError: if there are no words, or an empty one.
+      UserError: if there are no words, or an empty one, or a folder cannot be read.
     """
     if not words or not all(words):
         raise UserError("no images given: list files, folders or glob patterns after the flags")
@@ -35,23 +38,28 @@ def find_images(words: Sequence[str]) -> list[Path]:
 
 
 def _expand(word: str) -> list[Path]:
-    found: list[Path] = []
     try:
         path = Path(word).expanduser()
-        if path.is_dir():
-            found = [
-                file
-                for file in sorted(path.rglob("*"))
-                if file.suffix.lower() in IMAGE_SUFFIXES
-                and not file.name.startswith(".")
-                and CAM_MARK not in file.name
-                and not is_special(file)
-            ]
-        elif not path.exists():
-            found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-        return found or [path]
-    except (OSError, RuntimeError, ValueError):  # too long, unknown user, bad pattern
+        matches = [path] if path.exists() else []
+    except (OSError, RuntimeError, ValueError):  # too long, unknown user, a null character
         return [Path(word)]
+    # `Path.glob` would find hidden files and folders, and not follow links with "**".
+    matches = matches or sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
+    files = dict.fromkeys(file for match in matches for file in _images_of(match))
+    return list(files) or [path]
+
+
+def _images_of(path: Path) -> list[Path]:
+    """Returns the sorted images of a folder; the path itself if there are none, or it is a file."""
+    if not path.is_dir():
+        return [path]
+    left_out: dict[str, list[str]] = collections.defaultdict(list)
+    try:
+        files = [Path(file.path) for file in walk_images(str(path), (), left_out)]
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
+    report_left_out(str(path), left_out)
+    return sorted(file for file in files if CAM_MARK not in file.name) or [path]
 
 
 def read_images(

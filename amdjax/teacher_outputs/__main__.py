@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from amdjax.cli import run_command
+from amdjax.config import validate
 from amdjax.data import Dataset, load_dataset
 from amdjax.data.sources import CHUNK
 from amdjax.data.unlabeled import NO_LABEL, add_unlabeled
@@ -51,6 +52,7 @@ def main(_: list[str]) -> None:
     if config is None:
         raise UserError("--config=NAME.py is missing, the recipe of the students")
     apply_imports(config)
+    validate(config)
     config.data.memory_gib = 0.0  # each image is read once
     if _LIST.value:
         writer = csv.writer(sys.stdout)

@@ -113,7 +113,7 @@ def to_arrays(returned: Any, batch_size: int, num_classes: int) -> dict[str, np.
       float32.
 
     Raises:
-      UserError: on a wrong type or shape.
+      UserError: on a wrong type or shape, or a layer's name that a file cannot have.
     """
     if isinstance(returned, Mapping):
         parts = dict(returned)
@@ -140,6 +140,11 @@ def to_arrays(returned: Any, batch_size: int, num_classes: int) -> dict[str, np.
             "layer -> [B,h,w,c], such as {'stage1': ...}"
         )
     for layer, feature in features.items():
+        if "/" in str(layer):
+            raise UserError(
+                f"the teacher's feature {layer!r} has a '/' in its name, which becomes part of a "
+                "file name: rename it"
+            )
         values = _array(feature, f"feature {layer!r}")
         if values.ndim == 4:
             # `losses.functional.attention_map`, without starting JAX: it would reserve most of the

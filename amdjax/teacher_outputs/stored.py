@@ -14,7 +14,6 @@ import functools
 import hashlib
 import json
 import shutil
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import numpy as np
 
 from amdjax import __version__
 from amdjax.data import Dataset, Fingerprint, InMemorySource
+from amdjax.data.image_io import one_line
 from amdjax.data.unlabeled import NO_LABEL
 from amdjax.errors import UserError
 from amdjax.files import local_path
@@ -293,16 +293,16 @@ def _open(
         if root.is_dir():
             found = {file.stem: np.load(file, mmap_mode="r") for file in files}
         else:
-            with np.load(root) as archive:
+            # `np.load` of a path would leave a damaged file open.
+            with root.open("rb") as stream, np.load(stream) as archive:
                 found = dict(archive)
         labels, metadata = found.pop(LABELS, None), found.pop(METADATA, None)
         data, held_out = None, {}
         if metadata is not None:
             values = json.loads(str(metadata))
             data, held_out = Fingerprint.from_dict(values["data"]), _held_out(values["held_out"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{_SETTING}: {root} cannot be read: {reason}") from error
+    except Exception as error:  # NumPy's readers raise many types on damaged files
+        raise UserError(f"{_SETTING}: {root} cannot be read: {one_line(error)}") from error
     if "logits" not in found:
         raise UserError(
             f"{_SETTING}: {root} has no array 'logits'; it has {', '.join(found) or 'no arrays'}"
@@ -405,10 +405,30 @@ def write_outputs(
       data: `config.data`.
     """
     partial = path.with_name(f"{path.name}.partial")
-    in_folder = path.suffix != ".npz"
+    _remove(partial)  # of a process that was killed
+    try:
+        _write_arrays(partial, path.suffix != ".npz", batches, dataset, data)
+        partial.replace(path)
+    except BaseException:
+        _remove(partial)
+        raise
+
+
+def _remove(path: Path) -> None:
+    """Removes a file or folder if there is one."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _write_arrays(
+    path: Path,
+    in_folder: bool,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    dataset: Dataset,
+    data: ml_collections.ConfigDict,
+) -> None:
+    """Writes the arrays of `write_outputs` to a folder or to one file."""
     if in_folder:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
+        path.mkdir()
     arrays: dict[str, Any] = {}
     first = 0
     for batch in batches:
@@ -416,7 +436,7 @@ def write_outputs(
             if name not in arrays:
                 shape = (len(dataset.train), *rows.shape[1:])
                 arrays[name] = (
-                    np.lib.format.open_memmap(partial / f"{name}.npy", "w+", rows.dtype, shape)
+                    np.lib.format.open_memmap(path / f"{name}.npy", "w+", rows.dtype, shape)
                     if in_folder
                     else np.empty(shape, rows.dtype)
                 )
@@ -432,10 +452,9 @@ def write_outputs(
         )
     )
     if in_folder:
-        np.save(partial / f"{METADATA}.npy", metadata)
+        np.save(path / f"{METADATA}.npy", metadata)
         for array in arrays.values():
             array.flush()  # of `np.memmap`
     else:
-        with partial.open("wb") as file:
+        with path.open("wb") as file:
             np.savez(file, **{**arrays, METADATA: metadata})
-    partial.replace(path)

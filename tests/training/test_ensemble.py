@@ -52,6 +52,8 @@ def _config(*paths, **settings):
         ("", {"ensemble_weights": (1, 2)}, "ensemble_weights has 2 entries and .* 0: give"),
         ("ab", {"ensemble_weights": (1, 0)}, "ensemble_weights must be above 0, not 0"),
         ("ab", {"ensemble_weights": (1, "x")}, "ensemble_weights must be numbers, not 'x'"),
+        ("ab", {"ensemble": (1, 2)}, r"ensemble must be paths, not 1; write \./1 for a folder"),
+        ("ab", {"ensemble_models": ("resnet8", 2)}, "_models must be names of networks, not 2"),
     ],
 )
 def test_validate_refuses_an_ensemble_that_is_not_complete(paths, settings, message):

@@ -102,6 +102,7 @@ def test_to_arrays_accepts_every_form_of_outputs():
         ((np.zeros((2, 4)), None, [1]), "features are a list"),
         ((np.zeros((2, 4)), None, {"a": np.zeros((2, 3))}), r"feature 'a' are \[2, 3\]"),
         ([["a"], ["b"]], "logits are not an array of numbers"),
+        ((np.zeros((2, 4)), None, {"a/b": np.zeros((2, 3, 3))}), "feature 'a/b' has a '/' in its"),
     ],
 )
 def test_to_arrays_refuses_other_outputs(returned, message):
@@ -266,6 +267,41 @@ def test_open_outputs_refuses_other_files(tmp_path):
     (tmp_path / "outputs.pt").write_text("text")
     with pytest.raises(UserError, match=r"must be an \.npz file or a folder of \.npy files"):
         open_outputs(str(tmp_path / "outputs.pt"))
+
+
+def test_open_outputs_names_a_damaged_file(tmp_path):
+    """What NumPy raises: zlib.error, NotImplementedError, TypeError and tokenize.TokenError."""
+    path = tmp_path / "outputs.npz"
+    np.savez_compressed(path, **_arrays())
+    data = bytearray(path.read_bytes())
+    data[100:200] = bytes(100)
+    version = bytearray(path.read_bytes())
+    version[version.rindex(b"PK\x01\x02") + 6] = 255
+    folder = tmp_path / "outputs"
+    folder.mkdir()
+    np.save(folder / "logits.npy", _arrays()["logits"])
+    alone = (folder / "logits.npy").read_bytes()
+    for damaged in (data, version, alone):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"outputs\.npz cannot be read: ."):
+            open_outputs(str(path))
+    (folder / "logits.npy").write_bytes(alone.replace(b"}", b" "))
+    with pytest.raises(UserError, match=r"outputs cannot be read: ."):
+        open_outputs(str(folder))
+
+
+@pytest.mark.parametrize("name", ["outputs", "outputs.npz"])
+def test_write_outputs_leaves_nothing_after_an_error(tmp_path, name):
+    dataset, data = _dataset(), default.get_config().data
+
+    def batches():
+        yield {"logits": np.zeros((4, 1, 4), np.float32)}
+        raise KeyboardInterrupt
+
+    (tmp_path / f"{name}.partial").write_text("of a process that was killed")
+    with pytest.raises(KeyboardInterrupt):
+        write_outputs(tmp_path / name, batches(), dataset, data)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_open_outputs_reads_a_file_again_that_was_replaced(tmp_path):
@@ -435,6 +471,12 @@ def test_command_refuses_what_it_cannot_write(images, tmp_path):
     assert failed.stderr.splitlines()[-1] == (
         "error: --out=there.npz exists; remove it or choose another name"
     )
+
+
+def test_command_checks_the_settings_first(images, tmp_path):
+    failed = _command(tmp_path, images, "--list", "--config.data.validation=1.5")
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert "error: config.data.validation must be at least 0 and below 1" in failed.stderr
 
 
 def test_command_function_may_be_a_network_of_pytorch(tmp_path):
