@@ -12,7 +12,10 @@ import ml_collections
 from amdjax import distributed
 from amdjax.data.augment import normalize
 from amdjax.losses import LOSSES, build_objective
-from amdjax.models import Model, Outputs
+from amdjax.models import Model, Outputs, count_parameters
+
+# Names of running statistics in the variables of losses, as in `models.layers.BatchNorm`.
+_STATISTICS = ("mean", "var")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +103,23 @@ def predicting_losses(losses: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def trained_predicting_losses(losses: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Returns those `predicting_losses` that have variables, which a prediction then needs."""
     return [name for name in predicting_losses(losses) if LOSSES[name].has_variables]
+
+
+def count_prediction_parameters(variables: Mapping[str, Any]) -> int:
+    """Returns the number of parameters that predict: the network's and those of its losses.
+
+    A classifier that a loss keeps without training it counts, and running statistics do not. All
+    parameters of the network count, also a classifier whose logits a loss replaces.
+
+    Args:
+      variables: as for `Predictor.bind`.
+    """
+    losses = jax.tree.leaves_with_path(variables.get("losses", {}))
+    return count_parameters(variables) + sum(
+        leaf.size
+        for path, leaf in losses
+        if jax.tree_util.keystr(path[-1:], simple=True) not in _STATISTICS
+    )
 
 
 @functools.cache

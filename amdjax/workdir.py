@@ -349,19 +349,24 @@ def _settings(config: ml_collections.ConfigDict, spec: RunSpec) -> dict[str, Any
         run["init_from"] = config.init_from
         mixes = config.mix.name != "none"
         run["mix"] = config.mix.to_dict() if mixes else {"name": config.mix.name}
-    if spec.teacher is not None and config.teacher.outputs:
-        run["teacher"] = {"outputs": open_outputs(config.teacher.outputs).digest}
-    elif spec.teacher is not None and config.teacher.ensemble:
-        run["teacher"] = {"ensemble": [one._asdict() for one in teacher_sources(config.teacher)]}
-    elif spec.teacher is not None:
-        run["teacher"] = {
-            "seed": config.seed,
-            "name": teacher_name(config.teacher),
-            "checkpoint": config.teacher.checkpoint,
-        }
+    if spec.teacher is not None:
+        run["teacher"] = _teacher_settings(config)
     if spec.teacher == EARLY_TEACHER:
         run["teacher"]["early_fraction"] = config.teacher.early_fraction
     return _to_json(run)
+
+
+def _teacher_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns the settings that say which teacher the students of a config learn from."""
+    if config.teacher.outputs:
+        return {"outputs": open_outputs(config.teacher.outputs).digest}
+    if config.teacher.ensemble:
+        return {"ensemble": [one._asdict() for one in teacher_sources(config.teacher)]}
+    return {
+        "seed": config.seed,
+        "name": teacher_name(config.teacher),
+        "checkpoint": config.teacher.checkpoint,
+    }
 
 
 def default_settings(imports: Sequence[str] = ()) -> dict[str, Any]:
@@ -448,10 +453,12 @@ class TrainedModel:
       length: of its training; None for a teacher that was trained elsewhere.
       sweep_key: the swept setting, "losses.am.margin"; "" without a sweep.
       sweep_value: its value for this network.
-      settings: of its training, as JSON values; {} for a teacher that was trained elsewhere.
+      settings: of its training, as JSON values; of a teacher that was trained elsewhere only
+        "teacher", which the settings of students that learn from it have, too.
       imports: modules that its training imported.
       given_teacher: the checkpoints that it learned from, see `GivenTeacher`; () if it was trained
-        without a teacher, or with one that was trained in the workdir.
+        without a teacher, or with one that was trained in the workdir. Of a teacher that was
+        trained elsewhere: those that it was read from.
     """
 
     name: str
@@ -604,6 +611,8 @@ def restore_imported_teacher(config: ml_collections.ConfigDict, data: Fingerprin
         variables=jax.device_put(teacher.variables),
         step=0,
         length=None,
+        settings={"teacher": _to_json(_teacher_settings(config))},
+        given_teacher=teacher.checkpoints,
     )
 
 

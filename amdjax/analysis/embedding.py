@@ -76,7 +76,7 @@ def pca(embeddings: ArrayLike, components: int = 2) -> Components:
     if not 1 <= components <= count:
         raise UserError(
             f"cannot compute {components} principal components of embeddings of shape "
-            f"{list(embeddings.shape)}: choose 1 to {count}"
+            f"{list(embeddings.shape)}, which have {count}"
         )
     if not np.ptp(embeddings, axis=0).any():
         return Components(

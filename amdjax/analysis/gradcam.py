@@ -30,7 +30,7 @@ def grad_cam(
 
     `relu(sum_c w_c A_c)` with the feature's channels `A_c` and `w_c = mean_hw d y / d A_c`, where
     y is the logit of the class, in evaluation mode. The gradient covers all paths from the feature
-    to the logit, shortcuts included.
+    to the logit, shortcuts and a prediction rule that reads the feature included.
 
     Args:
       model: from `create_model`.
@@ -60,9 +60,12 @@ def grad_cam(
             return x + perturbation if name == layer else x
 
         outputs: Any = model.apply(variables, images, train=False, feature_hook=feature_hook)
-        logits = predict(outputs).logits
+        feature = outputs.features[layer]
+        # The features are those before the hook, and a prediction rule may read them.
+        hooked = {**outputs.features, layer: feature_hook(layer, feature)}
+        logits = predict(outputs.replace(features=hooked)).logits
         # Samples are independent in evaluation mode, so the sum gives the gradient of each.
-        return jnp.sum(logits * jax.nn.one_hot(classes, logits.shape[-1])), outputs.features[layer]
+        return jnp.sum(logits * jax.nn.one_hot(classes, logits.shape[-1])), feature
 
     zero = jnp.zeros(features[layer].shape, features[layer].dtype)
     gradient, feature = jax.grad(class_logits, has_aux=True)(zero)

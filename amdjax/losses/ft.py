@@ -15,6 +15,7 @@ def ft_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array
     Args:
       student_feature: float [B,H,W,C].
       teacher_feature: float [B,H',W',C']; receives no gradient. The larger map is average-pooled.
+        Features in bfloat16 are cast to float32 first.
 
     Returns:
       float32 [B].
@@ -25,7 +26,8 @@ def ft_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array
     student, teacher = (
         functional.l2_normalize(functional.attention_map(feature), axis=(1, 2))
         for feature in functional.match_size(
-            student_feature, jax.lax.stop_gradient(teacher_feature)
+            functional.promote_to_float32(student_feature),
+            functional.promote_to_float32(jax.lax.stop_gradient(teacher_feature)),
         )
     )
     return jnp.mean(functional.abs_zero_grad(student - teacher), axis=(1, 2))

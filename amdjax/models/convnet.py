@@ -31,7 +31,7 @@ class ConvNet(Model):
     max-pooling by 2 and dropout of 0.5 follow each of the first two stages. Norm and initial
     weights are those of the repository's TensorFlow layers (no scale, 0.001 added to the variance,
     Glorot's uniform distribution), except that the running statistics have the momentum of the
-    other models, and the classifier its first weights, see `classify`. Training needs the "dropout" key.
+    other models, and the classifier their first weights. Training needs the "dropout" key.
 
     The features are the last activations of the stages, before the pooling: 32, 16 and 6 pixels for
     a 32x32 input; "stem" is the first activation.

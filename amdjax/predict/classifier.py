@@ -27,6 +27,7 @@ from amdjax.errors import UserError, unknown_name
 from amdjax.experiment import TEACHER, plan_runs
 from amdjax.files import write_atomically
 from amdjax.predictor import Predictor
+from amdjax.training.conditions import learned_from
 from amdjax.workdir import (
     TrainedModel,
     has_checkpoint,
@@ -229,10 +230,16 @@ def _teacher_of(
     student: TrainedModel, workdir: Path, config: ml_collections.ConfigDict, data: Fingerprint
 ) -> TrainedModel:
     if gives_network(config) and student.teacher == TEACHER:
-        return restore_imported_teacher(config, data)
-    if config.teacher.outputs and student.teacher == TEACHER:
+        teacher = restore_imported_teacher(config, data)
+    elif config.teacher.outputs and student.teacher == TEACHER:
         raise UserError(f"config.teacher.outputs={config.teacher.outputs} has no network")
-    return restore(workdir / student.teacher, len(data.class_names))
+    else:
+        teacher = restore(workdir / student.teacher, len(data.class_names))
+    if not learned_from(student, teacher, workdir):
+        raise UserError(
+            f"{student.name} learned from another teacher than that of the workdir's last command"
+        )
+    return teacher
 
 
 def _read_cache(path: Path) -> dict[str, float]:

@@ -22,11 +22,15 @@ from amdjax.data.unknown import open_unknown
 from amdjax.errors import UserError
 from amdjax.losses import am_loss
 from amdjax.losses.functional import attention_map, l2_normalize
-from amdjax.models import count_parameters
-from amdjax.predictor import Predictor, forward
+from amdjax.predictor import Predictor, count_prediction_parameters, forward
 from amdjax.report.open_set import evaluate_open_set
 from amdjax.report.report_data import LEVELS, ModelResult, ReportData
-from amdjax.training.conditions import compare_conditions, conditions_of, trained_teacher
+from amdjax.training.conditions import (
+    compare_conditions,
+    conditions_of,
+    learned_from,
+    trained_teacher,
+)
 from amdjax.training.metric_writer import METRICS_FILE, read_metrics
 from amdjax.training.results import baseline_of
 from amdjax.workdir import TrainedModel, read_config, restore_all
@@ -82,12 +86,13 @@ def evaluate_workdir(
     if not networks:
         return _empty_report(workdir, config, notes)
     margin, scale = config.losses.am.margin, config.losses.am.scale
-    outputs, labels = _evaluate(networks, dataset, config.batch_size, margin, scale)
-    networks, skipped = _finite(networks, outputs)
+    teachers = _compared_teachers(networks, workdir)
+    outputs, labels = _evaluate(networks, teachers, dataset, config.batch_size, margin, scale)
+    networks, skipped = _finite(networks, teachers, outputs)
     notes += skipped
     if not networks:
         return _empty_report(workdir, config, notes)
-    notes += _comparison_notes(networks, outputs)
+    notes += _comparison_notes(networks, teachers, outputs)
     different = _different(networks, workdir, config.max_steps)
     notes += [
         f"{label}: seed {seed} is left out of the tests ({difference})"
@@ -233,10 +238,38 @@ def _different(
     }
 
 
+def _compared_teachers(networks: Sequence[TrainedModel], workdir: Path) -> dict[str, str]:
+    """Returns the teacher that each student is compared with, names by name.
+
+    Students that learned from another one than the teacher of that name here are left out.
+    """
+    teachers = {network.name: network for network in networks if network.is_teacher}
+    return {
+        network.name: network.teacher
+        for network in networks
+        if not network.is_teacher
+        and network.teacher in teachers
+        and learned_from(network, teachers[network.teacher], workdir)
+    }
+
+
 def _evaluate(
-    networks: Sequence[TrainedModel], dataset: Dataset, batch_size: int, margin: float, scale: float
+    networks: Sequence[TrainedModel],
+    compared: dict[str, str],
+    dataset: Dataset,
+    batch_size: int,
+    margin: float,
+    scale: float,
 ) -> tuple[dict[str, Outputs], np.ndarray]:
     """Makes one pass over the test split, with the teachers before the students.
+
+    Args:
+      networks: the teachers first.
+      compared: from `_compared_teachers`.
+      dataset: of the test split.
+      batch_size: of the forward passes.
+      margin: of the AM loss.
+      scale: of the AM loss.
 
     Returns:
       The outputs by the network's name, and the labels [N].
@@ -254,7 +287,7 @@ def _evaluate(
                 part, features = _forward(network.predictor, network.variables, batch["image"])
                 if network.is_teacher:
                     teachers[network.name] = features
-                teacher = {} if network.is_teacher else teachers.get(network.teacher, {})
+                teacher = teachers.get(compared.get(network.name, ""), {})
                 part = jax.device_get(part | compare_maps(features, teacher, margin, scale))
                 if network.name not in outputs:
                     outputs[network.name] = _allocate(part, count)
@@ -273,7 +306,7 @@ def _allocate(outputs: Outputs, count: int) -> Outputs:
 
 
 def _finite(
-    networks: Sequence[TrainedModel], outputs: dict[str, Outputs]
+    networks: Sequence[TrainedModel], compared: dict[str, str], outputs: dict[str, Outputs]
 ) -> tuple[list[TrainedModel], list[str]]:
     """Returns the networks with finite outputs, and a sentence for each of the others.
 
@@ -288,7 +321,7 @@ def _finite(
             skipped.append(f"{network.name}: skipped: its outputs contain NaN or Inf")
     names = {network.name for network in finite}
     for network in finite:
-        if network.is_teacher or network.teacher not in names:
+        if compared.get(network.name) not in names:
             outputs[network.name] |= {"similarity": {}, "am": {}}
     return finite, skipped
 
@@ -332,14 +365,25 @@ def compare_maps(
     return comparison
 
 
-def _comparison_notes(networks: Sequence[TrainedModel], outputs: dict[str, Outputs]) -> list[str]:
+def _comparison_notes(
+    networks: Sequence[TrainedModel], compared: dict[str, str], outputs: dict[str, Outputs]
+) -> list[str]:
     """Returns a sentence for each student that is not compared with its teacher at all layers."""
-    if not any(network.is_teacher for network in networks):
+    teachers = {network.name for network in networks if network.is_teacher}
+    if not teachers:
         return ["there is no teacher, so the attention maps of the students are not compared"]
     notes = []
     for network in networks:
         layers = [layer for layer in LAYERS if layer not in outputs[network.name]["similarity"]]
-        if layers and not network.is_teacher:
+        if network.is_teacher:
+            continue
+        if network.name not in compared and network.teacher in teachers:
+            notes.append(
+                f"{network.name}: the attention maps are not compared with those of "
+                f"{network.teacher}, since it learned from another teacher than that of the "
+                "workdir's last command"
+            )
+        elif layers:
             notes.append(
                 f"{network.name}: the attention maps of {', '.join(layers)} are not compared with "
                 f"those of {network.teacher}, which is missing or has maps of another size"
@@ -385,7 +429,7 @@ def _model_result(
         sweep_key=network.sweep_key,
         sweep_value=network.sweep_value,
         step=network.step,
-        parameters=count_parameters(network.variables),
+        parameters=count_prediction_parameters(network.variables),
         **cost,
         logits=outputs["logits"],
         embedding=outputs["embedding"],

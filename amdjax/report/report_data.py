@@ -25,7 +25,7 @@ class ModelResult:
       sweep_key: the swept setting, "losses.am.margin"; "" without a sweep.
       sweep_value: the value of that setting.
       step: the training step of the weights.
-      parameters: number of parameters.
+      parameters: `count_prediction_parameters`.
       flops: floating-point operations of one image's forward pass, as XLA counts them for a CPU:
         a multiplication and an addition count as two, and operations on padding do not count;
         0 if unknown.

@@ -81,7 +81,7 @@ class MethodSummary:
       is_teacher: whether it is a teacher.
       model: name of the architecture.
       seeds: of its networks.
-      parameters: number of parameters.
+      parameters: `count_prediction_parameters`.
       flops: of one image's forward pass; 0 if unknown.
       images_per_s: of the forward pass.
       scores: "top1", "top5", "nll", "ece", "v_measure", "homogeneity", "completeness" (of the

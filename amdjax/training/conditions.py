@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from amdjax.checkpoint import digest_of, newest_checkpoint
+from amdjax.experiment import EARLY_TEACHER
 from amdjax.losses import LOSSES
-from amdjax.workdir import default_settings, flatten_settings
+from amdjax.workdir import TrainedModel, default_settings, flatten_settings
 
 # Settings of a run in which methods may differ and are compared nevertheless: the seed; what
 # belongs to a method (its losses, and the second view of the images, which only some read); and how
@@ -129,19 +130,48 @@ def conditions_of(
       dotted names; its "images"; and, where it has a teacher, the settings of its "teacher", with a
       "digest" of the checkpoint where that is known.
     """
-    teacher = dict(settings.get("teacher", {}))
+    teacher = _identify_teacher(settings.get("teacher", {}), given_teacher, trained)
     flat = flatten_settings({key: settings[key] for key in settings if key != "teacher"})
     whole = {**default_settings(), **flat}
     changed = changed_settings(flat)
     conditions = {key: changed[key] for key in changed if _is_condition(key, whole)}
     conditions["images"] = {**data["num_images"], "digest": data["digest"]}
     if teacher:
-        if teacher.get("checkpoint"):
-            teacher.pop("seed", None)  # of teachers that are trained
-        if digest := _teacher_digest(teacher, given_teacher, trained):
-            teacher["digest"] = digest
         conditions["teacher"] = teacher
     return conditions
+
+
+def learned_from(student: TrainedModel, teacher: TrainedModel, workdir: Path) -> bool:
+    """Returns whether a student learned from a teacher, or from none.
+
+    Args:
+      student: that was trained in the workdir.
+      teacher: of the name that the student's teacher has, trained there or elsewhere.
+      workdir: of the experiment.
+    """
+    if not (settings := student.settings.get("teacher")):
+        return True
+    shown = teacher.settings.get("teacher")
+    if not shown:  # trained in the workdir
+        shown = {"name": teacher.model, "seed": teacher.seed, "checkpoint": ""}
+        if teacher.method == EARLY_TEACHER:
+            shown["early_fraction"] = teacher.settings["epoch_fraction"]
+    trained = trained_teacher(workdir, teacher.name)
+    learned = _identify_teacher(settings, student.given_teacher, trained)
+    shown = _identify_teacher(shown, teacher.given_teacher, trained)
+    return _compared_teacher(learned, shown) == _compared_teacher(shown, learned)
+
+
+def _identify_teacher(
+    settings: Mapping[str, Any], given: Iterable[Mapping[str, Any]], trained: str | None
+) -> dict[str, Any]:
+    """Returns the settings of a run's "teacher", with a "digest" where that is known."""
+    teacher = dict(settings)
+    if teacher.get("checkpoint"):
+        teacher.pop("seed", None)  # of teachers that are trained
+    if teacher and (digest := _teacher_digest(teacher, given, trained)):
+        teacher["digest"] = digest
+    return teacher
 
 
 def _is_condition(key: str, settings: Mapping[str, Any]) -> bool:

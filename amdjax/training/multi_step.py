@@ -58,7 +58,9 @@ class StepRunner:
             self._rows["index"] = np.arange(len(trainer.dataset.train), dtype=np.int32)
         self._batches = [trainer.train_batches(seed) for seed in seeds]
         self._on_device = self._fits_on_device() if on_device is None else on_device
-        self.max_chunk = trainer.config.log_every_steps if self._on_device else 1
+        self.max_chunk = 1
+        if self._on_device:  # memory for so many steps is needed, and no chunk is longer
+            self.max_chunk = min(trainer.config.log_every_steps, trainer.total_steps)
 
     def _fits_on_device(self) -> bool:
         """Returns whether the examples can be kept in each accelerator's memory.

@@ -1,15 +1,19 @@
 """Preflight checks: whole settings and shapes, before any data are prepared or networks trained."""
 
+import dataclasses
+import inspect
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from amdjax import distributed
-from amdjax.checkpoint import newest_checkpoint, read_description
+from amdjax.checkpoint import has_checkpoint, newest_checkpoint, read_description
 from amdjax.data.augment import create_augment, create_strong_augment
 from amdjax.data.mixing import create_mix
 from amdjax.errors import UserError, unknown_name
@@ -17,14 +21,21 @@ from amdjax.experiment import RunSpec, sees_unlabeled
 from amdjax.files import local_path
 from amdjax.losses import LossInputs, Objective, build_objective
 from amdjax.models import Ensemble, Model, Outputs, create_model, map_sizes
-from amdjax.predictor import trained_predicting_losses
-from amdjax.pretrained import TeacherSource, create_teacher, find_run, teacher_sources
+from amdjax.predictor import predicting_losses, trained_predicting_losses
+from amdjax.pretrained import (
+    TeacherSource,
+    create_teacher,
+    find_run,
+    teacher_name,
+    teacher_sources,
+)
 from amdjax.teacher_outputs.stored import StoredOutputs, open_outputs
 from amdjax.training.optimizer import create_optimizer
 from amdjax.training.trackers import check_trackers
 from amdjax.workdir import TrainingLength
 
 _MAX_DROPPED = 0.1  # of the training images, by which an epoch may be shorter without a warning
+_DRAWN = ("stage1", "stage2", "stage3")  # the layers whose maps the report draws
 
 
 def dummy_outputs(model: Model | StoredOutputs, image_shape: tuple[int, ...]) -> Outputs:
@@ -91,10 +102,26 @@ def check_settings(config: ml_collections.ConfigDict, specs: Sequence[RunSpec]) 
                     f"trained layers of {' and '.join(predicting)} are part of the prediction; set "
                     "it to 0"
                 )
+            _check_pairs(config, spec)
             if spec.teacher is not None:
                 _check_teacher(config, objective)
         except UserError as error:
             raise UserError(f"{spec.name}: {error}") from error
+
+
+def _check_pairs(config: ml_collections.ConfigDict, spec: RunSpec) -> None:
+    """Makes sure that each part of a batch has two halves, where a loss compares them.
+
+    Raises:
+      UserError: if it has not.
+    """
+    losses = [loss for loss in ("amc", "contrastive") if loss in spec.losses]
+    if losses and config.batch_size // config.accumulate % 2:
+        parts = f" / config.accumulate={config.accumulate}" if config.accumulate > 1 else ""
+        raise UserError(
+            f"{losses[0]} compares the two halves of a batch, but config.batch_size="
+            f"{config.batch_size}{parts} is odd"
+        )
 
 
 def check_shapes(
@@ -103,7 +130,7 @@ def check_shapes(
     num_classes: int,
     image_shape: tuple[int, ...],
 ) -> None:
-    """Computes the losses of every run on shapes alone.
+    """Computes the outputs of every network and the losses of every run on shapes alone.
 
     Args:
       config: of the experiment.
@@ -112,9 +139,11 @@ def check_shapes(
       image_shape: (H, W, 3) of the data set.
 
     Raises:
-      UserError: if a loss cannot compare teacher and student, or moments are to be exchanged in a
-        layer that the student does not have.
+      UserError: if a network cannot be called or its outputs have wrong shapes, a loss cannot
+        compare teacher and student, or moments are to be exchanged in a layer that the
+        student does not have.
     """
+    _check_networks(config, specs, num_classes, image_shape)
 
     def compute_losses(spec: RunSpec) -> tuple:
         student = create_model(spec.model, num_classes)
@@ -131,7 +160,22 @@ def check_shapes(
         objective = build_objective(spec.losses, some_unlabeled=sees_unlabeled(config, spec))
         if isinstance(teacher, Ensemble) and inputs.teacher is not None:
             _check_joined(config, teacher, objective, inputs.teacher, image_shape)
-        computed = objective.apply(objective.init(jax.random.key(0), inputs), inputs)
+        try:
+            computed = objective.apply(objective.init(jax.random.key(0), inputs), inputs)
+        except UserError:
+            raise
+        except (IndexError, TypeError, ValueError) as error:
+            names = {"student": spec.model, "teacher": teacher_name(config.teacher)}
+            _explain_features(objective, inputs, names, error)
+            raise
+        for loss in predicting_losses(spec.losses):
+            _check_shape(
+                f"the logits that the loss {loss} predicts with the network {spec.model!r}",
+                objective.predict(inputs.student).logits,
+                (2, num_classes),
+                "class_weights must be the kernel [D, num_classes] of the classifier, where the "
+                "loss reads them",
+            )
         if inputs.teacher is not None and (config.teacher.cached or config.teacher.outputs):
             check_cached_sizes(objective, inputs.student, inputs.teacher)
         return computed
@@ -195,6 +239,35 @@ def print_seen_validation_warning(
         )
 
 
+def print_started_students_warning(
+    workdir: Path, teacher: RunSpec, specs: Sequence[RunSpec], total: int
+) -> None:
+    """Prints a warning on stderr if students have learned from a teacher that is to be trained on.
+
+    That is so after `config.max_steps` was raised, or the teacher's folder was removed.
+
+    Args:
+      workdir: of the experiment.
+      teacher: the run of the teacher, in this workdir.
+      specs: all runs.
+      total: the step after which the teacher is finished.
+    """
+    started = [
+        spec.name
+        for spec in specs
+        if spec.teacher == teacher.name and has_checkpoint(workdir / spec.name)
+    ]
+    folder = workdir / teacher.name
+    done = int(newest_checkpoint(folder).name) if has_checkpoint(folder) else 0
+    if started and done < total:
+        print(
+            f"warning: {', '.join(started)} already learned from an earlier {teacher.name}, which "
+            f"is now trained from step {done:,} to {total:,}; remove what is to learn from the new "
+            "one alone",
+            file=sys.stderr,
+        )
+
+
 def print_teacher_warnings(config: ml_collections.ConfigDict, source: TeacherSource) -> None:
     """Prints warnings on stderr about a teacher that was trained in another run of amdjax.
 
@@ -235,6 +308,179 @@ def print_teacher_warnings(config: ml_collections.ConfigDict, source: TeacherSou
         )
 
 
+def _check_networks(
+    config: ml_collections.ConfigDict,
+    specs: Sequence[RunSpec],
+    num_classes: int,
+    image_shape: tuple[int, ...],
+) -> None:
+    """Makes sure that training can call every network, and that it returns valid outputs.
+
+    Args:
+      config: of the experiment.
+      specs: its runs.
+      num_classes: of the data set.
+      image_shape: (H, W, 3).
+
+    Raises:
+      UserError: naming the first network that cannot be called, or whose outputs are wrong.
+    """
+    arguments: dict[str, dict[str, Any]] = {}
+    if any(spec.teacher for spec in specs) and not config.teacher.outputs:
+        arguments |= {one.model: {"train": False} for one in teacher_sources(config.teacher)}
+    arguments |= {spec.model: {"train": True, "feature_hook": None} for spec in specs}
+    for name, keywords in arguments.items():
+        model = create_model(name, num_classes)
+        _check_call(name, model, keywords)
+        jax.eval_shape(
+            lambda name=name, model=model: _check_outputs(
+                name, dummy_outputs(model, image_shape), num_classes
+            )
+        )
+
+
+def _check_call(name: str, model: Model, keywords: Mapping[str, Any]) -> None:
+    """Makes sure that a network can be hashed, and called with images and keyword arguments.
+
+    Networks of equal attributes share their compiled programs, therefore they must have a hash.
+
+    Args:
+      name: of the network.
+      model: the network.
+      keywords: with which it is called in training.
+
+    Raises:
+      UserError: naming an attribute that has no hash, or the argument that the network does not
+        take.
+    """
+    if not _has_hash(model):
+        values = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+        wrong = (f"{key}={value!r}" for key, value in values.items() if not _has_hash(value))
+        raise UserError(
+            f"the attributes of the network {name!r} must have a hash, which {', '.join(wrong)} "
+            "has not: take a tuple in place of a list or an array"
+        )
+    try:
+        inspect.signature(model.__call__).bind(None, **keywords)
+    except TypeError as error:
+        call = ", ".join(["images", *(f"{key}={value}" for key, value in keywords.items())])
+        raise UserError(
+            f"the network {name!r} cannot be called as network({call}): {error}; define "
+            "`__call__(self, x, train=False, feature_hook=None)`"
+        ) from error
+
+
+def _has_hash(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _check_outputs(name: str, outputs: Any, num_classes: int) -> None:
+    """Makes sure that a network returns what is read of it in training and by the report.
+
+    Args:
+      name: of the network.
+      outputs: for two images, of which only shapes matter.
+      num_classes: of the data set.
+
+    Raises:
+      UserError: if that is not `Outputs`, or logits, embedding or a map have another shape.
+    """
+    if not isinstance(outputs, Outputs):
+        raise UserError(
+            f"the network {name!r} returns an object of type {type(outputs).__name__}; it must "
+            "return amdjax.models.Outputs(logits, features, embedding)"
+        )
+    if not isinstance(outputs.features, Mapping):
+        raise UserError(
+            f"the features of the network {name!r} are of type {type(outputs.features).__name__}; "
+            "they must be a dict of layer and feature, {} if there are none"
+        )
+    _check_shape(
+        f"the logits of the network {name!r}",
+        outputs.logits,
+        (2, num_classes),
+        f"the data set has {num_classes} classes, and the network's attribute num_classes is set "
+        "to that; use it in the classifier",
+    )
+    _check_shape(
+        f"the embedding of the network {name!r}",
+        outputs.embedding,
+        (2, "D"),
+        "average a map over its positions, or reshape it",
+    )
+    for layer in _DRAWN:
+        if layer in outputs.features:
+            _check_shape(
+                f"the feature {layer} of the network {name!r}",
+                outputs.features[layer],
+                (2, "H", "W", "C"),
+                "reshape it; a feature that is not a map must have another name than those of "
+                f"which the report draws maps ({', '.join(_DRAWN)})",
+            )
+
+
+def _check_shape(
+    subject: str, array: jax.Array | None, expected: tuple[int | str, ...], remedy: str
+) -> None:
+    """Makes sure that an output for two images has the expected axes.
+
+    Args:
+      subject: the output, for the message.
+      array: the output; None: the network has none.
+      expected: length of each axis, or its name where any length will do.
+      remedy: what to do, for the message.
+
+    Raises:
+      UserError: if it has other ones.
+    """
+    shape = None if array is None else list(np.shape(array))
+    fits = shape is not None and len(shape) == len(expected)
+    if not fits or any(
+        isinstance(wanted, int) and wanted != length
+        for wanted, length in zip(expected, shape or (), strict=True)
+    ):
+        raise UserError(
+            f"{subject} must have the shape [{', '.join(map(str, expected))}] for two images, "
+            f"not {shape}: {remedy}"
+        )
+
+
+def _explain_features(
+    objective: Objective, inputs: LossInputs, names: Mapping[str, str], error: Exception
+) -> None:
+    """Explains an error of the losses, where one of them reads a feature that is not a map.
+
+    Some losses compare features of any shape, so that these are not refused before.
+
+    Args:
+      objective: of the run.
+      inputs: of the losses, of which only shapes matter.
+      names: of the networks, "student" and "teacher".
+      error: of the losses.
+
+    Raises:
+      UserError: if a loss reads such a feature.
+    """
+    for term in objective.terms:
+        for layers in term.spec.layer_pairs(term.selection):
+            for side, layer in zip(("student", "teacher"), layers, strict=True):
+                if not any(name.endswith(f"{side}.features") for name in term.spec.inputs):
+                    continue
+                feature = getattr(inputs, side).features.get(layer)
+                if feature is not None and feature.ndim != 4:
+                    reason = (str(error) or type(error).__name__).splitlines()[0]
+                    raise UserError(
+                        f"the loss {term.name} cannot be computed ({reason}): it reads {layer} of "
+                        f"the {side} {names[side]!r}, which is {list(feature.shape)} for two "
+                        "images and not a map [2, H, W, C]; reshape it, or name other layers in "
+                        f"config.losses.{term.name}.features"
+                    ) from error
+
+
 def _check_teacher(config: ml_collections.ConfigDict, objective: Objective) -> None:
     """Makes sure that there is a teacher with all that the losses of a run need.
 
@@ -254,7 +500,7 @@ def _check_teacher(config: ml_collections.ConfigDict, objective: Objective) -> N
     if objective.uncacheable_losses:
         raise UserError(
             "config.teacher.cached keeps the teacher's logits, embedding and attention maps, but "
-            f"{' and '.join(objective.uncacheable_losses)} needs whole features; switch it off"
+            f"{' and '.join(objective.uncacheable_losses)} needs more of the teacher; switch it off"
         )
 
 

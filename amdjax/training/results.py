@@ -42,7 +42,7 @@ class RunResult:
 
     Attributes:
       model: name of the network.
-      parameters: number of its parameters.
+      parameters: `count_prediction_parameters`.
       evaluations: step -> values on the test split, at least of the last and of the best step;
         with `VALIDATION` where the best step is chosen on a validation split.
       origin: when, where and with what it was trained, from `origin_of`.

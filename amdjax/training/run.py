@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -23,11 +24,12 @@ from amdjax.data import Dataset, describe_dataset, load_dataset
 from amdjax.data.registry import DatasetSpec
 from amdjax.data.unknown import check_unknown
 from amdjax.data.unlabeled import add_unlabeled
+from amdjax.errors import UserError
 from amdjax.experiment import TEACHER, RunSpec, group_seeds, ignored_settings, plan_runs
 from amdjax.files import check_writable, local_path
 from amdjax.imports import apply_imports, unrecorded
 from amdjax.models import Ensemble, Model, count_parameters, member_variables
-from amdjax.predictor import create_predictor
+from amdjax.predictor import count_prediction_parameters, create_predictor
 from amdjax.pretrained import (
     GivenTeacher,
     TeacherSource,
@@ -49,6 +51,7 @@ from amdjax.training.preflight import (
     check_shapes,
     print_seen_validation_warning,
     print_small_data_warnings,
+    print_started_students_warning,
     print_teacher_warnings,
 )
 from amdjax.training.teacher_cache import TeacherCache
@@ -77,7 +80,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, overridden: Collection
       config: see `configs/default.py`.
       workdir: where every run has its folder; `results.json` is written there at the end.
       overridden: names of settings, such as "losses.kd.temperature", that the user has changed;
-        those that have no effect are printed.
+        those that all methods override are printed, see `ignored_settings`.
 
     Returns:
       Whether everything is finished; False if a signal stopped it.
@@ -175,6 +178,7 @@ def _load_inputs(
     if config.teacher.outputs and any(spec.teacher for spec in specs):
         outputs = open_outputs(config.teacher.outputs)
         accuracy = outputs.check_rows(students, config.data)
+    _check_same_everywhere(dataset, students, outputs)
     changes = set()
     for spec in specs:
         fingerprint = (dataset if spec.is_teacher else students).fingerprint
@@ -262,6 +266,9 @@ def _train_all(
             if trainer is None or shared != built_for:  # the seeds share the compiled programs
                 trainer = build_trainer(config, shared, inputs.data_of(shared), mesh)
                 built_for = shared
+            if shared.is_teacher and distributed.is_primary():
+                total = trainer.total_steps
+                print_started_students_warning(workdir, group[0], specs, total)
             teacher = None
             if shared.teacher is not None and inputs.outputs is None:
                 teacher = teachers[shared.teacher]
@@ -281,6 +288,26 @@ def _train_all(
         results.write(workdir, inputs.dataset.fingerprint, finished)
         print(results.table(finished), flush=True)
     return True
+
+
+def _check_same_everywhere(
+    dataset: Dataset, students: Dataset, outputs: StoredOutputs | None
+) -> None:
+    """Makes sure that all processes read the same images, classes and outputs of a teacher.
+
+    Raises:
+      UserError: in all processes, naming those that do not.
+    """
+    seen = [data.fingerprint.to_dict() for data in (dataset, students)]
+    digest = "" if outputs is None else outputs.digest
+    if differing := distributed.differing_processes(json.dumps([seen, digest])):
+        counts = ", ".join(f"{count:,} {split}" for split, count in seen[1]["num_images"].items())
+        raise UserError(
+            f"process {', '.join(map(str, differing))} reads other images, classes or outputs of a "
+            f"teacher than process 0; give all processes the same. This one, process "
+            f"{distributed.process_index()}, has {counts} images in {dataset.num_classes} classes, "
+            f"from {dataset.class_names[0]} to {dataset.class_names[-1]}"
+        )
 
 
 def _load_teacher(
@@ -467,7 +494,7 @@ def train_runs(
                 run.state.eval_variables,
                 results.RunResult(
                     run.spec.model,
-                    count_parameters(run.state.variables),
+                    count_prediction_parameters(trainer.prediction_variables(run.state)),
                     _test_evaluations(trainer, run),
                     results.origin_of(
                         run.description,

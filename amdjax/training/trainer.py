@@ -150,10 +150,15 @@ class Trainer:
 
     def evaluate(self, state: TrainState, source: ImageSource) -> dict[str, float]:
         """Returns the metrics of a state's network on all images of a split."""
+        variables = self.prediction_variables(state)
+        return evaluate(self.predictor, variables, source, self.config.batch_size, self.mesh)
+
+    def prediction_variables(self, state: TrainState) -> dict:
+        """Returns the variables of a state that its `predictor` takes, see `Predictor.bind`."""
         variables = dict(state.eval_variables)
         if losses := self.objective.predicting_variables(state.loss_variables):
             variables["losses"] = losses
-        return evaluate(self.predictor, variables, source, self.config.batch_size, self.mesh)
+        return variables
 
 
 def build_trainer(

@@ -106,6 +106,21 @@ def test_grad_cam_follows_the_predict_function(wrn):
     np.testing.assert_array_equal(none, 0.0)
 
 
+def test_grad_cam_of_a_rule_that_reads_the_feature_has_a_closed_form(wrn):
+    """As of SimKD, whose prediction reads a feature and not the logits."""
+    model, variables, images = wrn
+    feature = model.apply(variables, images).features["stage3"]
+    kernel = np.random.default_rng(0).normal(size=[feature.shape[-1], 10])
+
+    def rule(outputs):
+        return outputs.replace(logits=outputs.features["stage3"].mean((1, 2)) @ kernel)
+
+    cam = grad_cam(model, variables, images, CLASSES, "stage3", predict=rule)
+    expected = _cam(kernel[:, CLASSES].T / (feature.shape[1] * feature.shape[2]), feature)
+    assert expected.max() > 0
+    np.testing.assert_allclose(cam, expected, rtol=1e-4, atol=1e-5 * expected.max())
+
+
 def test_grad_cam_rejects_bad_input(wrn):
     model, variables, images = wrn
     with pytest.raises(UserError, match="unknown layer 'stage4'; did you mean stage"):

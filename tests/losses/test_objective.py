@@ -13,6 +13,7 @@ from amdjax import losses
 from amdjax.errors import UserError
 from amdjax.losses import LOSSES, LossInputs, LossSpec, Objective, build_objective
 from amdjax.models import Outputs
+from amdjax.predictor import count_prediction_parameters
 from tests.losses.random_arrays import draw
 
 # name: (needs a teacher, needs hard labels, cacheable, whole batch, has variables)
@@ -212,6 +213,24 @@ def test_objective_predicts_with_the_variables_of_a_loss(inputs):
     unbound = objective.predict(inputs.student).logits
     np.testing.assert_array_equal(unbound, inputs.student.logits)
     assert build_objective({"center": {}}).predicting_variables(variables) == {}
+
+
+def test_count_prediction_parameters_counts_what_a_loss_predicts_with(inputs):
+    def count(losses):
+        objective = build_objective(losses)
+        variables = objective.predicting_variables(objective.init(jax.random.key(0), inputs))
+        network = {"params": {"w": np.zeros(5)}, "batch_stats": {"mean": np.zeros(3)}}
+        return count_prediction_parameters({**network, "losses": variables})
+
+    (before, after), classes = (
+        (side.features["final"].shape[-1] for side in (inputs.student, inputs.teacher)),
+        inputs.teacher.class_bias.size,
+    )
+    inner = after // 2
+    convolutions = before * inner + 9 * inner * inner + inner * after
+    norms = 2 * (inner + inner + after)  # scales and biases, not the running statistics
+    assert count({"simkd": {}}) == 5 + convolutions + norms + (after + 1) * classes
+    assert count({"center": {}, "ce": {}}) == count({"cosface": {}}) == 5
 
 
 def test_objective_predicts_with_a_loss_that_has_parameters_alone(inputs, register):

@@ -23,7 +23,7 @@ from amdjax.predict.table import Predictions, output_file, write_json
 from amdjax.report.evaluate import evaluate_workdir
 from amdjax.workdir import read_config
 from tests.tiny_run import QUICK_COMPILATION, ROOT
-from tests.trained_run import add_student, change, change_run, copy
+from tests.trained_run import add_student, change, change_run, change_settings, copy
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,8 @@ def test_predict_command_prints_probabilities_and_writes_cams(workdir, pictures,
             for label, name in enumerate(loaded.class_names):
                 np.testing.assert_allclose(shown[name], expected[label], atol=1e-4)
             assert sorted(shown.values(), reverse=True) == list(shown.values())
-    lines = err.splitlines()
+    left_out, *lines = err.splitlines()
+    assert left_out == f"{pictures}: left out 1 file without an image suffix: notes.txt"
     assert [line.split(":")[0] for line in lines] == ["kd", "teacher", "skipped", "skipped"]
     assert "broken.png" in lines[2]
     assert str(missing) in lines[3]
@@ -94,6 +95,9 @@ def test_predict_command_draws_the_student_of_an_ensemble(workdir, pictures, tmp
     teacher = json.loads((changed / "config.json").read_text())["teacher"]
     members = [str(workdir / name) for name in ("teacher", "kd")]
     change(changed / "config.json", teacher={**teacher, "ensemble": members})
+    models = zip(members, ("wrn_10_1", "resnet8"), strict=True)
+    ensemble = [{"checkpoint": path, "model": model, "weight": 0.5} for path, model in models]
+    change_settings(changed / "kd", teacher={"ensemble": ensemble})
     code, out, err = _predict(tmp_path, f"--workdir={changed}", "--cam", pictures / "a.JPG")
     assert code == 0, err
     assert err.count("no Grad-CAM of teacher: an ensemble has no Grad-CAM") == 1
@@ -244,6 +248,20 @@ def test_load_models_finds_the_student(workdir, tmp_path, capsys):
     capsys.readouterr()
     assert loaded() == ["at-seed3"]
     assert "without a teacher: " in capsys.readouterr().err
+
+
+def test_load_models_leaves_out_a_teacher_that_the_student_did_not_learn_from(
+    workdir, tmp_path, capsys
+):
+    changed = copy(workdir, tmp_path / "run")
+    teacher = json.loads((changed / "config.json").read_text())["teacher"]
+    other = {"name": "resnet8", "checkpoint": str(workdir / "kd")}
+    change(changed / "config.json", teacher={**teacher, **other})
+    assert [one.name for one in load_models(changed).models] == ["kd"]
+    assert "without a teacher: kd learned from another teacher" in capsys.readouterr().err
+    same = {"checkpoint": str(workdir / "teacher")}
+    change(changed / "config.json", teacher={**teacher, **same})
+    assert [one.name for one in load_models(changed).models] == ["kd", "teacher"]
 
 
 def test_load_models_refuses_a_network_of_images_that_are_not_square(workdir, tmp_path):

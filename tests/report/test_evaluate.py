@@ -17,7 +17,7 @@ from amdjax.report import evaluate
 from amdjax.report.evaluate import LAYERS, compare_maps, disagreement, evaluate_workdir
 from amdjax.report.report_data import ModelResult, ReportData
 from amdjax.workdir import read_config, restore, restore_all, write_config
-from tests.trained_run import add_student, change, copy
+from tests.trained_run import add_student, change, change_run, copy
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +103,53 @@ def test_student_of_the_trained_teacher_is_compared_with_those_that_trained_it(w
     other = dataclasses.replace(later, given_teacher=({**given, "digest": "00000000"},))
     (difference,) = evaluate._different([network, other], workdir, max_steps=0)["at"].values()
     assert f"teacher.digest: '00000000', kd '{digest}'" in difference
+
+
+@pytest.fixture(scope="module")
+def switched(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workdir whose last command gives a teacher, from which a later student learned."""
+    switched = copy(workdir, tmp_path_factory.mktemp("switched") / "run")
+    given = str(workdir / "kd")
+    config = read_config(switched)
+    config.teacher.checkpoint, config.teacher.name = given, "resnet8"
+    write_config(config, switched)
+    settings = restore(switched / "kd").settings
+    teacher = {"name": "resnet8", "seed": 7, "checkpoint": given}
+    add_student(switched, "at", teacher=teacher)
+    checkpoint = {"source": given, "step": 16, "digest": digest_of(workdir / "kd/checkpoints/16")}
+    change_run(switched / "at", given_teacher=[checkpoint])
+    add_student(switched, "scratch")
+    change_run(switched / "scratch", settings={k: v for k, v in settings.items() if k != "teacher"})
+    return switched
+
+
+def test_students_of_another_teacher_are_not_compared_with_it(switched):
+    report = evaluate_workdir(switched)
+    compared = {one.name for one in report.networks if one.similarity and one.am_distance}
+    assert compared == {"at", "scratch"}
+    assert {one.name for one in report.networks} == {"teacher", "kd", "cosface", *compared}
+    for name in ("kd", "cosface"):
+        (note,) = (note for note in report.notes if note.startswith(f"{name}: the attention maps"))
+        assert "since it learned from another teacher than that of the workdir's last" in note
+    np.testing.assert_allclose(_result(report, "scratch").similarity["stage1"], 1.0, rtol=1e-5)
+
+
+def test_parameters_of_a_result_are_those_that_predict(workdir, monkeypatch):
+    network = restore(workdir / "kd")
+    losses = {
+        "params": {"head": {"kernel": np.zeros(3)}},
+        "state": {"head": {"bias": np.zeros(2), "mean": np.zeros(7)}},
+    }
+    larger = dataclasses.replace(network, variables={**network.variables, "losses": losses})
+    monkeypatch.setattr(evaluate, "_maps_and_cams", lambda *_: ({}, {}))
+    outputs = {"logits": None, "embedding": None, "similarity": {}, "am": {}}
+    alone, with_losses = (
+        evaluate._model_result(
+            one, outputs, (), np.zeros(0), {"flops": 0.0, "images_per_s": 0.0}, workdir, {}
+        ).parameters
+        for one in (network, larger)
+    )
+    assert with_losses == alone + 5
 
 
 def test_evaluate_workdir_compares_students_with_the_teacher(workdir, report):

@@ -182,6 +182,26 @@ def test_equal_embeddings_have_no_tsne():
     assert [spec.name for spec in embedding_section(equal).figures] == ["pca", "spectrum"]
 
 
+def test_embeddings_of_one_dimension_have_no_components(monkeypatch):
+    monkeypatch.setattr(embedding, "layouts", lambda *_: ({}, {}))
+    report = fake_report(("kd",))
+    teacher, kd = report.networks
+    line = dataclasses.replace(kd, embedding=kd.embedding[:, :1])
+    others = dataclasses.replace(report, networks=(teacher,))
+    report = dataclasses.replace(report, networks=(teacher, line))
+    section = _sections(report)["embedding"]
+    assert f"No principal components of {kd.name}: cannot compute 2" in " ".join(section.notes)
+    figures = {spec.name: _draw(spec) for spec in section.figures}
+    assert [axes.get_title() for axes in figures["pca"].axes] == ["teacher"]
+    (axes,) = figures["spectrum"].axes
+    (expected,) = _draw(_figures(others)["spectrum"]).axes
+    assert [x.get_ydata().tolist() for x in axes.lines] == [
+        x.get_ydata().tolist() for x in expected.lines
+    ]
+    alone = _sections(dataclasses.replace(report, networks=(line,)))["embedding"]
+    assert {spec.name for spec in alone.figures}.isdisjoint({"pca", "spectrum"})
+
+
 def test_layouts_are_aligned_with_the_first():
     (teacher,) = fake_report(()).networks
     rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(16, 16)))[0]

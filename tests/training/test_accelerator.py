@@ -30,7 +30,7 @@ _SHAPE = (8, 8, 3)
     ("name", "loss", "settings", "tolerance"),
     [
         ("kd", losses.kd_loss, ("temperature",), 1e-4),
-        ("at", losses.at_loss, (), _BFLOAT16),  # squares in the features' precision
+        ("at", losses.at_loss, (), 1e-4),
         ("amd_global_local", losses.am_global_local_loss, ("margin",), 1e-4),
     ],
 )
@@ -42,6 +42,15 @@ def test_loss_of_bfloat16_features_is_that_of_their_values(name, loss, settings,
     value, exact = mean(*features), mean(*(x.astype(jnp.float32) for x in features))
     assert value.dtype == jnp.float32
     np.testing.assert_allclose(value, exact, rtol=tolerance)
+
+
+@pytest.mark.parametrize("loss", [losses.at_loss, losses.ft_loss, losses.am_loss])
+def test_loss_pools_bfloat16_features_in_float32(loss):
+    features = [
+        jax.random.normal(jax.random.key(side), (2, side, side, 3), jnp.bfloat16) for side in (4, 8)
+    ]
+    value, exact = loss(*features), loss(*(x.astype(jnp.float32) for x in features))
+    np.testing.assert_allclose(value, exact, rtol=1e-4)
 
 
 def test_network_in_bfloat16_has_the_logits_of_pytorch_within_its_rounding():

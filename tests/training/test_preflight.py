@@ -15,6 +15,7 @@ from amdjax.training.preflight import (
     check_cached_sizes,
     check_settings,
     dummy_outputs,
+    print_started_students_warning,
     print_teacher_warnings,
 )
 from tests.trained_run import save_network
@@ -41,7 +42,7 @@ def _check(methods=("kd",), **settings):
         (("kd",), {"augment.erasing": 0.5}, r"config\.augment\.erasing=0\.5 changes the images"),
         (("kd",), {"mix.name": "mixup"}, r"config\.mix\.name='mixup' changes the images"),
         (("kd",), {"data.random_resized_crop": True}, "random_resized_crop=True changes"),
-        (("kd+sp+fitnet",), {}, "sp and fitnet needs whole features"),
+        (("kd+sp+fitnet",), {}, "sp and fitnet needs more of the teacher"),
     ],
 )
 def test_check_settings_refuses_a_teacher_cache_that_is_not_exact(methods, settings, message):
@@ -52,6 +53,22 @@ def test_check_settings_refuses_a_teacher_cache_that_is_not_exact(methods, setti
 def test_check_settings_accepts_a_teacher_cache_for_images_that_are_not_changed():
     settings = {"teacher.cached": True, "mix.name": "cutmix", "mix.teacher_sees_mixed": False}
     _check(("amd_gl", "kd+at+rkd"), **settings)
+
+
+@pytest.mark.parametrize(
+    ("methods", "settings", "message"),
+    [
+        (("kd+amc",), {"batch_size": 33}, r"halves of a batch, but config\.batch_size=33 is odd"),
+        (
+            ("contrastive",),
+            {"batch_size": 36, "accumulate": 4},
+            r"config\.batch_size=36 / config\.accumulate=4 is odd",
+        ),
+    ],
+)
+def test_check_settings_refuses_odd_batches_for_pairs(methods, settings, message):
+    with pytest.raises(UserError, match=message):
+        _check(methods, **settings)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +109,31 @@ def test_print_teacher_warnings_names_another_normalisation_and_an_unfinished_ru
     assert "was trained with config.augment.std=[0." in normalised
     assert "normalised with [1.0, 1.0, 1.0]" in normalised
     assert unfinished.endswith("its checkpoint is that of step 6 of 8")
+
+
+def test_print_started_students_warning_names_students_of_a_teacher_that_is_trained_on(
+    tmp_path, capsys
+):
+    config = default.get_config()
+    config.methods = ("kd", "at", "scratch")
+    teacher, *_ = specs = plan_runs(config)
+
+    def warn(total):
+        print_started_students_warning(tmp_path, teacher, specs, total)
+        return capsys.readouterr().err
+
+    def save(name, step):
+        with Checkpoints(tmp_path / name, {}) as checkpoints:
+            checkpoints.save(step, {"step": np.int32(step)})
+
+    save("teacher", 4)
+    save("scratch", 4)
+    assert warn(8) == ""
+    save("kd", 2)
+    assert warn(4) == ""
+    assert warn(8).startswith("warning: kd already learned from an earlier teacher, which is now ")
+    (tmp_path / "teacher").rename(tmp_path / "elsewhere")
+    assert "from step 0 to 4" in warn(4)
 
 
 @pytest.mark.parametrize("description", [{"method": "kd"}, {"settings": {"data": {}, "epochs": 5}}])

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -296,6 +297,12 @@ def test_run_resumes_the_variables_of_losses(images, finished, tmp_path):
     images, labels = test.read(np.arange(len(test)))
     nll = negative_log_likelihood(load_run(tmp_path / "parts" / method).logits(images), labels)
     np.testing.assert_allclose(nll, whole["nll"], rtol=1e-5)
+    # They are counted: what is trained, and the teacher's classifier of 64 channels and 4 classes.
+    variables = load_run(tmp_path / "parts" / method).variables
+    trained = jax.tree.leaves((variables["params"], variables["losses"]["params"]))
+    results = json.loads((tmp_path / "parts" / "results.json").read_text())
+    parameters = results["methods"][method]["parameters"]
+    assert parameters == sum(leaf.size for leaf in trained) + (64 + 1) * 4
 
 
 def test_mixing_concerns_students_only(images, finished, tmp_path):

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from scipy.linalg import orthogonal_procrustes
 from tqdm import tqdm
 
-from amdjax.analysis.embedding import Components, tsne
+from amdjax.analysis.embedding import Components, pca, tsne
 from amdjax.errors import UserError
 from amdjax.report.figures import style
 from amdjax.report.report_data import ModelResult, ReportData
@@ -92,6 +92,26 @@ def tsne_panels(
     return figure
 
 
+def principal_components(
+    networks: tuple[ModelResult, ...],
+) -> tuple[dict[str, Components], dict[str, UserError]]:
+    """Computes the first two principal components of each network's embeddings.
+
+    Args:
+      networks: with embeddings [N,D].
+
+    Returns:
+      (name of the network -> `pca` of all its embeddings, name -> why there are no components).
+    """
+    components, errors = {}, {}
+    for network in networks:
+        try:
+            components[network.name] = pca(network.embedding)
+        except UserError as error:
+            errors[network.name] = error
+    return components, errors
+
+
 def pca_panels(
     report: ReportData, components: dict[str, Components], examples: np.ndarray
 ) -> Figure:
@@ -99,13 +119,15 @@ def pca_panels(
 
     Args:
       report: with at least one network.
-      components: name of the network -> `pca` of all its embeddings.
+      components: from `principal_components`.
       examples: int [n], the ones to draw.
 
     Returns:
-      A figure with a panel for each method, with the explained variance in the axis labels.
+      A figure with a panel for each method that has components, with the explained variance in
+      the axis labels.
     """
-    networks, labels = report.first_seeds, report.labels[examples]
+    networks = [network for network in report.first_seeds if network.name in components]
+    labels = report.labels[examples]
     figure, grid = style.panels(len(networks), *_PANEL)
     first = components[networks[0].name].coordinates
     for axes, network in zip(grid, networks, strict=True):
@@ -158,12 +180,13 @@ def spectrum(report: ReportData, components: dict[str, Components]) -> Figure:
 
     Args:
       report: with at least one network.
-      components: name of the network -> `pca` of its embeddings.
+      components: from `principal_components`.
 
     Returns:
-      A figure with one panel.
+      A figure with one panel, with a line for each method that has components.
     """
-    styles, networks = style.method_styles(report), report.first_seeds
+    styles = style.method_styles(report)
+    networks = [network for network in report.first_seeds if network.name in components]
     figure = Figure(figsize=(8.0, 3.8))
     axes = figure.subplots()
     smallest = 1.0

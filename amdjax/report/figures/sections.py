@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from amdjax.analysis.embedding import pca
 from amdjax.report.figures import (
     activation,
     angles,
@@ -176,9 +175,10 @@ def _embedding(report: ReportData, summaries: style.Summaries) -> _Content:
         points += f" ({classes} of {len(report.class_names)} classes)"
     names = _class_numbers(report, examples)
     figures, notes = [], []
-    components = {one.name: pca(one.embedding) for one in report.first_seeds}
     layout, errors = embedding.layouts(report.first_seeds, examples)
     notes += [f"No t-SNE of {name}: {error}." for name, error in errors.items()]
+    components, errors = embedding.principal_components(report.first_seeds)
+    notes += [f"No principal components of {name}: {error}." for name, error in errors.items()]
     if layout:
         figures.append(
             FigureSpec(
@@ -192,24 +192,25 @@ def _embedding(report: ReportData, summaries: style.Summaries) -> _Content:
                 functools.partial(embedding.tsne_panels, report, summaries, layout, examples),
             )
         )
-    figures += [
-        FigureSpec(
-            "pca",
-            "Principal components",
-            f"First two principal components of the embeddings of {_methods(summaries)}.",
-            "First two principal components, with the fraction of the variance that each "
-            f"explains. {points}{'' if layout else names}.{_first_seeds(summaries)}",
-            functools.partial(embedding.pca_panels, report, components, examples),
-        ),
-        FigureSpec(
-            "spectrum",
-            "Singular values",
-            f"Singular values of the centred embeddings of {_methods(summaries)}, in one plot.",
-            "Singular values of the centred embeddings, divided by the largest one. The faster "
-            f"they decay, the fewer dimensions a network uses.{_first_seeds(summaries)}",
-            functools.partial(embedding.spectrum, report, components),
-        ),
-    ]
+    if components:
+        figures += [
+            FigureSpec(
+                "pca",
+                "Principal components",
+                f"First two principal components of the embeddings of {_methods(summaries)}.",
+                "First two principal components, with the fraction of the variance that each "
+                f"explains. {points}{'' if layout else names}.{_first_seeds(summaries)}",
+                functools.partial(embedding.pca_panels, report, components, examples),
+            ),
+            FigureSpec(
+                "spectrum",
+                "Singular values",
+                f"Singular values of the centred embeddings of {_methods(summaries)}, in one plot.",
+                "Singular values of the centred embeddings, divided by the largest one. The faster "
+                f"they decay, the fewer dimensions a network uses.{_first_seeds(summaries)}",
+                functools.partial(embedding.spectrum, report, components),
+            ),
+        ]
     return tuple(figures), tuple(notes)
 
 
