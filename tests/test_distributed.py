@@ -236,6 +236,15 @@ def test_compilation_cache_is_left_out_without_a_home_folder(monkeypatch):
     assert not jax.config.jax_compilation_cache_dir
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C has an effect, also where the tests were started in the background of a shell."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_preemption_stops_one_process_at_ctrl_c():
     with distributed.Preemption() as preemption:
         assert not preemption.requested()
