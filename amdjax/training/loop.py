@@ -166,9 +166,7 @@ def train_loop(
         for step in schedule.chunk_ends(runner.max_chunk):
             states, metrics = run_steps(states, first, step)
             distributed.block_on_cpu(metrics)
-            if step - start in Profiler.STOPS and schedule.profile:
-                jax.block_until_ready(metrics)
-            profiler.on_step(step - start)
+            profiler.on_step(step - start, metrics)
             # The metrics of the chunk before are fetched while this one computes.
             if pending is not None:
                 log_metrics(*pending)

@@ -195,8 +195,15 @@ class Profiler:
         self._folder, self._enabled = folder, enabled
         self._running = False
 
-    def on_step(self, done: int) -> None:
-        """Starts or ends the trace, where the process has done so many steps of the run."""
+    def on_step(self, done: int, metrics: Any = ()) -> None:
+        """Starts or ends the trace, where the process has done so many steps of the run.
+
+        Args:
+          done: the steps.
+          metrics: arrays of the last one, for which the trace waits before it starts or ends.
+        """
+        if self._enabled and done in self.STOPS:
+            jax.block_until_ready(metrics)
         if self._enabled and done == self.FIRST - 1:
             jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
             self._running = True
