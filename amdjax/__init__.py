@@ -25,11 +25,11 @@ if TYPE_CHECKING:
         init_variables,
         register_model,
     )
+    from amdjax.trained import load_run
     from amdjax.training.optimizer import register_optimizer
     from amdjax.training.run import run
     from amdjax.training.trackers import register_tracker
     from amdjax.training.trainer import build_trainer
-    from amdjax.workdir import load_run
 
 # Imported when they are first used: whoever wants a loss does not wait for the data pipeline.
 _MODULES = {
@@ -38,7 +38,7 @@ _MODULES = {
     "import_torch_state_dict": "models",
     "init_variables": "models",
     "load_dataset": "data",
-    "load_run": "workdir",
+    "load_run": "trained",
     "plan_runs": "experiment",
     "register_augmentation": "data.policies",
     "register_dataset": "data",

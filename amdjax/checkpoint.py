@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 import zlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from amdjax import __version__, distributed
-from amdjax.errors import UserError
+from amdjax.errors import UserError, first_line
 from amdjax.files import disk_error, remedy, set_aside
 
 FOLDER = "checkpoints"
@@ -94,15 +94,18 @@ class Checkpoints:
         Raises:
           UserError: if it does not see it by then.
         """
-        deadline = time.monotonic() + seconds
-        while self.latest_step() != step:
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"process {distributed.process_index()} does not see the checkpoint of step "
-                    f"{step} in {self._folder}: all processes must share the disk of the workdir"
-                )
-            time.sleep(0.5)
-            self._manager.reload()
+
+        def is_seen() -> bool:
+            if self.latest_step() != step:
+                self._manager.reload()
+            return self.latest_step() == step
+
+        _wait_until(
+            is_seen,
+            seconds,
+            f"process {distributed.process_index()} does not see the checkpoint of step {step} in "
+            f"{self._folder}: all processes must share the disk of the workdir",
+        )
 
     def restore_latest(self, state: Any) -> Any:
         """Returns the newest checkpoint in the form of a state, see `restore`.
@@ -131,7 +134,7 @@ class Checkpoints:
         except Exception as error:  # orbax has no common class for what may be wrong in a folder
             _raise_unless_damage(self._folder, error)
             raise UserError(
-                f"the checkpoint {self._folder / str(step)} cannot be read: {_reason(error)}; "
+                f"the checkpoint {self._folder / str(step)} cannot be read: {first_line(error)}; "
                 "remove that folder to continue from the one before it, if there is one"
             ) from error
         return restored[_STATE]
@@ -264,7 +267,7 @@ def read_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
             tree = _read_state(checkpoint)
         except Exception as error:  # orbax has no common class for what may be wrong in a folder
             _raise_unless_damage(folder, error)
-            damaged.append(f"{checkpoint} is damaged ({_reason(error)})")
+            damaged.append(f"{checkpoint} is damaged ({first_line(error)})")
             continue
         for sentence in damaged:
             distributed.print_note(f"{sentence}; {checkpoint} is used instead")
@@ -313,6 +316,17 @@ def newest_checkpoint(folder: Path) -> Path:
     return next(iter(_newest_first(folder)), folder)
 
 
+def step_of(checkpoint: Path) -> int | None:
+    """Returns the step of a checkpoint, also of a link to one; None if its name is not a number."""
+    name = checkpoint.resolve().name
+    return int(name) if name.isdecimal() else None
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Returns whether a folder has any file of a checkpoint, damaged or not."""
+    return any((folder / name).exists() for name in (_STATE, _CHECKSUMS, _ORBAX_METADATA))
+
+
 def digest_of(checkpoint: Path) -> str | None:
     """Returns a digest of a checkpoint's checksums; None if there are none to read."""
     try:
@@ -347,13 +361,29 @@ def wait_for_folder(folder: Path, seconds: float = 45) -> None:
     Raises:
       UserError: if it does not appear; orbax would wait for it forever.
     """
+    _wait_until(
+        folder.is_dir,
+        seconds,
+        f"process {distributed.process_index()} does not see {folder}, which the first process has "
+        "made: take a --workdir on a disk that all machines share",
+    )
+
+
+def _wait_until(condition: Callable[[], bool], seconds: float, message: str) -> None:
+    """Waits until a condition holds.
+
+    Args:
+      condition: that is checked twice a second.
+      seconds: to wait for it.
+      message: of the error.
+
+    Raises:
+      UserError: if it does not hold by then.
+    """
     deadline = time.monotonic() + seconds
-    while not folder.is_dir():
+    while not condition():
         if time.monotonic() > deadline:
-            raise UserError(
-                f"process {distributed.process_index()} does not see {folder}, which the first "
-                "process has made: take a --workdir on a disk that all machines share"
-            )
+            raise UserError(message)
         time.sleep(0.5)
 
 
@@ -411,7 +441,7 @@ def _damage(checkpoint: Path) -> str | None:
         file = Path(error.filename or checkpoint).relative_to(checkpoint)
         return f"{file}: {error.strerror}" if file.name else str(error.strerror)
     except (ValueError, TypeError, AttributeError) as error:
-        return _reason(error)
+        return first_line(error)
     return None
 
 
@@ -455,8 +485,8 @@ def _clean(folder: Path) -> None:
 def _newest_first(folder: Path) -> list[Path]:
     """Returns the checkpoints in a folder of checkpoints."""
     found = list(folder.iterdir()) if folder.is_dir() else []
-    steps = [path for path in found if path.name.isdecimal()]
-    return sorted(steps, key=lambda path: int(path.name), reverse=True)
+    steps = {path: step for path in found if (step := step_of(path)) is not None}
+    return sorted(steps, key=steps.__getitem__, reverse=True)
 
 
 def _read_json(checkpoint: Path, name: str) -> dict[str, Any]:
@@ -502,13 +532,9 @@ def _raise_unless_damage(folder: Path, error: Exception) -> None:
 
 def _not_now(folder: Path, error: Exception) -> UserError:
     return UserError(
-        f"the checkpoints in {folder} cannot be read now: {_reason(error)}; nothing was removed: "
-        "repeat the command when they can be read"
+        f"the checkpoints in {folder} cannot be read now: {first_line(error)}; nothing was "
+        "removed: repeat the command when they can be read"
     )
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _reserve(folder: Path, size: int) -> None:

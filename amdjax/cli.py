@@ -1,4 +1,4 @@
-"""Command lines: parsing of flags, errors as one line with exit code 2, the list of what exists."""
+"""Command lines: parsing of flags, errors as one line with exit code 2."""
 
 import ast
 import itertools
@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,11 @@ from ml_collections.config_flags.config_flags import (
 
 from amdjax import cpu, distributed
 from amdjax.configs import default
-from amdjax.data.mixing import MIXES
-from amdjax.data.policies import AUGMENTATIONS
-from amdjax.data.registry import DATASETS, prepared_folder
-from amdjax.errors import UserError, unknown_name
+from amdjax.data.registry import prepared_folder
+from amdjax.errors import UserError, chain, first_line, one_line, unknown_name
 from amdjax.files import disk_error, remedy, removed_file
 from amdjax.imports import apply_imports, import_modules, search_folders
-from amdjax.losses import LOSSES
-from amdjax.losses.registry import SCHEDULE
-from amdjax.methods import METHODS
-from amdjax.models import MODELS
-from amdjax.recipes import RECIPES, check_recipe, find_recipe, list_recipes
-from amdjax.training.optimizer import OPTIMIZERS
-from amdjax.training.trackers import TRACKERS
+from amdjax.recipes import RECIPES, check_recipe, find_recipe
 
 _CONFIG_FLAGS = ("--config", "-config")
 _IMPORT_FLAGS = ("--config.imports", "-config.imports")
@@ -132,7 +124,7 @@ def run_command(main: Callable[[list[str]], None]) -> None:
         elif distributed.is_peer_failure(error):
             message = (
                 "another process of this job ended or cannot be reached; start all of them again "
-                f"to resume from the last checkpoint ({str(error).splitlines()[0]})"
+                f"to resume from the last checkpoint ({first_line(error)})"
             )
             code = 1  # starting again helps
         elif reason := removed_file(error, _folders_in_use()):
@@ -216,15 +208,9 @@ def _check_config(config: Any, file: str) -> None:
         )
 
 
-def _chain(error: BaseException | None) -> Iterable[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def _config_file_error(error: Exception, file: str | None) -> UserError | None:
     """Returns what is wrong in the config file, if the error comes from there."""
-    causes = list(_chain(error))
+    causes = list(chain(error))
     for cause in causes:
         # ml_collections raises the recipe's error a second time, with the traceback as its text.
         if isinstance(cause, UserError) and not str(cause).startswith("Error whilst parsing"):
@@ -241,7 +227,7 @@ def _config_file_error(error: Exception, file: str | None) -> UserError | None:
 
 def _flag_error(error: Exception, words: Sequence[str]) -> Exception:
     """Returns the error for a wrong flag; other errors are returned as they are."""
-    message = _one_line(error)
+    message = one_line(str(error.args[0] if error.args else error))  # str(KeyError) has quotes
     if isinstance(error, AttributeError) and "get_config" in message:
         return UserError("--config: the file has no function get_config")
     if isinstance(error, AttributeError | KeyError):
@@ -264,44 +250,3 @@ def _flag_error(error: Exception, words: Sequence[str]) -> Exception:
 
 def _settings(config: ConfigDict) -> dict[str, Any]:
     return flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error.args[0] if error.args else error).split())
-
-
-def list_registries() -> str:
-    """Returns the packaged recipes and the entries of all registries, a line for each."""
-    parts = (
-        ("recipes (--config=NAME.py, or NAME.py:SETUP)", list_recipes()),
-        ("methods (config.methods; + joins several)", _summaries(METHODS)),
-        ("losses (config.losses.NAME.SETTING)", _losses()),
-        ("networks (config.teacher.name, config.student.name)", _summaries(MODELS)),
-        ("data sets (config.data.name)", _summaries(DATASETS)),
-        ("augmentations (config.augment.policy; + joins several)", _summaries(AUGMENTATIONS)),
-        ("mixes (config.mix.name)", MIXES.items()),
-        ("optimisers (config.optim.name)", _summaries(OPTIMIZERS)),
-        ("trackers (config.trackers)", _summaries(TRACKERS)),
-    )
-    return "\n\n".join(f"{title}\n{_lines(entries)}" for title, entries in parts)
-
-
-def _losses() -> Iterable[tuple[str, str]]:
-    """Yields each loss with its summary and its settings, but for the schedule of the weight."""
-    for name, spec in LOSSES.items():
-        settings = spec.defaults()
-        weight = settings.pop("weight")
-        for key in SCHEDULE:
-            settings.pop(key)
-        text = ", ".join(f"{key}={value}" for key, value in {"weight": weight, **settings}.items())
-        yield name, f"{spec.summary}: {text}"
-
-
-def _summaries(registry: dict) -> Iterable[tuple[str, str]]:
-    return ((name, entry.summary) for name, entry in registry.items())
-
-
-def _lines(entries: Iterable[tuple[str, str]]) -> str:
-    entries = list(entries)
-    width = max(len(name) for name, _ in entries)
-    return "\n".join(f"  {name.ljust(width)}  {text}" for name, text in entries)

@@ -1,7 +1,7 @@
-"""`UserError`, the exception for mistakes that the user can correct."""
+"""`UserError`, the exception for mistakes that the user can correct, and messages of others."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class UserError(ValueError):
@@ -27,3 +27,25 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
     return UserError(f"unknown {kind} {name!r}; {hint}")
+
+
+def one_line(message: BaseException | str) -> str:
+    """Returns a text, or the message of an exception or else its type, without line breaks."""
+    return " ".join(_text(message).split())
+
+
+def first_line(message: BaseException | str) -> str:
+    """Returns the first line of a text, or of the message of an exception or else its type."""
+    return next(iter(_text(message).splitlines()), "")
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an exception, the one that caused it or was handled when it was raised, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _text(message: BaseException | str) -> str:
+    text = str(message).strip()
+    return text or (type(message).__name__ if isinstance(message, BaseException) else "")

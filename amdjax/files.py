@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from amdjax.errors import UserError
+from amdjax.errors import UserError, chain, first_line
 
 # What to do about the errors of a full or protected disk.
 _REMEDIES = {
@@ -97,12 +97,11 @@ def is_special(path: Path) -> bool:
 
 def disk_error(error: BaseException) -> str | None:
     """Returns the system's message if an error comes from a full or protected disk, else None."""
-    while error is not None:
+    for cause in chain(error):
         for code in _REMEDIES:
             message = os.strerror(code)
-            if message in str(error) or (isinstance(error, OSError) and error.errno == code):
+            if message in str(cause) or (isinstance(cause, OSError) and cause.errno == code):
                 return message
-        error = error.__cause__ or error.__context__
     return None
 
 
@@ -120,13 +119,12 @@ def removed_file(error: BaseException, folders: Iterable[Path]) -> str | None:
         is a defect.
     """
     roots = [folder.absolute() for folder in folders]
-    while error is not None:
-        if isinstance(error, FileNotFoundError | NotADirectoryError):
-            file = error.filename
+    for cause in chain(error):
+        if isinstance(cause, FileNotFoundError | NotADirectoryError):
+            file = cause.filename
         else:
-            found = re.search(r'NOT_FOUND: .*local file "(.+?)"', str(error))  # TensorStore's
+            found = re.search(r'NOT_FOUND: .*local file "(.+?)"', str(cause))  # TensorStore's
             file = found and found[1]
         if isinstance(file, str) and any(Path(file).absolute().is_relative_to(r) for r in roots):
-            return str(error).strip().splitlines()[0]
-        error = error.__cause__ or error.__context__
+            return first_line(cause)
     return None

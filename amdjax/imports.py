@@ -10,7 +10,7 @@ from typing import Any
 import ml_collections
 
 from amdjax.data.policies import default_augmentations
-from amdjax.errors import UserError
+from amdjax.errors import UserError, one_line
 from amdjax.losses import default_losses
 from amdjax.registry import registering_files
 
@@ -140,7 +140,7 @@ def _reason(name: str, error: Exception) -> str:
     inside = [file for file in files if file not in (_IMPORTLIB, Path(__file__))]
     inside = [file for file in inside if not str(file).startswith("<")]  # importlib's frozen part
     message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    message = " ".join(message.split())
+    message = one_line(message)
     if not inside:
         return f"{name}: {message}"
     # The first is the module's file. The deepest line beside it is where the user can change it.

@@ -8,9 +8,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from amdjax import distributed
-from amdjax.cli import list_registries, run_command
+from amdjax.cli import run_command
 from amdjax.errors import UserError
 from amdjax.files import local_path
+from amdjax.listing import list_registries
 from amdjax.training.run import prepare, run
 
 _CONFIG = config_flags.DEFINE_config_file(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,10 +10,10 @@ import ml_collections
 
 from amdjax import distributed
 from amdjax.data.augment import normalize
-from amdjax.losses import LOSSES, build_objective
+from amdjax.losses import LOSSES, Objective, build_objective
 from amdjax.models import Model, Outputs, count_parameters
 
-# Names of running statistics in the variables of losses, as in `models.layers.BatchNorm`.
+# Names of running statistics in the "state" of losses, as in `models.layers.BatchNorm`.
 _STATISTICS = ("mean", "var")
 
 
@@ -27,14 +26,13 @@ class Predictor:
 
     Attributes:
       module: the network.
-      predict: outputs -> outputs whose logits' softmax are the predicted probabilities; takes the
-        variables of losses as a second argument where these predict, see `bind`.
+      objective: of cross-entropy and the `predicting_losses`; its `predict` is the prediction rule.
       mean: of each channel of the images, on the scale 0 to 1.
       std: of each channel of the images, on the scale 0 to 1.
     """
 
     module: Model
-    predict: Callable[..., Outputs]
+    objective: Objective
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -53,15 +51,15 @@ class Predictor:
         return self.bind(variables)(outputs)
 
     def bind(self, variables: dict) -> Callable[[Outputs], Outputs]:
-        """Returns `predict` with the variables of losses, if there are any.
+        """Returns `Objective.predict` with the variables of losses, if there are any.
 
         Args:
           variables: of the network, with `Objective.predicting_variables` as "losses" where a loss
             with variables defines the prediction.
         """
         if "losses" not in variables:
-            return self.predict
-        return functools.partial(self.predict, variables=variables["losses"])
+            return self.objective.predict
+        return functools.partial(self.objective.predict, variables=variables["losses"])
 
 
 def create_predictor(
@@ -79,7 +77,7 @@ def create_predictor(
     rules = {name: losses[name] for name in predicting_losses(losses)}
     return Predictor(
         module,
-        _prediction_rule(json.dumps(rules, sort_keys=True)),
+        build_objective({"ce": {}, **rules}),
         tuple(map(float, augment.mean)),
         tuple(map(float, augment.std)),
     )
@@ -108,24 +106,23 @@ def trained_predicting_losses(losses: Mapping[str, Mapping[str, Any]]) -> list[s
 def count_prediction_parameters(variables: Mapping[str, Any]) -> int:
     """Returns the number of parameters that predict: the network's and those of its losses.
 
-    A classifier that a loss keeps without training it counts, and running statistics do not. All
-    parameters of the network count, also a classifier whose logits a loss replaces.
+    Counts a frozen classifier that a loss keeps, and all parameters of the network, also a
+    classifier whose logits a loss replaces; does not count running statistics.
 
     Args:
       variables: as for `Predictor.bind`.
     """
-    losses = jax.tree.leaves_with_path(variables.get("losses", {}))
-    return count_parameters(variables) + sum(
-        leaf.size
-        for path, leaf in losses
-        if jax.tree_util.keystr(path[-1:], simple=True) not in _STATISTICS
+    losses = variables.get("losses", {})
+    state = jax.tree.leaves_with_path(losses.get("state", {}))
+    return (
+        count_parameters(variables)
+        + sum(leaf.size for leaf in jax.tree.leaves(losses.get("params", {})))
+        + sum(leaf.size for path, leaf in state if _last(path) not in _STATISTICS)
     )
 
 
-@functools.cache
-def _prediction_rule(losses: str) -> Callable[[Outputs], Outputs]:
-    """Returns `Objective.predict` for losses in JSON; the same function for the same losses."""
-    return build_objective({"ce": {}, **json.loads(losses)}).predict
+def _last(path: jax.tree_util.KeyPath) -> str:
+    return jax.tree_util.keystr(path[-1:], simple=True)
 
 
 @functools.partial(distributed.jit, static_argnames="predictor")

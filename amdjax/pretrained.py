@@ -19,9 +19,11 @@ from amdjax.checkpoint import (
     FOLDER,
     digest_of,
     has_checkpoint,
+    is_checkpoint,
     network_of,
+    newest_checkpoint,
     read_checkpoint,
-    read_description,
+    step_of,
 )
 from amdjax.data.fingerprint import Fingerprint, compare_classes
 from amdjax.errors import UserError
@@ -38,6 +40,7 @@ from amdjax.models import (
     variable_shapes,
 )
 from amdjax.predictor import predicting_losses
+from amdjax.run_description import RunDescription, read_saved_run
 
 # Where training scripts keep the weights in a .pth file; moving averages come first, since they are
 # what the scripts evaluate.
@@ -86,14 +89,15 @@ def teacher_name(teacher: ml_collections.ConfigDict) -> str:
 
 
 def _model_of_run(path: str) -> str:
-    run = read_description(local_path(path, "config.teacher.ensemble"))
+    folder = find_run(local_path(path, "config.teacher.ensemble"))
+    run = None if folder is None else read_saved_run(folder)
     if run is None:
         raise UserError(
             f"config.teacher.ensemble: {path} is not the folder of a run with a checkpoint, which "
             "says what network it is; name the networks of all members in "
             "config.teacher.ensemble_models"
         )
-    return run["settings"]["model"]
+    return run.model
 
 
 def create_teacher(
@@ -203,10 +207,10 @@ def load_teacher(
 
 def _read_teacher(file: Path, source: str) -> GivenTeacher:
     checkpoint, state = read_checkpoint(file)
-    digest = digest_of(checkpoint)
-    if digest is None or not checkpoint.name.isdecimal():
+    step, digest = step_of(checkpoint), digest_of(checkpoint)
+    if step is None or digest is None:
         return GivenTeacher(network_of(state))
-    read = {"source": source, "step": int(checkpoint.name), "digest": digest}
+    read = {"source": source, "step": step, "digest": digest}
     return GivenTeacher(network_of(state), (read,))
 
 
@@ -222,12 +226,10 @@ def _check_run(path: Path, data: Fingerprint, subject: str, started: bool) -> No
     Raises:
       UserError: if it was trained on other classes, or a loss defines its predictions.
     """
-    folder = find_run(path)
-    run = None if folder is None else read_description(folder)
+    run = describe_source(path)
     if run is None:
         return
-    trained_on = Fingerprint.from_dict(run["data"]) if "data" in run else data
-    if difference := compare_classes(trained_on, data):
+    if difference := compare_classes(run.data, data):
         problem = (
             f"{subject} was trained on other classes than those of the data ({difference}), and "
             "students would learn its outputs as those of the wrong classes"
@@ -236,7 +238,7 @@ def _check_run(path: Path, data: Fingerprint, subject: str, started: bool) -> No
             "choose a teacher of these classes, or give its outputs in their order with "
             "config.teacher.outputs, or rename the folders of the images if only names differ"
         )
-    elif predicting := predicting_losses(run.get("settings", {}).get("losses", {})):
+    elif predicting := predicting_losses(run.losses):
         problem = (
             f"{subject} was trained with {' and '.join(predicting)}, whose predictions are not the "
             "softmax of the logits, and students would learn from the logits"
@@ -251,6 +253,18 @@ def _check_run(path: Path, data: Fingerprint, subject: str, started: bool) -> No
         raise UserError(f"{problem}: {remedy}")
     if distributed.is_primary():
         print(f"warning: {problem}; the students have started so and continue", file=sys.stderr)
+
+
+def describe_source(path: Path) -> RunDescription | None:
+    """Returns the description of the run that a path belongs to, see `find_run`.
+
+    None: it belongs to none, or to one whose checkpoints hold no complete description.
+    """
+    folder = find_run(path)
+    try:
+        return None if folder is None else read_saved_run(folder)
+    except UserError:
+        return None  # nothing is known of it, as of weights that are not of a run
 
 
 def find_run(path: Path) -> Path | None:
@@ -278,7 +292,8 @@ def find_weights(path: Path) -> Path | None:
     """
     if not path.is_dir():
         return path
-    if find_run(path) is not None:
+    # Others, too, name a folder of weights after a step.
+    if find_run(path) is not None and is_checkpoint(newest_checkpoint(path)):
         return None
     patterns = ("model.safetensors", "*.safetensors", "pytorch_model.bin", "*.bin")
     others = [file for file in path.iterdir() if _ending(file) in _READERS]

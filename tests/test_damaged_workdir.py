@@ -16,18 +16,11 @@ from amdjax.data import Fingerprint
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
 from amdjax.files import check_writable
+from amdjax.run_description import read_label, write_run
 from amdjax.training import results
 from amdjax.training.metric_writer import RunLogger, read_metrics
 from amdjax.training.run import run
-from amdjax.workdir import (
-    check_data,
-    check_resumable,
-    describe_run,
-    read_config,
-    read_label,
-    write_config,
-    write_run_spec,
-)
+from amdjax.workdir import check_data, check_resumable, describe_run, read_config, write_config
 from tests.damage_walk import FILE_DAMAGES, FOLDER_DAMAGES, files_of, folders_of
 from tests.tiny_run import tiny_config
 from tests.trained_run import copy
@@ -56,9 +49,10 @@ def finished(config, spec, tmp_path_factory):
     folder = workdir / "kd"
     check_writable(folder)
     write_config(config, workdir)
-    write_run_spec(config, spec, folder, DATA)
+    description = describe_run(config, spec, DATA)
+    write_run(description, folder)
     with (
-        Checkpoints(folder, describe_run(config, spec, DATA)) as checkpoints,
+        Checkpoints(folder, description.to_dict()) as checkpoints,
         RunLogger(folder, name="kd", start=0, **LENGTH) as log,
     ):
         for step in (4, 8, 12, 16):
@@ -91,8 +85,9 @@ def _resume(workdir, config, spec):
     check_writable(folder)
     assert check_data(config, folder, DATA) is None
     write_config(config, workdir)
-    write_run_spec(config, spec, folder, DATA)
-    with Checkpoints(folder, describe_run(config, spec, DATA)) as checkpoints:
+    description = describe_run(config, spec, DATA)
+    write_run(description, folder)
+    with Checkpoints(folder, description.to_dict()) as checkpoints:
         step, state = checkpoints.latest_step() or 0, _state(0)
         if step:
             state = checkpoints.restore_latest(state)

@@ -13,21 +13,24 @@ from flax import linen as nn
 from ml_collections import config_flags
 
 import amdjax
-from amdjax.cli import list_registries, parse_flags
+from amdjax.cli import parse_flags
 from amdjax.configs import default
 from amdjax.data import describe_dataset, load_dataset
 from amdjax.data.policies import AUGMENTATIONS
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
 from amdjax.imports import import_modules, unrecorded
+from amdjax.listing import list_registries
 from amdjax.losses import LOSSES
 from amdjax.methods import METHODS
 from amdjax.models import MODELS, Outputs
 from amdjax.report.evaluate import compare_maps
 from amdjax.report.figures import create_sections
 from amdjax.report.summary import summarize
+from amdjax.run_description import write_run
+from amdjax.trained import restore
 from amdjax.training.preflight import check_shapes
-from amdjax.workdir import check_resumable, read_config, restore, write_config, write_run_spec
+from amdjax.workdir import check_resumable, describe_run, read_config, write_config
 from tests.report.fake_report import fake_report
 from tests.trained_run import change_run, copy
 
@@ -275,6 +278,24 @@ def test_check_shapes_refuses_a_prediction_for_other_classes():
         _check_networks("cosface")
 
 
+def test_check_shapes_refuses_a_prediction_of_a_trained_layer_for_other_classes():
+    class Head(nn.Module):
+        @nn.compact
+        def __call__(self, embedding, labels):
+            return jnp.zeros(len(labels)) + nn.Dense(7, name="head")(embedding).mean()
+
+        @nn.compact
+        def predict(self, outputs, selection):
+            return nn.Dense(7, name="head")(outputs.embedding)
+
+    inputs = ("student.embedding", "labels")
+    amdjax.register_loss("head", "a loss", inputs=inputs, logits_fn=Head.predict)(Head)
+    amdjax.register_method("head_only", "a method", {"head": {}})
+    _register_network("mine", _outputs)
+    with pytest.raises(UserError, match=r"the loss head predicts .* \[2, 4\] .* not \[2, 7\]"):
+        _check_networks("head_only")
+
+
 def test_check_shapes_refuses_networks_without_a_hash():
     _register_network("mine", _outputs, widths=[4, 8])
     with pytest.raises(UserError, match=r"network 'mine' .* widths=\[4, 8\] .*take a tuple"):
@@ -495,7 +516,7 @@ def nothing(keys, images, strength=1.0):
     config = default.get_config(imports=("lab",))
     spec = plan_runs(config)[-1]
     data = load_dataset(_arrays()).fingerprint
-    write_run_spec(config, spec, folder / "run", data)
+    write_run(describe_run(config, spec, data), folder / "run")
     run = json.loads((folder / "run" / "run.json").read_text())
     assert run["imports"] == {"lab": str(folder / "lab.py")}
     assert config.augment.nothing.strength == 1.0

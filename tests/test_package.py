@@ -1,5 +1,7 @@
 """The package as it is built and installed: contents, requirements, commands, a training run."""
 
+import ast
+import graphlib
 import importlib.metadata
 import json
 import os
@@ -12,6 +14,7 @@ import tarfile
 import tomllib
 import venv
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +156,34 @@ def test_example_of_own_parts_runs_from_an_empty_folder(installed, tmp_path):
     # From another folder, the module is found where it was.
     words = [f"--workdir={tmp_path / 'runs' / 'mylab'}", image]
     assert _run(Path("/"), installed / "amdjax-predict", *words).returncode == 0
+
+
+def _imports(node: ast.AST) -> Iterator[str]:
+    """Yield what a module imports from amdjax, at any depth, but not for type checkers alone."""
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        assert not node.level, "imports of the package are absolute"
+        names = [f"{node.module}.{alias.name}" for alias in node.names]
+    else:
+        names = []
+    yield from (name.removeprefix("amdjax.") for name in names if name.startswith("amdjax."))
+    for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    for child in node.orelse if for_types else ast.iter_child_nodes(node):
+        yield from _imports(child)
+
+
+def test_imports_between_packages_have_no_cycle():
+    folder = ROOT / "amdjax"
+    parts = {path.stem for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()}
+    imports: dict[str, set[str]] = {part: set() for part in parts}
+    for part in parts:
+        file = folder / f"{part}.py"
+        for path in [file] if file.exists() else (folder / part).rglob("*.py"):
+            names = (name.split(".")[0] for name in _imports(ast.parse(path.read_text())))
+            imports[part] |= {name for name in names if name in parts} - {part}
+    assert {"data", "losses", "models"} <= imports["training"]
+    graphlib.TopologicalSorter(imports).prepare()  # raises CycleError
 
 
 def test_requirements_agree_with_the_project():

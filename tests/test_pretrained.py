@@ -382,6 +382,14 @@ def test_find_weights_takes_the_only_file_of_any_format(tmp_path):
     assert pretrained.find_weights(tmp_path) == tmp_path / "model.bin"
 
 
+def test_find_weights_takes_weights_in_folders_that_others_name_after_a_step(tmp_path):
+    for step in ("100", "200"):
+        (tmp_path / "checkpoints" / step).mkdir(parents=True)
+        (tmp_path / "checkpoints" / step / "model.safetensors").touch()
+    folder = tmp_path / "checkpoints" / "100"
+    assert pretrained.find_weights(folder) == folder / "model.safetensors"
+
+
 @pytest.fixture(scope="module")
 def torch():
     return pytest.importorskip("torch")

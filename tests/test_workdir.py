@@ -12,22 +12,20 @@ from amdjax.configs import figure9
 from amdjax.data import Fingerprint, load_dataset
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
+from amdjax.losses import build_objective
 from amdjax.losses.margin_softmax import cosine_logits
 from amdjax.metrics import negative_log_likelihood
 from amdjax.models import create_model, init_variables
 from amdjax.predictor import Predictor, forward
+from amdjax.run_description import read_run, write_run
+from amdjax.trained import load_run, restore, restore_all, run_names
 from amdjax.workdir import (
     check_data,
     check_given_teacher,
     check_resumable,
-    load_run,
+    describe_run,
     read_config,
-    read_identity,
-    restore,
-    restore_all,
     run_data,
-    run_names,
-    write_run_spec,
 )
 from tests.tiny_run import tiny_config
 from tests.trained_run import (
@@ -61,6 +59,8 @@ def test_read_config_returns_the_config_of_the_run(images, workdir):
     config.ema_decay = 0.5
     assert read_config(workdir).to_dict() == config.to_dict()
     assert plan_runs(read_config(workdir)) == plan_runs(config)
+    config.data.data_dir = "moved"
+    assert read_config(workdir, "moved").to_dict() == config.to_dict()
 
 
 def test_read_config_gives_newer_settings_their_defaults(workdir, tmp_path):
@@ -84,7 +84,12 @@ def test_forward_in_bfloat16_is_close_to_float32():
     variables = init_variables(create_model("wrn_10_1", 10), jax.random.key(0), (32, 32, 3))
     logits = [
         forward(
-            Predictor(create_model("wrn_10_1", 10, dtype), lambda x: x, (0.5,) * 3, (0.25,) * 3),
+            Predictor(
+                create_model("wrn_10_1", 10, dtype),
+                build_objective({"ce": {}}),
+                (0.5,) * 3,
+                (0.25,) * 3,
+            ),
             variables,
             images,
         )
@@ -278,7 +283,7 @@ def test_run_spec_keeps_method_seed_and_sweep_as_data(workdir, tmp_path):
 
 def _start(config, spec, folder):
     """Makes the folder of a run that has a checkpoint."""
-    write_run_spec(config, spec, folder, DATA)
+    write_run(describe_run(config, spec, DATA), folder)
     (folder / "checkpoints" / "8").mkdir(parents=True)
 
 
@@ -356,15 +361,15 @@ def test_descriptions_of_earlier_versions_have_the_names_of_the_registry(tmp_pat
         settings["teacher"]["name"] = "WRN-16-3"
     change(tmp_path / "run.json", settings=settings)
     check_resumable(config, spec, tmp_path)
-    assert read_identity(tmp_path) == ("wrn_16_1", DATA)
+    assert (read_run(tmp_path).model, read_run(tmp_path).data) == ("wrn_16_1", DATA)
     change(tmp_path / "run.json", settings={**settings, "model": "My-Network"})
-    assert read_identity(tmp_path)[0] == "My-Network"
+    assert read_run(tmp_path).model == "My-Network"
 
 
 def test_check_resumable_accepts_other_settings_where_there_is_no_checkpoint(tmp_path):
     config = figure9.get_config()
     spec = plan_runs(config)[-1]
-    write_run_spec(config, spec, tmp_path, DATA)
+    write_run(describe_run(config, spec, DATA), tmp_path)
     config.optim.learning_rate /= 2
     check_resumable(config, spec, tmp_path)
     others = Fingerprint("folder", ("zebra",), (16, 16, 3), {"train": 1, "test": 1})
@@ -379,7 +384,7 @@ def test_check_given_teacher_refuses_one_that_was_trained_on(tmp_path):
     spec = plan_runs(config)[-1]
     first = [{"source": "runs/x/teacher", "step": 4, "digest": "12345678"}]
     then = [{"source": "runs/x/teacher", "step": 8, "digest": "9abcdef0"}]
-    write_run_spec(config, spec, tmp_path, DATA, first)
+    write_run(describe_run(config, spec, DATA, first), tmp_path)
     check_given_teacher(tmp_path, then)  # nothing has been learned yet
     (tmp_path / "checkpoints" / "8").mkdir(parents=True)
     check_given_teacher(tmp_path, first)

@@ -10,6 +10,7 @@ import numpy as np
 from amdjax.checkpoint import Checkpoints
 from amdjax.configs import default
 from amdjax.data import Fingerprint
+from amdjax.run_description import RunDescription
 from amdjax.training.run import run
 from tests.tiny_run import tiny_config
 
@@ -38,10 +39,10 @@ def save_network(
     variables = variables or {"params": {"w": np.zeros(2, np.float32)}}
     settings = {"epochs": 1, "epoch_fraction": 1.0, "batch_size": 8, "losses": losses or {"ce": {}}}
     config = default.get_config().to_dict()
-    settings |= {key: config[key] for key in ("augment", "data")}
-    description = {"data": data.to_dict(), "settings": settings}
+    settings |= {key: config[key] for key in ("augment", "data", "dtype")} | {"model": "resnet8"}
+    run = RunDescription(method="teacher", seed=0, teacher=None, data=data, settings=settings)
     folder.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(folder, description) as checkpoints:
+    with Checkpoints(folder, run.to_dict()) as checkpoints:
         checkpoints.save(step, variables)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from amdjax.data import image_ops
-from amdjax.data.policies import AUGMENTATIONS
+from amdjax.data.policies import AUGMENTATIONS, policy_names
 from amdjax.errors import UserError, unknown_name
 
 _PAD_MODES = {"zero": "constant", "reflect": "reflect"}
@@ -223,9 +223,7 @@ def _fold_in(keys: jax.Array, use: int) -> jax.Array:
 
 def _policies(augment: ml_collections.ConfigDict) -> list[Callable[..., jax.Array]]:
     """Returns the functions that `config.augment.policy` names, with their settings."""
-    if augment.policy == "none":
-        return []
-    names = [name.strip() for name in augment.policy.split("+")]
+    names = policy_names(augment.policy)
     for name in names:
         if name not in AUGMENTATIONS:
             raise unknown_name("config.augment.policy", name, ("none", *AUGMENTATIONS))

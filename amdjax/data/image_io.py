@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from amdjax.errors import UserError
+from amdjax.errors import UserError, one_line
 
 # (width, height) of an image -> (left, top, right, bottom) of the part that is resized.
 Box = Callable[[int, int], tuple[float, float, float, float]]
@@ -142,8 +142,3 @@ def _floats_to_uint8(values: np.ndarray) -> np.ndarray:
     if not (low >= 0 and high <= 255):  # also true for NaN
         raise ValueError(f"its floats range from {low:g} to {high:g}; rescale them to 0..1")
     return np.round(values * 255 if high <= 1 else values).astype(np.uint8)
-
-
-def one_line(error: Exception) -> str:
-    """Returns the message of an exception, or else its type, without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__

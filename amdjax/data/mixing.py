@@ -113,7 +113,7 @@ def exchange_moments(x: jax.Array, partners: jax.Array) -> jax.Array:
     return ((x - mean) / std * partner_std + partner_mean).astype(x.dtype)
 
 
-def create_mix(mix: ml_collections.ConfigDict, reverse: Reverse) -> Mix:
+def create_mix(mix: ml_collections.ConfigDict, reverse: Reverse) -> Mix | None:
     """Creates the function that mixes a batch.
 
     All settings are checked here, so that this can be called before any data are prepared.
@@ -125,7 +125,8 @@ def create_mix(mix: ml_collections.ConfigDict, reverse: Reverse) -> Mix:
 
     Returns:
       (key, images float [B,H,W,3], labels int [B], number of classes) -> `MixedBatch`. With
-      probability `mix.probability` the whole batch is mixed, else none of it.
+      probability `mix.probability` the whole batch is mixed, else none of it. None: `mix.name` is
+      "none".
 
     Raises:
       UserError: on an unknown name or a value out of range.
@@ -141,9 +142,6 @@ def create_mix(mix: ml_collections.ConfigDict, reverse: Reverse) -> Mix:
     def mix_labels(labels: jax.Array, lam: jax.Array, num_classes: int) -> jax.Array:
         one_hot = jax.nn.one_hot(labels, num_classes)
         return lam * one_hot + (1.0 - lam) * reverse(one_hot)
-
-    def keep(key: jax.Array, images: jax.Array, labels: jax.Array, num_classes: int) -> MixedBatch:
-        return MixedBatch(images, labels, None)
 
     def mix_images(
         key: jax.Array, images: jax.Array, labels: jax.Array, num_classes: int
@@ -169,4 +167,4 @@ def create_mix(mix: ml_collections.ConfigDict, reverse: Reverse) -> Mix:
         labels = mix_labels(labels, jnp.where(apply, mix.moex_lam, 1.0), num_classes)
         return MixedBatch(images, labels, feature_hook)
 
-    return {"none": keep, "mixup": mix_images, "cutmix": mix_images, "moex": mix_moments}[mix.name]
+    return {"none": None, "mixup": mix_images, "cutmix": mix_images, "moex": mix_moments}[mix.name]

@@ -131,6 +131,10 @@ class EvalBatches:
     def __len__(self) -> int:
         return -(-len(self._source) // self._batch_size)
 
+    def __iter__(self) -> Generator[Batch, None, None]:
+        """Yields this process's rows of all batches, see `prefetch`."""
+        return prefetch(self, 0, len(self))
+
     def __getitem__(self, index: int) -> Batch:
         """Reads this process's rows of batch `index`.
 

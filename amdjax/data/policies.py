@@ -70,6 +70,11 @@ def default_augmentations() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict({name: value for name, value in settings.items() if value})
 
 
+def policy_names(policy: str) -> list[str]:
+    """Returns the names that `config.augment.policy` joins by "+"; [] for "none"."""
+    return [] if policy == "none" else [name.strip() for name in policy.split("+")]
+
+
 @register_augmentation("randaugment", "RandAugment: several operations of one strength")
 def rand_augment(
     keys: jax.Array, images: jax.Array, num_ops: int = 2, magnitude: int = 9

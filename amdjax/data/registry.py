@@ -26,7 +26,6 @@ from amdjax.data.datasets.mnist import FashionMnist, Mnist
 from amdjax.data.datasets.svhn import SvhnCropped
 from amdjax.data.datasets.tiny_imagenet import TinyImagenet
 from amdjax.data.fingerprint import Fingerprint
-from amdjax.data.image_io import one_line
 from amdjax.data.prepared_entries import prepared_entries
 from amdjax.data.sources import (
     ImageSource,
@@ -34,12 +33,13 @@ from amdjax.data.sources import (
     RecordSource,
     RecordSubset,
     StreamedSource,
+    choose_crop,
     decode_to_memory,
     read_entries,
 )
 from amdjax.data.splits import hold_out, known_labels, num_known
-from amdjax.errors import UserError, unknown_name
-from amdjax.files import local_path
+from amdjax.errors import UserError, one_line, unknown_name
+from amdjax.files import disk_error, local_path
 from amdjax.registry import registering
 
 
@@ -275,12 +275,17 @@ def describe_dataset(data: ml_collections.ConfigDict) -> DatasetSpec:
 
 
 def _reporting_damage(make_builder: _MakeBuilder, folder: Path) -> _MakeBuilder:
-    """Returns the function with an error that names the folder, if the files in it are damaged."""
+    """Returns the function with an error that names the folder, if the files in it are damaged.
+
+    A full or protected disk is not damage, nor is an error where nothing has been prepared.
+    """
 
     def make() -> tfds.core.DatasetBuilder:
         try:
             return make_builder()
         except Exception as error:  # tfds and protobuf raise many types
+            if disk_error(error) or not folder.exists():
+                raise
             raise UserError(
                 f"the data prepared in {folder} cannot be read: {one_line(error)}; remove it and "
                 "try again"
@@ -446,17 +451,14 @@ def _open_prepared(
     budget = data.memory_gib * 2**30
     sources: dict[str, ImageSource] = {}
     for split, split_records in records.items():
-        crop = "center"
-        if data.random_resized_crop:
-            crop = "random_resized" if split == "train" else "center_224_256"
-        source = stream(split, split_records, crop)
+        source = stream(split, split_records, choose_crop(data.random_resized_crop, split))
         num_bytes = len(source) * math.prod(shape)
-        if num_bytes <= budget and crop != "random_resized":
+        if num_bytes <= budget and not source.has_random_crop:
             budget -= num_bytes
             source = decode_to_memory(source)
         sources[split] = source
     if unknown_records:
-        crop = "center_224_256" if data.random_resized_crop else "center"
+        crop = choose_crop(data.random_resized_crop, "unknown")
         sources["unknown"] = stream("unknown", unknown_records["test"], crop)
     digest = getattr(builder.builder_config, "content_digest", "")
     return Dataset(data.name, class_names, shape, **sources, digest=digest)

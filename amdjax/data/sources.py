@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from amdjax.data.image_io import center_box, decode_image, one_line, random_resized_box
-from amdjax.errors import UserError
+from amdjax.data.image_io import center_box, decode_image, random_resized_box
+from amdjax.errors import UserError, one_line
 
 CHUNK = 256  # images that are decoded as one unit of work by a pool of threads
 
@@ -84,6 +84,18 @@ class RecordSubset:
         return [{**record, "label": self._new_labels[record["label"]]} for record in records]
 
 
+def choose_crop(random_resized_crop: bool, split: str) -> str:
+    """Returns the crop of the images of a split, for `StreamedSource`.
+
+    Args:
+      random_resized_crop: `config.data.random_resized_crop`.
+      split: "train" or another one.
+    """
+    if not random_resized_crop:
+        return "center"
+    return "random_resized" if split == "train" else "center_224_256"
+
+
 class StreamedSource:
     """A split whose images are decoded at each read."""
 
@@ -113,6 +125,11 @@ class StreamedSource:
         self.image_shape = image_shape
         self._num_classes = num_classes
         self._crop = crop
+
+    @property
+    def has_random_crop(self) -> bool:
+        """Whether each epoch has another crop of an image."""
+        return self._crop == "random_resized"
 
     def __len__(self) -> int:
         return len(self._records)
@@ -161,7 +178,7 @@ class StreamedSource:
                 f"{name}: label {label} is outside the classes 0..{self._num_classes - 1}"
             )
         box = center_box if self._crop == "center_224_256" else None
-        if self._crop == "random_resized":
+        if self.has_random_crop:
             box = random_resized_box(np.random.default_rng([*crop_seed, index]))
         image = decode_image(example["image"], self._image_size, name, box)
         if image.shape != self.image_shape:

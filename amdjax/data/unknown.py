@@ -6,7 +6,7 @@ from typing import NamedTuple
 import ml_collections
 
 from amdjax.data.registry import DATASETS, Dataset, load_dataset
-from amdjax.data.sources import ImageSource, StreamedSource
+from amdjax.data.sources import ImageSource, StreamedSource, choose_crop
 from amdjax.data.unlabeled import ImageFiles, list_images
 from amdjax.errors import UserError
 from amdjax.files import local_path
@@ -84,7 +84,7 @@ def open_unknown(dataset: Dataset, data: ml_collections.ConfigDict) -> UnknownIm
         return UnknownImages(data.unknown, opened.test)
     root = _folder(data)
     files = ImageFiles(root, list(list_images(root, "config.data.unknown")))
-    crop = "center_224_256" if data.random_resized_crop else "center"
+    crop = choose_crop(data.random_resized_crop, "unknown")
     source = StreamedSource(str(root), files, size, dataset.image_shape, 1, crop)
     return UnknownImages(str(root), source)
 

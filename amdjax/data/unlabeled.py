@@ -14,10 +14,15 @@ import numpy as np
 from amdjax.data.datasets.builder_utils import ImageFile, checked_examples
 from amdjax.data.datasets.folder import BAD_FILES_ADVICE, report_left_out, walk_images
 from amdjax.data.fingerprint import digest_of
-from amdjax.data.image_io import one_line
 from amdjax.data.registry import Dataset
-from amdjax.data.sources import ImageSource, InMemorySource, StreamedSource, decode_to_memory
-from amdjax.errors import UserError
+from amdjax.data.sources import (
+    ImageSource,
+    InMemorySource,
+    StreamedSource,
+    choose_crop,
+    decode_to_memory,
+)
+from amdjax.errors import UserError, one_line
 from amdjax.files import local_path
 
 NO_LABEL = -1
@@ -43,7 +48,7 @@ def add_unlabeled(dataset: Dataset, data: ml_collections.ConfigDict) -> Dataset:
         return dataset
     root = local_path(data.unlabeled, "config.data.unlabeled")
     sizes = list_images(root, "config.data.unlabeled")
-    crop = "random_resized" if data.random_resized_crop else "center"
+    crop = choose_crop(data.random_resized_crop, "train")
     files = ImageFiles(root, list(sizes))
     streamed = StreamedSource(str(root), files, data.image_size, dataset.image_shape, 1, crop)
     free = data.memory_gib * 2**30 - _memory(dataset)  # bytes
@@ -53,7 +58,7 @@ def add_unlabeled(dataset: Dataset, data: ml_collections.ConfigDict) -> Dataset:
 
     labeled = None if data.unlabeled_only else dataset.train
     train: ImageSource = _Unlabeled(streamed)
-    if fits(len(sizes)) and not data.random_resized_crop:
+    if fits(len(sizes)) and not streamed.has_random_crop:
         copied = None
         if isinstance(labeled, InMemorySource) and fits(len(labeled) + len(sizes)):
             labeled, copied = None, labeled  # one array can be kept on a device

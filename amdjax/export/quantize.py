@@ -9,7 +9,7 @@ import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
-from amdjax.data import Dataset, EvalBatches, prefetch
+from amdjax.data import Dataset, EvalBatches
 from amdjax.data.sources import ImageSource
 from amdjax.export.formats import Classify
 from amdjax.export.student import INPUT
@@ -84,10 +84,8 @@ def evaluate(file: Path, classify: Classify, dataset: Dataset) -> Evaluation:
       classify: images -> probabilities.
       dataset: of the network.
     """
-    batches = EvalBatches(dataset.test, BATCH_SIZE)
     correct = 0
-    bar = tqdm(prefetch(batches, 0, len(batches)), total=len(batches), disable=None, leave=False)
-    for batch in bar:
+    for batch in tqdm(EvalBatches(dataset.test, BATCH_SIZE), disable=None, leave=False):
         predicted = classify(batch["image"]).argmax(axis=1)
         correct += int(np.sum((predicted == batch["label"]) & batch["mask"]))
     seconds = seconds_per_call(lambda: classify(batch["image"]))

@@ -177,9 +177,7 @@ def _add_int8(
     workdir: Path, data_dir: str | None, file: Path, classify: Classify, metadata: Metadata
 ) -> dict[str, Evaluation]:
     """Quantises an ONNX file, and evaluates both networks on the test split."""
-    config = read_config(workdir)
-    if data_dir is not None:
-        config.data.data_dir = data_dir
+    config = read_config(workdir, data_dir)
     data = run_data(config.data, metadata["settings"])
     dataset, small = load_dataset(data), int8_file(file)
     check_classes(Fingerprint.from_dict(metadata["data"]), dataset.fingerprint, str(workdir))

@@ -16,8 +16,9 @@ from amdjax.losses import LOSSES
 from amdjax.models import create_model
 from amdjax.predict.classifier import CalibratedModel, calibrate, find_student
 from amdjax.predictor import Predictor, create_predictor, predicting_losses
+from amdjax.trained import TrainedModel, restore
 from amdjax.training.results import FILE as RESULTS_FILE
-from amdjax.workdir import TrainedModel, read_config, restore
+from amdjax.workdir import read_config
 
 Metadata = dict[str, Any]
 INPUT, OUTPUT = "images", "probabilities"
@@ -44,14 +45,11 @@ def read_student(
     Raises:
       UserError: if the network cannot be read, or not be calibrated.
     """
-    config = read_config(workdir)
-    if data_dir is not None:
-        config.data.data_dir = data_dir
+    config = read_config(workdir, data_dir)
     folder = workdir / find_student(workdir, config, method)
     network = restore(folder)
     data = network.data
-    if data is None:
-        raise UserError(f"{folder} does not say what data it was trained on")
+    assert data is not None, "`restore` returns networks with their data"
     model = CalibratedModel(network)
     if calibrated:
         (model,) = calibrate([network], workdir, config, data)

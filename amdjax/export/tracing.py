@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from amdjax import cpu
-from amdjax.errors import UserError
+from amdjax.errors import UserError, first_line
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _LIBRARIES = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))
@@ -46,8 +46,7 @@ def tracing(to: str) -> Iterator[None]:
 
 def summary(error: Exception) -> str:
     """Returns the type of an error with the first line of its message."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}"
+    return f"{type(error).__name__}: {first_line(str(error)).rstrip('.')}"
 
 
 def _line(error: Exception) -> str:

@@ -321,7 +321,7 @@ def _term(name: str, settings: Mapping[str, Any]) -> Term:
     for key in settings:
         if key not in hyper:
             raise unknown_name(f"hyper-parameter of the loss {name}", key, hyper)
-    hyper.update(settings)
+    hyper.update({key: _hashable(value) for key, value in settings.items()})
     schedule = {key: hyper.pop(key) for key in ("weight", *SCHEDULE)}
     if schedule["ramp"] not in RAMPS:
         raise unknown_name(f"ramp of the loss {name}", schedule["ramp"], RAMPS)
@@ -334,3 +334,8 @@ def _variables_of(variables: LossVariables, loss: str, call: str) -> dict[str, A
     return {
         name: collection[loss][call] for name, collection in variables.items() if loss in collection
     }
+
+
+def _hashable(value: Any) -> Any:
+    """Returns a setting with tuples in place of lists, which JSON has and `Term` cannot hash."""
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value

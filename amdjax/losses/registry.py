@@ -138,6 +138,8 @@ class LossSpec:
       features: default of the hyper-parameter `features`, the layers to compare.
       whole_batch: gather the arrays of all shards, for losses that compare samples. Variables of
         the collection "state" are then equal on all devices; of other losses they are averaged.
+      pairs_halves: the function compares the first half of a batch with the second, so that the
+        number of images in each part of a batch must be even.
       attention_only: the function depends on a feature only through its attention map
         `sum_c f^2`, so that the cached map can replace the teacher's feature.
       layers_together: call the function once, with a list of features for each side, instead of
@@ -160,6 +162,7 @@ class LossSpec:
     warm_up_epochs: float = 0.0
     features: tuple[str, ...] = _STAGES
     whole_batch: bool = False
+    pairs_halves: bool = False
     attention_only: bool = False
     layers_together: bool = False
     reduce: Callable[[jax.Array], Any] | None = None
@@ -438,6 +441,7 @@ LOSSES: dict[str, LossSpec] = {
         weight=0.1,
         summary="angular-margin contrastive loss of pairs",
         whole_batch=True,
+        pairs_halves=True,
     ),
     "contrastive": LossSpec(
         contrastive_loss,
@@ -445,6 +449,7 @@ LOSSES: dict[str, LossSpec] = {
         weight=0.1,
         summary="Euclidean contrastive loss of pairs",
         whole_batch=True,
+        pairs_halves=True,
     ),
     # Distillation of logits.
     "kd": LossSpec(

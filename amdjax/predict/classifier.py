@@ -20,24 +20,18 @@ from tqdm import tqdm
 from amdjax import distributed
 from amdjax.analysis.calibration import fit_temperature, split_half
 from amdjax.analysis.gradcam import grad_cam
+from amdjax.checkpoint import has_checkpoint
 from amdjax.config import gives_network
-from amdjax.data import Dataset, EvalBatches, load_dataset, prefetch
+from amdjax.data import Dataset, EvalBatches, load_dataset
 from amdjax.data.fingerprint import Fingerprint, check_classes
 from amdjax.errors import UserError, unknown_name
 from amdjax.experiment import TEACHER, plan_runs
 from amdjax.files import write_atomically
 from amdjax.predictor import Predictor
+from amdjax.run_description import read_label
+from amdjax.trained import TrainedModel, restore, restore_imported_teacher, run_names
 from amdjax.training.conditions import learned_from
-from amdjax.workdir import (
-    TrainedModel,
-    has_checkpoint,
-    read_config,
-    read_label,
-    restore,
-    restore_imported_teacher,
-    run_data,
-    run_names,
-)
+from amdjax.workdir import read_config, run_data
 
 BATCH_SIZE = 32  # of every forward pass, so that one executable is compiled
 CACHE_FILE = "temperatures.json"
@@ -112,13 +106,10 @@ def load_models(
     Raises:
       UserError: if the student cannot be read, or its images are not square.
     """
-    config = read_config(workdir)
-    if data_dir is not None:
-        config.data.data_dir = data_dir
+    config = read_config(workdir, data_dir)
     networks = [restore(workdir / find_student(workdir, config, method))]
     data = networks[0].data
-    if data is None:
-        raise UserError(f"{workdir / networks[0].name} does not say what data it was trained on")
+    assert data is not None, "`restore` returns networks with their data"
     height, width, _ = data.image_shape
     if height != width:
         folder = workdir / networks[0].name
@@ -263,10 +254,8 @@ def _fit(network: TrainedModel, dataset: Dataset) -> float:
         f"{network.name}: fitting the temperature on {len(fit)} test images (once)",
         file=sys.stderr,
     )
-    batches = EvalBatches(dataset.test, BATCH_SIZE)
     logits, labels = [], []
-    bar = tqdm(prefetch(batches, 0, len(batches)), total=len(batches), disable=None, leave=False)
-    for batch in bar:
+    for batch in tqdm(EvalBatches(dataset.test, BATCH_SIZE), disable=None, leave=False):
         logits.append(np.asarray(network.logits(batch["image"]))[batch["mask"]])
         labels.append(batch["label"][batch["mask"]])
     return fit_temperature(np.concatenate(logits)[fit], np.concatenate(labels)[fit])

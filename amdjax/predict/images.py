@@ -1,7 +1,6 @@
 """Images of the user: finding and reading files, and drawing Grad-CAM over them."""
 
 import collections
-import glob
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,13 +39,30 @@ def find_images(words: Sequence[str]) -> list[Path]:
 def _expand(word: str) -> list[Path]:
     try:
         path = Path(word).expanduser()
-        matches = [path] if path.exists() else []
-    except (OSError, RuntimeError, ValueError):  # too long, unknown user, a null character
+        matches = [path] if path.exists() else _glob(path)
+    except (OSError, RuntimeError, ValueError):  # too long, unknown user, a null character, "a**b"
         return [Path(word)]
-    # `Path.glob` would find hidden files and folders, and not follow links with "**".
-    matches = matches or sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
     files = dict.fromkeys(file for match in matches for file in _images_of(match))
     return list(files) or [path]
+
+
+def _glob(pattern: Path) -> list[Path]:
+    """Returns the sorted matches of a pattern that are not in another match.
+
+    Overlays are not among them, nor is what is hidden where the pattern does not name it. As in a
+    shell, "**" does not follow links, which could lead upwards; `walk_images` does, below a match.
+    """
+    hidden = _count_hidden(pattern)
+    found = {
+        path
+        for path in Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))
+        if _count_hidden(path) <= hidden and CAM_MARK not in path.name
+    }
+    return sorted(path for path in found if found.isdisjoint(path.parents))
+
+
+def _count_hidden(path: Path) -> int:
+    return sum(part.startswith(".") and part != ".." for part in path.parts)
 
 
 def _images_of(path: Path) -> list[Path]:

@@ -17,7 +17,7 @@ from amdjax import distributed
 from amdjax.analysis.angles import map_angles, map_cosine
 from amdjax.analysis.gradcam import grad_cam
 from amdjax.checkpoint import FOLDER
-from amdjax.data import Dataset, EvalBatches, load_dataset, prefetch
+from amdjax.data import Dataset, EvalBatches, load_dataset
 from amdjax.data.unknown import open_unknown
 from amdjax.errors import UserError
 from amdjax.losses import am_loss
@@ -25,6 +25,7 @@ from amdjax.losses.functional import attention_map, l2_normalize
 from amdjax.predictor import Predictor, count_prediction_parameters, forward
 from amdjax.report.open_set import evaluate_open_set
 from amdjax.report.report_data import LEVELS, ModelResult, ReportData
+from amdjax.trained import TrainedModel, restore_all
 from amdjax.training.conditions import (
     compare_conditions,
     conditions_of,
@@ -33,7 +34,7 @@ from amdjax.training.conditions import (
 )
 from amdjax.training.metric_writer import METRICS_FILE, read_metrics
 from amdjax.training.results import baseline_of
-from amdjax.workdir import TrainedModel, read_config, restore_all
+from amdjax.workdir import read_config
 
 LAYERS = tuple(LEVELS)  # of 32, 16 and 8 pixels for images of 32
 _TIMED_BATCHES = 5
@@ -222,7 +223,7 @@ def _different(
         by_seed[network.seed] = {
             **conditions_of(
                 network.settings,
-                network.data.to_dict(),
+                network.data,
                 network.given_teacher,
                 trained_teacher(workdir, network.teacher),
             ),
@@ -274,12 +275,12 @@ def _evaluate(
     Returns:
       The outputs by the network's name, and the labels [N].
     """
-    batches, count = EvalBatches(dataset.test, batch_size), len(dataset.test)
+    count = len(dataset.test)
     outputs: dict[str, Outputs] = {}
     labels = np.empty(count, np.int32)
     first = 0
     with tqdm(total=count, desc="test split", unit=" images", disable=None) as bar:
-        for batch in prefetch(batches, 0, len(batches)):
+        for batch in EvalBatches(dataset.test, batch_size):
             mask = batch["mask"]
             rows = slice(first, first + mask.sum())
             teachers: dict[str, dict[str, jax.Array]] = {}

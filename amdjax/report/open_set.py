@@ -16,9 +16,9 @@ from amdjax.analysis.open_set import (
     nearest_mean_cosine,
     negative_energy,
 )
-from amdjax.data import Batch, Dataset, EvalBatches, ImageSource, prefetch
+from amdjax.data import Batch, Dataset, EvalBatches, ImageSource
 from amdjax.predictor import Predictor
-from amdjax.workdir import TrainedModel
+from amdjax.trained import TrainedModel
 
 OPEN_SET_SCORES = {"msp": "MSP", "energy": "energy", "angle": "angle"}  # name -> heading
 
@@ -117,9 +117,8 @@ def _class_means(
 
 
 def _batches(source: ImageSource, batch_size: int, description: str) -> Iterator[Batch]:
-    batches = EvalBatches(source, batch_size)
     with tqdm(total=len(source), desc=description, unit=" images", disable=None) as bar:
-        for batch in prefetch(batches, 0, len(batches)):
+        for batch in EvalBatches(source, batch_size):
             yield batch
             bar.update(int(batch["mask"].sum()))
 

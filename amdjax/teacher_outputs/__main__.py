@@ -24,8 +24,7 @@ from amdjax.files import check_writable, local_path
 from amdjax.imports import apply_imports
 from amdjax.teacher_outputs.accuracy import print_low_accuracy
 from amdjax.teacher_outputs.compute import Teacher, compute_outputs, load_teacher_function
-from amdjax.teacher_outputs.stored import open_outputs, write_outputs
-from amdjax.training.preflight import check_images_unchanged
+from amdjax.teacher_outputs.stored import check_images_unchanged, open_outputs, write_outputs
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe of the students; its data set and flips count."

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from amdjax.data import EvalBatches, ImageSource, prefetch
+from amdjax.data import EvalBatches, ImageSource
 from amdjax.errors import UserError, unknown_name
 from amdjax.imports import import_modules
 from amdjax.teacher_outputs.stored import ATTENTION
@@ -71,11 +71,10 @@ def compute_outputs(
     Raises:
       UserError: if the outputs are not what they should be, naming the first wrong one.
     """
-    batches = EvalBatches(source, batch_size)
     expected: dict[str, tuple[int, ...]] = {}
     first = 0
     with tqdm(total=len(source), desc=description, unit=" images", disable=None) as bar:
-        for batch in prefetch(batches, 0, len(batches)):
+        for batch in EvalBatches(source, batch_size):
             mask = batch["mask"]
             views = [batch["image"]]
             if mirrored:  # PyTorch takes no arrays with negative strides

@@ -24,9 +24,8 @@ import numpy as np
 
 from amdjax import __version__
 from amdjax.data import Dataset, Fingerprint, InMemorySource
-from amdjax.data.image_io import one_line
 from amdjax.data.unlabeled import NO_LABEL
-from amdjax.errors import UserError
+from amdjax.errors import UserError, one_line
 from amdjax.files import local_path
 from amdjax.losses import Objective
 from amdjax.models import Outputs
@@ -262,6 +261,35 @@ class StoredOutputs:
                 f"{labels[different[0]]}; write it again for these"
             )
         return 1, np.asarray(self.labels)
+
+
+def check_images_unchanged(config: ml_collections.ConfigDict, setting: str) -> None:
+    """Makes sure that a teacher's outputs can be computed once for each training image.
+
+    Args:
+      config: of the experiment.
+      setting: that says so, for the message.
+
+    Raises:
+      UserError: if an image is changed by more than a flip.
+    """
+    changes = {
+        "augment.padding": config.augment.padding > 0,
+        "augment.policy": config.augment.policy != "none",
+        "augment.color_jitter": any(config.augment.color_jitter),
+        "augment.noise": config.augment.noise > 0,
+        "augment.erasing": config.augment.erasing > 0,
+        "data.random_resized_crop": config.data.random_resized_crop,
+        "mix.name": config.mix.name in ("mixup", "cutmix") and config.mix.teacher_sees_mixed,
+    }
+    for key, changed in changes.items():
+        if changed:
+            section, name = key.split(".")
+            raise UserError(
+                f"{setting} has the teacher's outputs once for each image, but "
+                f"config.{key}={config[section][name]!r} changes the images; switch one of the "
+                "two off"
+            )
 
 
 def open_outputs(path: str) -> StoredOutputs:

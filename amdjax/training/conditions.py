@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from amdjax.checkpoint import digest_of, newest_checkpoint
+from amdjax.data.fingerprint import Fingerprint
+from amdjax.data.policies import policy_names
 from amdjax.experiment import EARLY_TEACHER
 from amdjax.losses import LOSSES
-from amdjax.workdir import TrainedModel, default_settings, flatten_settings
+from amdjax.trained import TrainedModel
+from amdjax.workdir import default_settings, flatten_settings
 
 # Settings of a run in which methods may differ and are compared nevertheless: the seed; what
 # belongs to a method (its losses, and the second view of the images, which only some read); and how
@@ -113,15 +116,15 @@ def _compared_teacher(
 
 def conditions_of(
     settings: Mapping[str, Any],
-    data: Mapping[str, Any],
+    data: Fingerprint,
     given_teacher: Iterable[Mapping[str, Any]] = (),
     trained: str | None = None,
 ) -> dict[str, Any]:
     """Returns what the runs of methods that are compared have in common, as JSON values.
 
     Args:
-      settings: of a run, from `describe_run`.
-      data: its fingerprint as JSON values.
+      settings: of a run, see `RunDescription`.
+      data: fingerprint of its data.
       given_teacher: the checkpoints that it learned from, see `GivenTeacher`.
       trained: `trained_teacher` of its workdir.
 
@@ -135,7 +138,7 @@ def conditions_of(
     whole = {**default_settings(), **flat}
     changed = changed_settings(flat)
     conditions = {key: changed[key] for key in changed if _is_condition(key, whole)}
-    conditions["images"] = {**data["num_images"], "digest": data["digest"]}
+    conditions["images"] = {**data.num_images, "digest": data.digest}
     if teacher:
         conditions["teacher"] = teacher
     return conditions
@@ -186,7 +189,7 @@ def _is_condition(key: str, settings: Mapping[str, Any]) -> bool:
 
 def _is_of_policy(key: str, policy: str) -> bool:
     """Returns whether a setting is that of an augmentation in a policy: "augment.NAME.SETTING"."""
-    return any(key.startswith(f"augment.{name.strip()}.") for name in policy.split("+"))
+    return any(key.startswith(f"augment.{name}.") for name in policy_names(policy))
 
 
 def _teacher_digest(

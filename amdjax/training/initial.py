@@ -6,7 +6,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from amdjax.checkpoint import read_state
+from amdjax.checkpoint import is_checkpoint, newest_checkpoint, read_state
 from amdjax.data import Dataset
 from amdjax.data.fingerprint import check_classes
 from amdjax.errors import UserError
@@ -14,7 +14,7 @@ from amdjax.files import local_path
 from amdjax.losses.objective import LossVariables
 from amdjax.models import canonical_model_name
 from amdjax.pretrained import check_variables, find_run, find_weights, read_weights
-from amdjax.workdir import read_identity
+from amdjax.run_description import read_run
 
 _SETTING = "config.init_from"
 
@@ -90,14 +90,15 @@ def load_initial(config: ml_collections.ConfigDict, dataset: Dataset) -> Initial
         initial = InitialState(variables, {}, {"params": {}, "state": {}}, 0)
     else:
         folder = find_run(source)
-        if folder is None:
+        if folder is None or not is_checkpoint(newest_checkpoint(source)):
             raise UserError(f"{_SETTING}: {path} has no checkpoint")
-        trained, data = read_identity(folder)
-        if trained != model:
+        run = read_run(folder)
+        if run.model != model:
             raise UserError(
-                f"{_SETTING}: {path} has the network {trained}, and config.student.name is {model}"
+                f"{_SETTING}: {path} has the network {run.model}, and config.student.name is "
+                f"{model}"
             )
-        check_classes(data, dataset.fingerprint, f"{_SETTING}: {path}")
+        check_classes(run.data, dataset.fingerprint, f"{_SETTING}: {path}")
         state = read_state(source)
         variables = {key: state[key] for key in ("params", "batch_stats")}
         initial = InitialState(

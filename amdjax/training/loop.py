@@ -13,6 +13,7 @@ import ml_collections
 from amdjax import distributed
 from amdjax.checkpoint import Checkpoints
 from amdjax.experiment import RunSpec
+from amdjax.run_description import RunDescription
 from amdjax.training.metric_writer import Profiler, RunLogger
 from amdjax.training.multi_step import StepRunner
 from amdjax.training.trackers import RunTrackers
@@ -27,7 +28,7 @@ class RunState:
     Attributes:
       spec: of the run.
       folder: of the run.
-      description: of the run, from `describe_run`.
+      description: of the run.
       checkpoints: in that folder.
       state: of the newest checkpoint, or before the first step.
       start: the steps that are done.
@@ -36,7 +37,7 @@ class RunState:
 
     spec: RunSpec
     folder: Path
-    description: dict[str, Any]
+    description: RunDescription
     checkpoints: Checkpoints
     state: TrainState
     start: int
@@ -205,5 +206,5 @@ def train_loop(
 
 
 def _start_trackers(config: ml_collections.ConfigDict, run: RunState) -> RunTrackers:
-    settings = {"method": run.description["method"], **run.description["settings"]}
+    settings = {"method": run.description.method, **run.description.settings}
     return RunTrackers(config.trackers, run.spec.name, run.folder, settings)

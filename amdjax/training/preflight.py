@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from amdjax import distributed
-from amdjax.checkpoint import has_checkpoint, newest_checkpoint, read_description
+from amdjax.checkpoint import has_checkpoint, newest_checkpoint, step_of
 from amdjax.data.augment import create_augment, create_strong_augment
 from amdjax.data.mixing import create_mix
-from amdjax.errors import UserError, unknown_name
+from amdjax.errors import UserError, first_line, unknown_name
 from amdjax.experiment import RunSpec, sees_unlabeled
 from amdjax.files import local_path
 from amdjax.losses import LossInputs, Objective, build_objective
@@ -25,55 +24,17 @@ from amdjax.predictor import predicting_losses, trained_predicting_losses
 from amdjax.pretrained import (
     TeacherSource,
     create_teacher,
-    find_run,
+    describe_source,
     teacher_name,
     teacher_sources,
 )
-from amdjax.teacher_outputs.stored import StoredOutputs, open_outputs
+from amdjax.teacher_outputs.stored import StoredOutputs, check_images_unchanged, open_outputs
+from amdjax.training.dummy import NotOutputs, dummy_inputs, output_shapes
 from amdjax.training.optimizer import create_optimizer
 from amdjax.training.trackers import check_trackers
-from amdjax.workdir import TrainingLength
 
 _MAX_DROPPED = 0.1  # of the training images, by which an epoch may be shorter without a warning
 _DRAWN = ("stage1", "stage2", "stage3")  # the layers whose maps the report draws
-
-
-def dummy_outputs(model: Model | StoredOutputs, image_shape: tuple[int, ...]) -> Outputs:
-    """Returns outputs for two black images: of a network with new variables, or as in a file."""
-    if isinstance(model, StoredOutputs):
-        return model.dummy_outputs()
-    images = jnp.zeros((2, *image_shape))
-    return model.init_with_output(jax.random.key(0), images, train=False)[0]
-
-
-def dummy_inputs(
-    student: Model,
-    teacher: Model | StoredOutputs | None,
-    image_shape: tuple[int, ...],
-    num_examples: int = 2,
-) -> LossInputs:
-    """Returns the inputs of the losses for two black images; for `Objective.init`.
-
-    Args:
-      student: the network that is trained.
-      teacher: the network that it learns from, or a file of its outputs.
-      image_shape: (H, W, 3).
-      num_examples: number of images in the training split, on which shapes of variables may depend.
-    """
-    ours = dummy_outputs(student, image_shape)
-    theirs = None if teacher is None else dummy_outputs(teacher, image_shape)
-    return LossInputs(
-        ours,
-        theirs,
-        labels=jnp.zeros(2, jnp.int32),
-        step=jnp.zeros((), jnp.int32),
-        gather=lambda x: x,
-        example_index=jnp.arange(2, dtype=jnp.int32),
-        num_examples=num_examples,
-        key=jax.random.key(0),
-        strong_student=ours,
-        strong_teacher=theirs,
-    )
 
 
 def check_settings(config: ml_collections.ConfigDict, specs: Sequence[RunSpec]) -> None:
@@ -102,20 +63,20 @@ def check_settings(config: ml_collections.ConfigDict, specs: Sequence[RunSpec]) 
                     f"trained layers of {' and '.join(predicting)} are part of the prediction; set "
                     "it to 0"
                 )
-            _check_pairs(config, spec)
+            _check_pairs(config, objective)
             if spec.teacher is not None:
                 _check_teacher(config, objective)
         except UserError as error:
             raise UserError(f"{spec.name}: {error}") from error
 
 
-def _check_pairs(config: ml_collections.ConfigDict, spec: RunSpec) -> None:
+def _check_pairs(config: ml_collections.ConfigDict, objective: Objective) -> None:
     """Makes sure that each part of a batch has two halves, where a loss compares them.
 
     Raises:
-      UserError: if it has not.
+      UserError: if a part has an odd number of images.
     """
-    losses = [loss for loss in ("amc", "contrastive") if loss in spec.losses]
+    losses = [term.name for term in objective.terms if term.spec.pairs_halves]
     if losses and config.batch_size // config.accumulate % 2:
         parts = f" / config.accumulate={config.accumulate}" if config.accumulate > 1 else ""
         raise UserError(
@@ -153,7 +114,10 @@ def check_shapes(
             teacher.check_classes(num_classes)
         elif spec.teacher is not None:
             teacher = create_teacher(config.teacher, num_classes)
-        inputs = dummy_inputs(student, teacher, image_shape)
+        inputs = dummy_inputs(
+            output_shapes(student, image_shape),
+            None if teacher is None else output_shapes(teacher, image_shape),
+        )
         features = inputs.student.features
         if not spec.is_teacher and config.mix.name == "moex" and config.mix.layer not in features:
             raise unknown_name("config.mix.layer", config.mix.layer, features)
@@ -161,17 +125,19 @@ def check_shapes(
         if isinstance(teacher, Ensemble) and inputs.teacher is not None:
             _check_joined(config, teacher, objective, inputs.teacher, image_shape)
         try:
-            computed = objective.apply(objective.init(jax.random.key(0), inputs), inputs)
+            variables = objective.init(jax.random.key(0), inputs)
+            computed = objective.apply(variables, inputs)
         except UserError:
             raise
         except (IndexError, TypeError, ValueError) as error:
             names = {"student": spec.model, "teacher": teacher_name(config.teacher)}
             _explain_features(objective, inputs, names, error)
             raise
+        predicting = objective.predicting_variables(variables) or None
         for loss in predicting_losses(spec.losses):
             _check_shape(
                 f"the logits that the loss {loss} predicts with the network {spec.model!r}",
-                objective.predict(inputs.student).logits,
+                objective.predict(inputs.student, predicting).logits,
                 (2, num_classes),
                 "class_weights must be the kernel [D, num_classes] of the classifier, where the "
                 "loss reads them",
@@ -223,12 +189,11 @@ def print_seen_validation_warning(
       path: of the network's weights; nothing is known of those that are not of a run.
       subject: the network, for the message.
     """
-    folder = find_run(path)
-    run = None if folder is None else read_description(folder)
+    run = describe_source(path)
     if run is None or not data.validation:
         return
     ours = (data.validation, data.validation_seed)
-    trained = run.get("settings", {}).get("data", {})
+    trained = run.settings["data"]
     theirs = (trained.get("validation", 0.0), trained.get("validation_seed", 0))
     if trained.get("name") == data.name and theirs != ours:
         print(
@@ -257,8 +222,7 @@ def print_started_students_warning(
         for spec in specs
         if spec.teacher == teacher.name and has_checkpoint(workdir / spec.name)
     ]
-    folder = workdir / teacher.name
-    done = int(newest_checkpoint(folder).name) if has_checkpoint(folder) else 0
+    done = step_of(newest_checkpoint(workdir / teacher.name)) or 0
     if started and done < total:
         print(
             f"warning: {', '.join(started)} already learned from an earlier {teacher.name}, which "
@@ -281,29 +245,23 @@ def print_teacher_warnings(config: ml_collections.ConfigDict, source: TeacherSou
     path = local_path(source.checkpoint, "config.teacher")
     subject = f"the teacher {source.checkpoint}"
     print_seen_validation_warning(config.data, path, subject)
-    folder = find_run(path)
-    run = None if folder is None else read_description(folder)
+    run = describe_source(path)
     if run is None:
         return
-    settings = run.get("settings", {})
     for key in ("mean", "std"):
-        ours, theirs = list(config.augment[key]), settings.get("augment", {}).get(key)
-        if theirs is not None and ours != theirs:
+        ours, theirs = list(config.augment[key]), run.settings["augment"][key]
+        if ours != theirs:
             print(
                 f"warning: {subject} was trained with config.augment.{key}={theirs}, and its input "
                 f"is normalised with {ours} here; set --config.augment.{key} to the teacher's "
                 "values",
                 file=sys.stderr,
             )
-    try:
-        total = TrainingLength.of(settings).steps(run["data"]["num_images"]["train"])
-    except (KeyError, TypeError, ValueError):
-        return  # a description that does not have its length
-    step = newest_checkpoint(path).name
-    if step.isdecimal() and int(step) < total:
+    total, step = run.length.steps(run.data.num_images["train"]), step_of(newest_checkpoint(path))
+    if step is not None and step < total:
         print(
             f"warning: the training of {subject} is not finished: its checkpoint is that of step "
-            f"{int(step):,} of {total:,}",
+            f"{step:,} of {total:,}",
             file=sys.stderr,
         )
 
@@ -332,11 +290,11 @@ def _check_networks(
     for name, keywords in arguments.items():
         model = create_model(name, num_classes)
         _check_call(name, model, keywords)
-        jax.eval_shape(
-            lambda name=name, model=model: _check_outputs(
-                name, dummy_outputs(model, image_shape), num_classes
-            )
-        )
+        try:
+            outputs: Any = output_shapes(model, image_shape)
+        except NotOutputs as error:
+            outputs = error.returned
+        _check_outputs(name, outputs, num_classes)
 
 
 def _check_call(name: str, model: Model, keywords: Mapping[str, Any]) -> None:
@@ -424,7 +382,10 @@ def _check_outputs(name: str, outputs: Any, num_classes: int) -> None:
 
 
 def _check_shape(
-    subject: str, array: jax.Array | None, expected: tuple[int | str, ...], remedy: str
+    subject: str,
+    array: jax.Array | jax.ShapeDtypeStruct | None,
+    expected: tuple[int | str, ...],
+    remedy: str,
 ) -> None:
     """Makes sure that an output for two images has the expected axes.
 
@@ -472,12 +433,11 @@ def _explain_features(
                     continue
                 feature = getattr(inputs, side).features.get(layer)
                 if feature is not None and feature.ndim != 4:
-                    reason = (str(error) or type(error).__name__).splitlines()[0]
                     raise UserError(
-                        f"the loss {term.name} cannot be computed ({reason}): it reads {layer} of "
-                        f"the {side} {names[side]!r}, which is {list(feature.shape)} for two "
-                        "images and not a map [2, H, W, C]; reshape it, or name other layers in "
-                        f"config.losses.{term.name}.features"
+                        f"the loss {term.name} cannot be computed ({first_line(error)}): it reads "
+                        f"{layer} of the {side} {names[side]!r}, which is {list(feature.shape)} "
+                        "for two images and not a map [2, H, W, C]; reshape it, or name other "
+                        f"layers in config.losses.{term.name}.features"
                     ) from error
 
 
@@ -526,7 +486,7 @@ def _check_joined(
     for loss, layer in objective.teacher_layers:
         if layer in outputs.features:
             continue
-        sizes = map_sizes([dummy_outputs(one, image_shape) for one in teacher.members], layer)
+        sizes = map_sizes([output_shapes(one, image_shape) for one in teacher.members], layer)
         if any(sizes):  # else no member knows the name
             members = (
                 f"{source.model} has {'no ' + layer if size is None else 'x'.join(map(str, size))}"
@@ -536,35 +496,6 @@ def _check_joined(
                 f"the loss {loss} reads {layer} of the teachers, which is joined only from maps of "
                 f"one size: {', '.join(members)}; name other layers in "
                 f"config.losses.{loss}.features, or choose other teachers"
-            )
-
-
-def check_images_unchanged(config: ml_collections.ConfigDict, setting: str) -> None:
-    """Makes sure that a teacher's outputs can be computed once for each training image.
-
-    Args:
-      config: of the experiment.
-      setting: that says so, for the message.
-
-    Raises:
-      UserError: if an image is changed by more than a flip.
-    """
-    changes = {
-        "augment.padding": config.augment.padding > 0,
-        "augment.policy": config.augment.policy != "none",
-        "augment.color_jitter": any(config.augment.color_jitter),
-        "augment.noise": config.augment.noise > 0,
-        "augment.erasing": config.augment.erasing > 0,
-        "data.random_resized_crop": config.data.random_resized_crop,
-        "mix.name": config.mix.name in ("mixup", "cutmix") and config.mix.teacher_sees_mixed,
-    }
-    for key, changed in changes.items():
-        if changed:
-            section, name = key.split(".")
-            raise UserError(
-                f"{setting} has the teacher's outputs once for each image, but "
-                f"config.{key}={config[section][name]!r} changes the images; switch one of the "
-                "two off"
             )
 
 

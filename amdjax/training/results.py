@@ -23,6 +23,7 @@ from amdjax.files import write_atomically
 from amdjax.metrics import format_stat
 from amdjax.models import Model, canonical_model_name, create_model, variable_shapes
 from amdjax.pretrained import create_teacher, teacher_name
+from amdjax.run_description import RunDescription
 from amdjax.training.conditions import (
     changed_settings,
     compare_conditions,
@@ -171,7 +172,7 @@ def _not_compared(results: Results) -> dict[str, dict[int, str]]:
 
 
 def origin_of(
-    description: Mapping[str, Any],
+    description: RunDescription | None,
     process: Mapping[str, Any],
     seconds: float | None = None,
     trained: str | None = None,
@@ -179,7 +180,7 @@ def origin_of(
     """Returns when, where and with what a run was trained, as JSON values.
 
     Args:
-      description: of the run, from `describe_run`; {} for a network that was trained elsewhere.
+      description: of the run; None for a network that was trained elsewhere.
       process: that trained it, from `read_origin`; {} if unknown.
       seconds: of its training steps; None if unknown.
       trained: `trained_teacher` of its workdir.
@@ -189,18 +190,22 @@ def origin_of(
       and of the settings that are not the default, but for the seed; a digest of those that belong
       to its "method"; and the "conditions" that are compared, see `conditions_of`.
     """
-    origin = {**process, "seconds": seconds, "settings": _digest(description)}
-    if description:
-        settings, data = description["settings"], description["data"]
-        given = description.get("given_teacher", ())
-        origin["method"] = _digest({"settings": method_settings(settings)})
-        origin["conditions"] = conditions_of(settings, data, given, trained)
-    return origin
+    origin = {**process, "seconds": seconds}
+    if description is None:
+        return {**origin, "settings": _digest({})}
+    settings, data = description.settings, description.data
+    return {
+        **origin,
+        "settings": _digest(settings, data),
+        "method": _digest(method_settings(settings)),
+        "conditions": conditions_of(settings, data, description.given_teacher, trained),
+    }
 
 
-def _digest(description: Mapping[str, Any]) -> str:
-    changed = changed_settings(flatten_settings({**description.get("settings", {}), "seed": None}))
-    content = json.dumps({"settings": changed, "data": description.get("data")}, sort_keys=True)
+def _digest(settings: Mapping[str, Any], data: Fingerprint | None = None) -> str:
+    changed = changed_settings(flatten_settings({**settings, "seed": None}))
+    fingerprint = None if data is None else data.to_dict()
+    content = json.dumps({"settings": changed, "data": fingerprint}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

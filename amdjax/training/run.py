@@ -38,6 +38,7 @@ from amdjax.pretrained import (
     teacher_name,
     teacher_sources,
 )
+from amdjax.run_description import read_run, write_run
 from amdjax.teacher_outputs.accuracy import print_low_accuracy
 from amdjax.teacher_outputs.stored import StoredOutputs, open_outputs
 from amdjax.training import results
@@ -66,9 +67,7 @@ from amdjax.workdir import (
     check_given_teacher,
     check_resumable,
     describe_run,
-    read_run,
     write_config,
-    write_run_spec,
 )
 from amdjax.workdir_lock import WorkdirLock
 
@@ -377,7 +376,7 @@ def import_teacher(
         teacher_name(config.teacher),
         count_parameters(variables),
         {0: evaluation},
-        results.origin_of({}, origin),
+        results.origin_of(None, origin),
     )
 
 
@@ -454,16 +453,15 @@ def train_runs(
 
     def open_run(spec: RunSpec) -> RunState:
         folder = workdir / spec.name
-        data = trainer.dataset.fingerprint
-        description = describe_run(config, spec, data, given_teacher)
-        checkpoints = stack.enter_context(Checkpoints(folder, description))
+        description = describe_run(config, spec, trainer.dataset.fingerprint, given_teacher)
+        checkpoints = stack.enter_context(Checkpoints(folder, description.to_dict()))
         # A process may not see the newest checkpoint yet on a shared disk.
         start = distributed.of_primary(checkpoints.latest_step() or 0)
         if start >= trainer.total_steps:
             # It stays what it was trained on, such as images that were other ones then.
             description = read_run(folder)
         elif distributed.is_primary():
-            write_run_spec(config, spec, folder, data, given_teacher)
+            write_run(description, folder)
         if start:
             checkpoints.wait_for(start)
             # Into shapes: a run that is resumed does not compile how its first weights are drawn.
@@ -516,13 +514,18 @@ def _test_evaluations(trainer: Trainer, run: RunState) -> dict[int, dict[str, fl
     evaluations, dataset = dict(run.checkpoints.evaluations()), trainer.dataset
     last = run.checkpoints.latest_step()
     assert last is not None, "a finished run has a checkpoint"
-    if last not in evaluations:  # the run was stopped there, and `max_steps` is lower now
+    # All processes evaluate what the first one finds to be missing: on a shared disk another may
+    # not see its files yet.
+    if distributed.of_primary(last not in evaluations):
+        # The run was stopped there, and `max_steps` is lower now.
         evaluations[last] = trainer.evaluate(run.state, dataset.selection)
     if dataset.validation is None:
         return evaluations
     tested = {}
-    for step in sorted({best_step(evaluations), last}):
+    best = best_step(evaluations) if distributed.is_primary() else last
+    for step in sorted({distributed.of_primary(best), last}):
         state = run.state if step == last else run.checkpoints.restore(step, run.state)
         tested[step] = trainer.evaluate(state, dataset.test)
-        tested[step][results.VALIDATION] = evaluations[step]["accuracy"]
+        if distributed.is_primary():
+            tested[step][results.VALIDATION] = evaluations[step]["accuracy"]
     return tested

@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from amdjax import distributed
-from amdjax.data import Batch, EvalBatches, prefetch
+from amdjax.data import Batch, EvalBatches
 from amdjax.losses.functional import attention_map
 from amdjax.models import Outputs
 from amdjax.training.trainer import Trainer
@@ -80,7 +80,7 @@ def cache_teacher_outputs(trainer: Trainer, variables: dict) -> Outputs:
     def computed() -> Iterator[Outputs]:
         """Yields the outputs of each batch, while the devices compute those of the next one."""
         previous = None
-        for batch in prefetch(batches, 0, len(batches)):
+        for batch in batches:
             outputs = compiled(variables, distributed.shard(batch, trainer.mesh))
             distributed.block_on_cpu(outputs)
             if previous is not None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import flax.traverse_util
 
-from amdjax.errors import UserError, unknown_name
+from amdjax.errors import UserError, one_line, unknown_name
 from amdjax.files import write_atomically
 from amdjax.registry import registering
 
@@ -211,7 +211,7 @@ class RunTrackers:
             yield
         except Exception as error:  # a service may raise anything
             self._active.pop(name, None)
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = one_line(f"{type(error).__name__}: {error}")
             print(
                 f"warning: {self._run}: the tracker {name} failed and gets nothing more from "
                 f"this command; the training goes on ({reason})",

@@ -1,7 +1,8 @@
 """One step of training and one of evaluation: pure functions of one device's shard."""
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,13 @@ from amdjax import distributed
 from amdjax.data import Batch
 from amdjax.data.augment import draw_flips
 from amdjax.data.mixing import Mix, MixedBatch
-from amdjax.losses import LossInputs, Objective
+from amdjax.losses import LossInputs, LossVariables, Objective
 from amdjax.metrics import EvalMetrics
 from amdjax.models import Model, Outputs
 from amdjax.predictor import Predictor
 from amdjax.training.train_state import TrainState
+
+Augment = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def make_train_step(
@@ -23,13 +26,13 @@ def make_train_step(
     student: Model,
     teacher: Model | None,
     objective: Objective,
-    augment: Callable[[jax.Array, jax.Array], jax.Array],
+    augment: Augment,
     optimizer: optax.GradientTransformation,
     mix: Mix | None = None,
     teacher_sees_mixed: bool = True,
     ema_decay: float = 0.0,
     accumulate: int = 1,
-    strong_augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+    strong_augment: Augment | None = None,
     num_examples: int = 0,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Creates the train step of a run.
@@ -69,6 +72,9 @@ def make_train_step(
         mix_key, dropout_key, loss_key = (jax.random.fold_in(key, 2**31 + use) for use in range(3))
         if student.axis_name is None:  # the network cannot tell the shards apart itself
             dropout_key = distributed.shard_key(dropout_key)
+        apply_teacher: Any = None
+        if teacher is not None:
+            apply_teacher = functools.partial(teacher.apply, teacher_variables, train=False)
 
         def gradients(
             batch: Batch,
@@ -79,61 +85,39 @@ def make_train_step(
             loss_key: jax.Array,
         ) -> tuple[Any, tuple[dict[str, jax.Array], Any, Any]]:
             """Returns the gradient of some examples, and (metrics, batch_stats, loss state)."""
-            labels = batch["label"]
-            images = augment(example_keys, batch["image"])
-            mixed = MixedBatch(images, labels, None)
-            if mix is not None:
-                mixed = mix(mix_key, images, labels, student.num_classes)
-            teacher_outputs: Any = None
-            if "teacher" in batch:
-                teacher_outputs = lookup_teacher_outputs(batch["teacher"], example_keys)
-            elif teacher is not None:
-                teacher_images = mixed.images if teacher_sees_mixed else images
-                teacher_outputs = teacher.apply(teacher_variables, teacher_images, train=False)
-            strong_images: Any = None
-            strong_teacher: Any = None
-            if strong_augment is not None:
-                strong_keys = jax.vmap(jax.random.fold_in, (0, None))(example_keys, 2**31)
-                strong_images = strong_augment(strong_keys, batch["image"])
-                if objective.needs_strong_teacher and teacher is not None:
-                    strong_teacher = teacher.apply(teacher_variables, strong_images, train=False)
+            views = _views(
+                batch,
+                example_keys,
+                augment=augment,
+                mix=None if mix is None else lambda x, y: mix(mix_key, x, y, student.num_classes),
+                strong_augment=strong_augment,
+                apply_teacher=apply_teacher,
+                teacher_sees_mixed=teacher_sees_mixed,
+                needs_strong_teacher=objective.needs_strong_teacher,
+            )
 
             def loss_fn(trainable: dict[str, Any]) -> tuple[jax.Array, tuple]:
-                outputs, updates = student.apply(
-                    {"params": trainable["model"], "batch_stats": batch_stats},
-                    mixed.images,
-                    train=True,
-                    feature_hook=mixed.feature_hook,
-                    mutable=["batch_stats"],
-                    rngs={"dropout": dropout_key},
+                variables = {"params": trainable["model"], "batch_stats": batch_stats}
+                outputs, strong_outputs, new_batch_stats = _apply_student(
+                    student, variables, views, dropout_key
                 )
-                strong_outputs: Any = None
-                if strong_images is not None:
-                    strong_outputs, updates = student.apply(
-                        {"params": trainable["model"], **updates},
-                        strong_images,
-                        train=True,
-                        mutable=["batch_stats"],
-                        rngs={"dropout": jax.random.fold_in(dropout_key, 1)},
-                    )
-                loss_variables = {"params": trainable["losses"], "state": loss_state}
                 inputs = LossInputs(
                     outputs,
-                    teacher_outputs,
-                    mixed.labels,
+                    views.teacher,
+                    views.mixed.labels,
                     state.step,
                     distributed.gather,
                     example_index=batch.get("index"),
                     num_examples=num_examples,
                     key=loss_key,
                     strong_student=strong_outputs,
-                    strong_teacher=strong_teacher,
+                    strong_teacher=views.strong_teacher,
                 )
-                loss, parts, new_loss_state = objective.apply(loss_variables, inputs)
-                predicted = objective.predict(outputs, loss_variables).logits
-                correct = jnp.argmax(predicted, axis=-1) == labels
-                metrics = {"loss": loss, **parts, "accuracy": jnp.mean(correct)}
-                return loss, (metrics, updates.get("batch_stats", {}), new_loss_state)
+                loss_variables = {"params": trainable["losses"], "state": loss_state}
+                metrics, new_loss_state = _compute_losses(
+                    objective, loss_variables, inputs, batch["label"]
+                )
+                return metrics["loss"], (metrics, new_batch_stats, new_loss_state)
 
             return jax.grad(loss_fn, has_aux=True)(state.trainable)
 
@@ -144,36 +128,197 @@ def make_train_step(
             grads, aux = gradients(*examples, *statistics, *keys)
         else:
             grads, aux = _accumulate(gradients, accumulate, examples, statistics, keys)
-        metrics, batch_stats, loss_state = aux
-        # The state of a loss that sees the whole batch is equal on all devices, and can be large.
-        # Other statistics and centres of the shards are means over equal numbers of examples, and
-        # so is what the whole batch would give.
-        equal = {k: v for k, v in loss_state.items() if k in objective.whole_batch_losses}
-        averaged = {k: v for k, v in loss_state.items() if k not in equal}
-        grads, metrics, batch_stats, averaged = jax.lax.pmean(
-            (grads, metrics, batch_stats, averaged), distributed.BATCH_AXIS
-        )
-        loss_state = equal | averaged
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
-        trained = optax.apply_updates(state.trainable, updates)
-        # The norm of the new parameters shows immediately that they are not finite, where the loss
-        # would show it only in the next step, after a checkpoint.
-        metrics |= {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(trained)}
-        ema = state.ema
-        if ema:
-            variables = {"params": trained["model"], "batch_stats": batch_stats}
-            ema = optax.incremental_update(variables, ema, 1.0 - ema_decay)
-        new_state = TrainState(
-            step=state.step + 1,
-            params=trained["model"],
-            batch_stats=batch_stats,
-            loss_variables={"params": trained["losses"], "state": loss_state},
-            opt_state=opt_state,
-            ema=ema,
-        )
-        return new_state, metrics
+        grads, metrics, batch_stats, loss_state = _average(grads, *aux, objective)
+        new_state, norms = _update(state, grads, batch_stats, loss_state, optimizer, ema_decay)
+        return new_state, metrics | norms
 
     return step
+
+
+class _Views(NamedTuple):
+    """The views of some examples, and the teacher's outputs for them.
+
+    Attributes:
+      mixed: what the student sees, and its labels.
+      teacher: the teacher's outputs; None where no loss reads them.
+      strong_images: the second view of the images; None where no loss reads outputs for it.
+      strong_teacher: the teacher's outputs for that view; None where no loss reads them.
+    """
+
+    mixed: MixedBatch
+    teacher: Outputs | None
+    strong_images: jax.Array | None
+    strong_teacher: Outputs | None
+
+
+def _views(
+    batch: Batch,
+    example_keys: jax.Array,
+    *,
+    augment: Augment,
+    mix: Callable[[jax.Array, jax.Array], MixedBatch] | None,
+    strong_augment: Augment | None,
+    apply_teacher: Callable[[jax.Array], Outputs] | None,
+    teacher_sees_mixed: bool,
+    needs_strong_teacher: bool,
+) -> _Views:
+    """Augments and mixes images, and computes or looks up the teacher's outputs for them.
+
+    Args:
+      batch: see `make_train_step`.
+      example_keys: random keys [b].
+      augment: see `make_train_step`.
+      mix: (images, labels) -> mixed batch; None: they are not mixed.
+      strong_augment: see `make_train_step`.
+      apply_teacher: images -> outputs; None where there is no network.
+      teacher_sees_mixed: see `make_train_step`.
+      needs_strong_teacher: whether a loss reads the teacher's outputs for the second view.
+    """
+    images = augment(example_keys, batch["image"])
+    mixed = MixedBatch(images, batch["label"], None)
+    if mix is not None:
+        mixed = mix(images, batch["label"])
+    teacher: Outputs | None = None
+    if "teacher" in batch:
+        teacher = lookup_teacher_outputs(batch["teacher"], example_keys)
+    elif apply_teacher is not None:
+        teacher = apply_teacher(mixed.images if teacher_sees_mixed else images)
+    if strong_augment is None:
+        return _Views(mixed, teacher, None, None)
+    strong_keys = jax.vmap(jax.random.fold_in, (0, None))(example_keys, 2**31)
+    strong_images = strong_augment(strong_keys, batch["image"])
+    strong_teacher: Outputs | None = None
+    if needs_strong_teacher and apply_teacher is not None:
+        strong_teacher = apply_teacher(strong_images)
+    return _Views(mixed, teacher, strong_images, strong_teacher)
+
+
+def _apply_student(
+    student: Model, variables: dict[str, Any], views: _Views, dropout_key: jax.Array
+) -> tuple[Outputs, Outputs | None, Any]:
+    """Computes the student's outputs for one or both views, in training mode.
+
+    Args:
+      student: the network.
+      variables: {"params": ..., "batch_stats": ...}.
+      views: of the images.
+      dropout_key: random key.
+
+    Returns:
+      The outputs for the mixed images, those for the second view or None, and the new running
+      statistics, which both views update.
+    """
+    outputs, updates = student.apply(
+        variables,
+        views.mixed.images,
+        train=True,
+        feature_hook=views.mixed.feature_hook,
+        mutable=["batch_stats"],
+        rngs={"dropout": dropout_key},
+    )
+    strong_outputs: Any = None
+    if views.strong_images is not None:
+        strong_outputs, updates = student.apply(
+            {"params": variables["params"], **updates},
+            views.strong_images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.fold_in(dropout_key, 1)},
+        )
+    return outputs, strong_outputs, updates.get("batch_stats", {})
+
+
+def _compute_losses(
+    objective: Objective, variables: LossVariables, inputs: LossInputs, labels: jax.Array
+) -> tuple[dict[str, jax.Array], Any]:
+    """Computes the losses and the accuracy of some examples.
+
+    Args:
+      objective: what is minimised.
+      variables: of the losses.
+      inputs: of the losses.
+      labels: int [b], before mixing.
+
+    Returns:
+      "loss", the total, one value for each loss by name and "accuracy"; and the new state of the
+      losses.
+    """
+    loss, parts, new_state = objective.apply(variables, inputs)
+    predicted = objective.predict(inputs.student, variables).logits
+    correct = jnp.argmax(predicted, axis=-1) == labels
+    return {"loss": loss, **parts, "accuracy": jnp.mean(correct)}, new_state
+
+
+def _average(
+    grads: Any,
+    metrics: dict[str, jax.Array],
+    batch_stats: Any,
+    loss_state: dict[str, Any],
+    objective: Objective,
+) -> tuple[Any, dict[str, jax.Array], Any, dict[str, Any]]:
+    """Averages what the shards have computed over all devices.
+
+    The state of a loss that sees the whole batch is equal on all devices, and can be large. Other
+    statistics and centres of the shards are means over equal numbers of examples, and so is what
+    the whole batch would give.
+
+    Args:
+      grads: gradient.
+      metrics: name -> value.
+      batch_stats: running statistics.
+      loss_state: loss -> its state.
+      objective: of these losses.
+
+    Returns:
+      The first four, equal on all devices.
+    """
+    equal = {k: v for k, v in loss_state.items() if k in objective.whole_batch_losses}
+    averaged = {k: v for k, v in loss_state.items() if k not in equal}
+    grads, metrics, batch_stats, averaged = jax.lax.pmean(
+        (grads, metrics, batch_stats, averaged), distributed.BATCH_AXIS
+    )
+    return grads, metrics, batch_stats, equal | averaged
+
+
+def _update(
+    state: TrainState,
+    grads: Any,
+    batch_stats: Any,
+    loss_state: dict[str, Any],
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Takes a step of the optimiser.
+
+    Args:
+      state: before the step.
+      grads: gradient of `state.trainable`.
+      batch_stats: the new running statistics.
+      loss_state: the new state of the losses.
+      optimizer: from `create_optimizer`.
+      ema_decay: see `make_train_step`.
+
+    Returns:
+      The state after the step, and "grad_norm" and "param_norm".
+    """
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+    trained = optax.apply_updates(state.trainable, updates)
+    # The norm of the new parameters shows immediately that they are not finite, where the loss
+    # would show it only in the next step, after a checkpoint.
+    norms = {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(trained)}
+    ema = state.ema
+    if ema:
+        variables = {"params": trained["model"], "batch_stats": batch_stats}
+        ema = optax.incremental_update(variables, ema, 1.0 - ema_decay)
+    new_state = TrainState(
+        step=state.step + 1,
+        params=trained["model"],
+        batch_stats=batch_stats,
+        loss_variables={"params": trained["losses"], "state": loss_state},
+        opt_state=opt_state,
+        ema=ema,
+    )
+    return new_state, norms
 
 
 def _accumulate(

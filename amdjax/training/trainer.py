@@ -13,19 +13,19 @@ from jax.sharding import Mesh
 
 from amdjax import distributed
 from amdjax.config import compute_dtype
-from amdjax.data import Dataset, EvalBatches, ImageSource, TrainBatches, prefetch
+from amdjax.data import Dataset, EvalBatches, ImageSource, TrainBatches
 from amdjax.data.augment import create_augment, create_strong_augment
 from amdjax.data.mixing import create_mix
 from amdjax.experiment import RunSpec, optim_of, sees_unlabeled, total_steps
 from amdjax.losses import Objective, build_objective
 from amdjax.metrics import EvalMetrics
-from amdjax.models import Model, abstract_variables, create_model, init_variables
+from amdjax.models import Model, Outputs, abstract_variables, create_model, init_variables
 from amdjax.predictor import Predictor, create_predictor
 from amdjax.pretrained import create_teacher
 from amdjax.teacher_outputs.stored import StoredOutputs, open_outputs
+from amdjax.training.dummy import dummy_inputs, dummy_outputs, output_shapes
 from amdjax.training.initial import InitialState
 from amdjax.training.optimizer import create_optimizer, learning_rate_schedule
-from amdjax.training.preflight import dummy_inputs
 from amdjax.training.train_state import TrainState
 from amdjax.training.train_step import (
     make_eval_step,
@@ -82,7 +82,9 @@ class Trainer:
         """
         key = jax.random.key(np.uint32(seed))
         variables = init_variables(self.student, key, self.dataset.image_shape)
-        loss_variables = self._compiled_init_losses(jax.random.fold_in(key, 1))
+        loss_variables = self._loss_shapes
+        if jax.tree.leaves(loss_variables):
+            loss_variables = self._compiled_init_losses(jax.random.fold_in(key, 1))
         if initial is not None:
             variables, loss_variables = initial.variables, initial.of_losses(loss_variables)
         state = self._create_state(variables, loss_variables)
@@ -96,7 +98,7 @@ class Trainer:
         state = jax.eval_shape(
             self._create_state,
             abstract_variables(self.student, self.dataset.image_shape),
-            jax.eval_shape(self._init_losses, jax.random.key(0)),
+            self._loss_shapes,
         )
         return distributed.replicated_shapes(state, self.mesh)
 
@@ -104,15 +106,21 @@ class Trainer:
         ema = self.config.ema_decay > 0
         return TrainState.create(variables, loss_variables, self.optimizer, ema)
 
-    def _init_losses(self, key: jax.Array) -> dict:
-        inputs = dummy_inputs(
-            self.student, self.teacher, self.dataset.image_shape, len(self.dataset.train)
-        )
-        return self.objective.init(key, inputs)
+    def _init_losses(self, outputs_of: Callable[..., Outputs], key: jax.Array) -> dict:
+        shape = self.dataset.image_shape
+        ours = outputs_of(self.student, shape)
+        theirs = None if self.teacher is None else outputs_of(self.teacher, shape)
+        return self.objective.init(key, dummy_inputs(ours, theirs, len(self.dataset.train)))
+
+    @functools.cached_property
+    def _loss_shapes(self) -> dict:
+        init = functools.partial(self._init_losses, output_shapes)
+        return jax.eval_shape(init, jax.random.key(0))
 
     @functools.cached_property
     def _compiled_init_losses(self) -> Callable[[jax.Array], dict]:
-        return distributed.jit(self._init_losses)
+        # Of outputs, and not of their shapes: the state of SimKD starts as a copy of some.
+        return distributed.jit(functools.partial(self._init_losses, dummy_outputs))
 
     def train_batches(self, seed: int) -> TrainBatches:
         """Returns this process's rows of the training batches, in the order of a seed."""
@@ -256,13 +264,18 @@ def evaluate(
     )
     eval_step = _compiled_eval_step(predictor, mesh)
     total = EvalMetrics.empty()
-    for batch in prefetch(batches, 0, len(batches)):
+    for batch in batches:
         metrics = eval_step(variables, distributed.shard(batch, mesh))
         distributed.block_on_cpu(metrics)
-        total = total.merge(metrics)
+        total = _merge(total, metrics)
     if total.accuracy.count != len(source):
         raise AssertionError(f"evaluated {total.accuracy.count} of {len(source)} examples")
     return {name: float(value) for name, value in total.compute().items()}
+
+
+@distributed.jit  # one program in place of an addition for each of the counts
+def _merge(total: EvalMetrics, metrics: EvalMetrics) -> EvalMetrics:
+    return total.merge(metrics)
 
 
 @functools.cache  # one program for all networks of a definition

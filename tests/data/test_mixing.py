@@ -126,11 +126,8 @@ def test_mix_partners_do_not_depend_on_the_number_of_devices(name):
     np.testing.assert_allclose(labels, expected_labels, atol=1e-6)
 
 
-def test_mix_none_returns_the_batch_unchanged():
-    mixed = mix_batch(settings("none"))
-    assert mixed.images is IMAGES
-    assert mixed.labels is LABELS
-    assert mixed.feature_hook is None
+def test_create_mix_returns_none_without_mixing():
+    assert mixing.create_mix(settings("none"), reverse) is None
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,8 @@ def test_count_prediction_parameters_counts_what_a_loss_predicts_with(inputs):
     norms = 2 * (inner + inner + after)  # scales and biases, not the running statistics
     assert count({"simkd": {}}) == 5 + convolutions + norms + (after + 1) * classes
     assert count({"center": {}, "ce": {}}) == count({"cosface": {}}) == 5
+    prototypes = {"params": {"gaussian": {"mean": np.zeros((4, 2))}}, "state": {}}
+    assert count_prediction_parameters({"params": {}, "losses": prototypes}) == 8
 
 
 def test_objective_predicts_with_a_loss_that_has_parameters_alone(inputs, register):

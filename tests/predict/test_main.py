@@ -294,7 +294,10 @@ def test_find_images_expands_folders_and_globs(pictures, monkeypatch):
         with pytest.raises(UserError, match="no images given"):
             find_images(words)
     (pictures / "b.cam-kd.png").write_bytes(b"an overlay of an earlier call")
-    assert find_images(["."]) == [Path(name) for name in names]
+    (pictures / "more" / "up").symlink_to("..")
+    for word in (".", "**"):
+        assert find_images([word]) == [Path(name) for name in names]
+    assert find_images(["**/b.png"]) == [Path("b.png"), Path("more/b.png")]
 
 
 @pytest.mark.parametrize("word", ["~nobody-of-that-name/x.png", "a**b.png", 300 * "x" + ".png"])

@@ -16,7 +16,8 @@ from amdjax.losses import am_loss
 from amdjax.report import evaluate
 from amdjax.report.evaluate import LAYERS, compare_maps, disagreement, evaluate_workdir
 from amdjax.report.report_data import ModelResult, ReportData
-from amdjax.workdir import read_config, restore, restore_all, write_config
+from amdjax.trained import restore, restore_all
+from amdjax.workdir import read_config, write_config
 from tests.trained_run import add_student, change, change_run, copy
 
 
@@ -180,7 +181,7 @@ def test_evaluate_workdir_computes_maps_and_cams_of_the_samples(workdir, report)
         restored.predictor.normalize(report.images),
         result.logits[report.samples].argmax(1),
         "stage3",
-        restored.predictor.predict,
+        restored.predictor.objective.predict,
     )
     np.testing.assert_allclose(result.cams["stage3"], cam, rtol=1e-3, atol=1e-6)
 

@@ -16,7 +16,8 @@ from amdjax.report.page import to_json
 from amdjax.report.report_data import ReportData
 from amdjax.report.summary import summarize
 from amdjax.report.table import create_table
-from amdjax.workdir import read_config, restore
+from amdjax.trained import restore
+from amdjax.workdir import read_config
 from tests.make_data import encode, random_images
 from tests.report.fake_report import fake_report
 

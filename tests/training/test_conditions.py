@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from amdjax.checkpoint import digest_of
+from amdjax.trained import restore
 from amdjax.training.conditions import learned_from
-from amdjax.workdir import restore
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ from amdjax.pretrained import (
     teacher_name,
     teacher_sources,
 )
-from amdjax.training.preflight import check_settings, check_shapes, dummy_inputs
+from amdjax.trained import load_run, restore_all, restore_imported_teacher
+from amdjax.training.dummy import dummy_inputs, output_shapes
+from amdjax.training.preflight import check_settings, check_shapes
 from amdjax.training.run import run
-from amdjax.workdir import load_run, restore_all, restore_imported_teacher
 from tests.tiny_run import tiny_config
 
 
@@ -120,7 +121,7 @@ def test_all_losses_but_those_of_the_classifier_read_the_outputs_of_an_ensemble(
 
     def compute():
         networks = create_model("resnet8", 4), create_teacher(config.teacher, 4)
-        inputs = dummy_inputs(*networks, (32, 32, 3))
+        inputs = dummy_inputs(*(output_shapes(one, (32, 32, 3)) for one in networks))
         return objective.apply(objective.init(jax.random.key(0), inputs), inputs)[1]
 
     assert jax.eval_shape(compute).keys() == joined.keys()

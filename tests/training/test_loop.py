@@ -50,7 +50,7 @@ def _run(folder, start=0, save=None):
     return RunState(
         spec=SimpleNamespace(name="kd"),
         folder=folder,
-        description={"method": "kd", "settings": {}},
+        description=SimpleNamespace(method="kd", settings={}),
         checkpoints=SimpleNamespace(save=save),
         state=None,
         start=start,

@@ -11,10 +11,10 @@ from amdjax.experiment import plan_runs
 from amdjax.losses import build_objective
 from amdjax.models import create_model
 from amdjax.pretrained import TeacherSource
+from amdjax.training.dummy import output_shapes
 from amdjax.training.preflight import (
     check_cached_sizes,
     check_settings,
-    dummy_outputs,
     print_started_students_warning,
     print_teacher_warnings,
 )
@@ -71,6 +71,10 @@ def test_check_settings_refuses_odd_batches_for_pairs(methods, settings, message
         _check(methods, **settings)
 
 
+def test_check_settings_accepts_odd_batches_for_pairs_that_are_not_computed():
+    _check(("kd+amc",), **{"batch_size": 33, "losses.amc.weight": 0.0})
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -90,7 +94,7 @@ def test_check_settings_names_what_does_not_exist(settings, message):
 
 def test_check_cached_sizes_refuses_maps_that_would_be_pooled():
     model = create_model("resnet8", 4)
-    student, teacher = dummy_outputs(model, (16, 16, 3)), dummy_outputs(model, (32, 32, 3))
+    student, teacher = output_shapes(model, (16, 16, 3)), output_shapes(model, (32, 32, 3))
     with pytest.raises(UserError, match=r"stage1 \(32x32\) is larger than the student's \(16x16\)"):
         check_cached_sizes(build_objective({"at": {}}), student, teacher)
 

@@ -2,12 +2,15 @@
 
 import pytest
 
+from amdjax.data import Fingerprint
 from amdjax.errors import UserError
+from amdjax.experiment import plan_runs
 from amdjax.training.preflight import (
     print_seen_validation_warning,
     print_small_data_warnings,
 )
 from amdjax.training.run import prepare
+from amdjax.workdir import describe_run
 from tests.tiny_run import command, finish, tiny_config
 
 
@@ -85,10 +88,14 @@ def test_warning_about_images_that_do_not_fill_a_batch(images, capsys):
 def test_warning_about_a_network_that_has_seen_validation_images(
     images, tmp_path, capsys, monkeypatch, trained, ours, warns
 ):
-    run = None if trained is None else {"settings": {"data": trained}}
-    monkeypatch.setattr("amdjax.training.preflight.read_description", lambda folder: run)
+    config = tiny_config(images, ("kd",))
+    data, fingerprint = config.data, Fingerprint("folder", ("0",), (16, 16, 3), {"train": 64})
+    run = describe_run(config, plan_runs(config)[-1], fingerprint).to_dict()
+    run["settings"]["data"] = trained
+    monkeypatch.setattr(
+        "amdjax.run_description.read_description", lambda folder: run if trained else None
+    )
     (tmp_path / "kd/checkpoints/8").mkdir(parents=True)
-    data = tiny_config(images, ("kd",)).data
     data.validation, data.validation_seed = ours
     for path in ("kd", "kd/checkpoints", "kd/checkpoints/8"):
         print_seen_validation_warning(data, tmp_path / path, "the network")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from amdjax.data import Fingerprint
+from amdjax.run_description import RunDescription
 from amdjax.training import results
 from amdjax.training.conditions import compare_conditions, conditions_of
 
@@ -52,8 +53,9 @@ def test_write_keeps_the_runs_of_earlier_commands(tmp_path):
 
 
 def _description(epochs=200, digest="", **settings):
-    data = dataclasses.replace(DATA, digest=digest).to_dict()
-    return {"settings": {"epochs": epochs, "seed": 5, **settings}, "data": data}
+    data = dataclasses.replace(DATA, digest=digest)
+    settings = {"epochs": epochs, "seed": 5, **settings}
+    return RunDescription(method="kd", seed=5, teacher=None, data=data, settings=settings)
 
 
 def test_origin_of_tells_settings_and_data_apart():
@@ -195,7 +197,8 @@ def _result(
     accuracy, epochs=3, losses=None, step=9, digest="", given=None, trained=None, **settings
 ):
     settings = {"losses": losses or {"ce": {"weight": 1.0}}, **settings}
-    description = {**_description(epochs, digest, **settings), "given_teacher": _given(given or {})}
+    description = _description(epochs, digest, **settings)
+    description = dataclasses.replace(description, given_teacher=tuple(_given(given or {})))
     origin = results.origin_of(description, {}, trained=trained)
     values = {"accuracy": accuracy, "nll": 1.0, "ece": 0.125}
     return results.RunResult("resnet8", 1, {step: values}, origin)
@@ -330,7 +333,7 @@ def test_teachers_of_an_ensemble_are_compared_with_their_weights():
 
     def conditions(members, given):
         description = _description(teacher={"ensemble": members})
-        return {0: conditions_of(description["settings"], description["data"], given)}
+        return {0: conditions_of(description.settings, description.data, given)}
 
     elsewhere = [{**one, "source": f"/disk/{one['source']}"} for one in given]
     different = compare_conditions(
@@ -359,7 +362,8 @@ def test_settings_of_the_second_view_belong_to_the_methods_that_read_it(tmp_path
 
 def test_runs_are_compared_with_the_conditions_of_most_seeds_of_the_baseline():
     def conditions(epochs):
-        return conditions_of(*_description(epochs).values())
+        description = _description(epochs)
+        return conditions_of(description.settings, description.data)
 
     one, other = conditions(3), conditions(4)
     kd = {0: None, 1: other, 2: one, 3: one}

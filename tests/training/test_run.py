@@ -12,9 +12,9 @@ from amdjax.checkpoint import Checkpoints, read_evaluation
 from amdjax.data import load_dataset
 from amdjax.errors import UserError
 from amdjax.metrics import negative_log_likelihood
+from amdjax.trained import load_run
 from amdjax.training.run import run
 from amdjax.training.trainer import Trainer
-from amdjax.workdir import load_run
 from tests.tiny_run import tiny_config
 from tests.trained_run import change_saved
 

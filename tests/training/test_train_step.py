@@ -12,8 +12,8 @@ from amdjax.data.augment import create_augment
 from amdjax.losses import LOSSES, build_objective
 from amdjax.models import Outputs, create_model, import_torch_state_dict, init_variables
 from amdjax.predictor import Predictor
+from amdjax.training.dummy import dummy_inputs, dummy_outputs
 from amdjax.training.optimizer import create_optimizer
-from amdjax.training.preflight import dummy_inputs
 from amdjax.training.train_state import TrainState
 from amdjax.training.train_step import make_eval_step, make_train_step
 from tests.reference_values import load, nhwc, prefixed
@@ -106,7 +106,8 @@ def _run(devices, losses, steps=10, sync=True):
         ),
         mesh,
     )
-    inputs = dummy_inputs(student, teacher, (16, 16, 3), num_examples=20)
+    ours, theirs = (dummy_outputs(one, (16, 16, 3)) for one in (student, teacher))
+    inputs = dummy_inputs(ours, theirs, num_examples=20)
     loss_variables = objective.init(jax.random.key(3), inputs)
     state = TrainState.create(
         init_variables(student, jax.random.key(1), (16, 16, 3)), loss_variables, _sgd(0.01)
@@ -279,7 +280,7 @@ def test_eval_step_counts_unmasked_examples_only(devices):
     mesh = _mesh(devices)
     model = create_model("resnet8", 3, axis_name=distributed.BATCH_AXIS)
     variables = init_variables(model, jax.random.key(0), (8, 8, 3))
-    predictor = Predictor(model, lambda outputs: outputs, mean=(0.0,) * 3, std=(1.0,) * 3)
+    predictor = Predictor(model, build_objective({"ce": {}}), mean=(0.0,) * 3, std=(1.0,) * 3)
     step = distributed.shard_step(make_eval_step(predictor), mesh, batch_argument=1)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (8, 8, 8, 3), np.uint8)

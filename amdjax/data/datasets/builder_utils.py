@@ -17,9 +17,9 @@ from typing import Any, BinaryIO, NamedTuple
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import downloader
 
-from amdjax.data.image_io import decode_image, one_line
+from amdjax.data.image_io import decode_image
 from amdjax.data.sources import CHUNK, RecordSource
-from amdjax.errors import UserError
+from amdjax.errors import UserError, one_line
 
 _DOWNLOAD_AGAIN = "remove the archive and download it again"
 _MAX_NAMES = 20  # of damaged images, in one message

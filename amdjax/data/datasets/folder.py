@@ -17,9 +17,9 @@ import tensorflow_datasets as tfds
 
 from amdjax.data.datasets.builder_utils import ImageFile, checked_examples, image_info
 from amdjax.data.fingerprint import digest_of
-from amdjax.data.image_io import IMAGE_SUFFIXES, one_line
+from amdjax.data.image_io import IMAGE_SUFFIXES
 from amdjax.data.splits import hold_out
-from amdjax.errors import UserError, unknown_name
+from amdjax.errors import UserError, one_line, unknown_name
 from amdjax.files import is_special
 
 _LAYOUT = (

@@ -1,3 +1,5 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,15 @@ def test_load_dataset_error_names_the_folder_of_a_damaged_description(cifar10_di
     with pytest.raises(UserError, match=message) as caught:
         load_dataset(data_settings("cifar10", cifar10_dir))
     assert "\n" not in str(caught.value)
+
+
+def test_load_dataset_does_not_call_data_damaged_that_may_not_be_read(cifar10_dir, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(tfds.core.DatasetInfo, "read_from_directory", refuse)
+    with pytest.raises(PermissionError):
+        load_dataset(data_settings("cifar10", cifar10_dir))
 
 
 @pytest.mark.parametrize("names", [None, b"", b"cat\ndog\n", b"cat\n" * 10, b"\xff"])

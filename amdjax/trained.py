@@ -1,0 +1,258 @@
+"""Trained networks, read from the runs of a workdir."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from amdjax.checkpoint import has_checkpoint, read_network
+from amdjax.config import compute_dtype, given_teacher
+from amdjax.data.fingerprint import Fingerprint, check_classes
+from amdjax.errors import UserError
+from amdjax.experiment import TEACHER, TEACHERS, label_of, plan_runs
+from amdjax.files import local_path
+from amdjax.imports import import_again
+from amdjax.models import create_model
+from amdjax.predictor import (
+    Predictor,
+    create_predictor,
+    forward,
+    trained_predicting_losses,
+)
+from amdjax.pretrained import (
+    check_variables,
+    count_classes,
+    create_teacher,
+    load_given_teacher,
+    teacher_name,
+)
+from amdjax.run_description import RUN_FILE, TrainingLength, read_run
+from amdjax.workdir import OLD_RUN_FILE, old_workdir, teacher_settings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """A trained network.
+
+    Attributes:
+      name: the run's folder in the workdir; "teacher" for one that was trained elsewhere.
+      method: a student's method, or "teacher" or "teacher_early".
+      seed: of its training.
+      model: name of the architecture.
+      teacher: name of the teacher that it is compared with, also where it was trained without one.
+      data: fingerprint of the data that it was trained on; None for a teacher that was trained
+        elsewhere.
+      predictor: module, preprocessing and prediction rule.
+      variables: {"params": ..., "batch_stats": ...} of float32 arrays, and "losses" where the
+        variables of a loss are part of the prediction, see `Predictor.bind`.
+      step: the training step of the variables; 0 for a teacher that was trained elsewhere.
+      length: of its training; None for a teacher that was trained elsewhere.
+      sweep_key: the swept setting, "losses.am.margin"; "" without a sweep.
+      sweep_value: its value for this network.
+      settings: of its training, as JSON values; of a teacher that was trained elsewhere only
+        "teacher", which the settings of students that learn from it have, too.
+      imports: modules that its training imported.
+      given_teacher: the checkpoints that it learned from, see `GivenTeacher`; () if it was trained
+        without a teacher, or with one that was trained in the workdir. Of a teacher that was
+        trained elsewhere: those that it was read from.
+    """
+
+    name: str
+    method: str
+    seed: int
+    model: str
+    teacher: str
+    data: Fingerprint | None
+    predictor: Predictor
+    variables: dict
+    step: int
+    length: TrainingLength | None
+    sweep_key: str = ""
+    sweep_value: Any = None
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    imports: tuple[str, ...] = ()
+    given_teacher: tuple[Mapping[str, Any], ...] = ()
+
+    def planned_steps(self, max_steps: int) -> int:
+        """Returns the steps of its training; 0 for a teacher that was trained elsewhere.
+
+        Args:
+          max_steps: `config.max_steps`.
+        """
+        if self.length is None or self.data is None:
+            return 0
+        return self.length.steps(self.data.num_images["train"], max_steps)
+
+    @property
+    def tight_crop(self) -> bool:
+        """Whether the input is 224/256 of an image's centre square."""
+        return self.settings.get("data", {}).get("random_resized_crop", False)
+
+    @property
+    def is_teacher(self) -> bool:
+        """Whether the network is a teacher."""
+        return self.method in TEACHERS
+
+    @property
+    def label(self) -> str:
+        """The method with its swept value, which all seeds of it share."""
+        return label_of(self.method, self.sweep_key, self.sweep_value)
+
+    def logits(self, images: np.ndarray) -> jax.Array:
+        """Returns the logits, float32 [B,C], of images, uint8 RGB [B,H,W,3]."""
+        return forward(self.predictor, self.variables, images)
+
+
+def load_run(folder: Path | str) -> TrainedModel:
+    """Reads a trained network.
+
+    Args:
+      folder: of a run in a workdir, such as "runs/cifar10-a/amd_gl".
+
+    Returns:
+      The network of the newest checkpoint; `network.logits(images)` is its prediction.
+
+    Raises:
+      UserError: if there is no checkpoint, or its files are damaged.
+    """
+    return restore(local_path(str(folder), "folder"))
+
+
+def restore(folder: Path, num_classes: int | None = None) -> TrainedModel:
+    """Reads the newest checkpoint of a run.
+
+    Args:
+      folder: the run's, with `run.json` and `checkpoints/`.
+      num_classes: that the network must have; None: any number.
+
+    Returns:
+      The network as the run evaluates it: in its dtype, with its moving averages where there are
+      any, and with the prediction rule of its loss.
+
+    Raises:
+      UserError: if the run was not started, its files are damaged or of other classes, or a module
+        of its `config.imports` cannot be imported.
+    """
+    if not has_checkpoint(folder):
+        if (folder / OLD_RUN_FILE).exists():
+            raise old_workdir(folder)
+        raise UserError(f"{folder} has no checkpoint yet; repeat the run's command to train it")
+    run = read_run(folder)
+    import_again(run.imports, folder)
+    step, variables = read_network(folder, trained_predicting_losses(run.losses))
+    classes = num_classes or count_classes(variables) or len(run.data.class_names)
+    module = create_model(run.model, classes, compute_dtype(run.config))
+    predictor = create_predictor(module, run.config.augment, run.losses)
+    network = {name: tree for name, tree in variables.items() if name != "losses"}
+    check_variables(network, run.model, classes, folder, run.data.image_shape)
+    return TrainedModel(
+        name=folder.name,
+        method=run.method,
+        seed=run.seed,
+        model=run.model,
+        teacher=run.teacher or TEACHER,
+        data=run.data,
+        predictor=predictor,
+        variables=jax.device_put(variables),
+        step=step,
+        length=run.length,
+        sweep_key=run.sweep_key,
+        sweep_value=run.sweep_value,
+        settings=run.settings,
+        imports=tuple(run.imports),
+        given_teacher=run.given_teacher,
+    )
+
+
+def restore_imported_teacher(config: ml_collections.ConfigDict, data: Fingerprint) -> TrainedModel:
+    """Reads the teacher of `config.teacher.checkpoint` or `config.teacher.ensemble`.
+
+    Args:
+      config: of the experiment.
+      data: fingerprint of the data set.
+
+    Raises:
+      UserError: see `load_given_teacher`.
+    """
+    teacher, num_classes = load_given_teacher(config.teacher, data), len(data.class_names)
+    return TrainedModel(
+        name=TEACHER,
+        method=TEACHER,
+        seed=config.seed,
+        model=teacher_name(config.teacher),
+        teacher=TEACHER,
+        data=None,
+        predictor=create_predictor(
+            create_teacher(config.teacher, num_classes, compute_dtype(config)), config.augment, {}
+        ),
+        variables=jax.device_put(teacher.variables),
+        step=0,
+        length=None,
+        settings={"teacher": teacher_settings(config)},
+        given_teacher=teacher.checkpoints,
+    )
+
+
+def restore_all(
+    workdir: Path, config: ml_collections.ConfigDict, data: Fingerprint
+) -> tuple[list[TrainedModel], list[str]]:
+    """Reads every network of a workdir.
+
+    Args:
+      workdir: of an experiment.
+      config: of that experiment.
+      data: fingerprint of the data set; networks of other classes are skipped.
+
+    Returns:
+      (networks, notes): the teachers first, then the students in the order of the config, then
+      those of earlier commands; and a sentence for each network that is missing, cannot be read or
+      is not finished.
+    """
+    networks, notes = [], []
+
+    def attempt(read: Callable[[], TrainedModel], name: str) -> None:
+        try:
+            network = read()
+            if network.data is not None:
+                check_classes(network.data, data, name)
+        except UserError as error:
+            notes.append(f"{name}: {error}")
+            return
+        same = (network.label, network.seed)
+        twin = next((one.name for one in networks if (one.label, one.seed) == same), None)
+        if twin is None:
+            networks.append(network)
+        else:
+            notes.append(f"{name}: skipped: {twin} has the same method and seed")
+
+    if config.teacher.checkpoint:
+        attempt(lambda: restore_imported_teacher(config, data), TEACHER)
+    if config.teacher.ensemble:
+        notes.append(f"{TEACHER}: skipped: the report shows single networks, not ensembles")
+    for name in run_names(workdir, config):
+        attempt(lambda name=name: restore(workdir / name), name)
+    notes += [
+        f"{network.name}: trained for {network.step} of {total} steps so far"
+        for network in networks
+        if network.step < (total := network.planned_steps(config.max_steps))
+    ]
+    return networks, notes
+
+
+def run_names(workdir: Path, config: ml_collections.ConfigDict) -> list[str]:
+    """Returns the names of the runs that a config plans and of those that are in the workdir.
+
+    The teachers are first; then come the config's students in its order, then others by name.
+    """
+    planned = [spec.name for spec in plan_runs(config)]
+    folders = list(workdir.iterdir())
+    found = {path.name for path in folders if (path / RUN_FILE).exists() or has_checkpoint(path)}
+    if given_teacher(config):
+        # A teacher of an earlier command is not the config's.
+        found.discard(TEACHER)
+    names = [*planned, *sorted(found.difference(planned))]
+    return sorted(names, key=lambda name: (*TEACHERS, name).index(name))
