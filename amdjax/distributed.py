@@ -367,7 +367,7 @@ def of_primary(value: int) -> int:
 
 
 def differing_processes(value: str) -> list[int]:
-    """Returns the processes whose value is not the first process's; all must call it."""
+    """Returns the processes whose value differs from the first one's; all processes call it."""
     if process_count() == 1:
         return []
     digest = np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint32)

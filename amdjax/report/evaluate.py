@@ -240,7 +240,7 @@ def _different(
 
 
 def _compared_teachers(networks: Sequence[TrainedModel], workdir: Path) -> dict[str, str]:
-    """Returns the teacher that each student is compared with, names by name.
+    """Returns the name of the teacher that each student is compared with, by student.
 
     Students that learned from another one than the teacher of that name here are left out.
     """

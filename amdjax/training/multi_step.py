@@ -135,6 +135,12 @@ class StepRunner:
         yield run_steps
 
     def _caller(self, step: Any, on_compiled: Callable[[], None]) -> Callable[..., tuple]:
+        """Returns a function that calls the step with tuples of states, compiled before the first.
+
+        Args:
+          step: a compiled train step, or several as one program.
+          on_compiled: called once, before the first steps are computed.
+        """
         several, compiled = len(self._seeds) > 1, False
 
         def call(states: States, *data: Any, **count: np.int32) -> tuple:

@@ -207,7 +207,7 @@ def print_seen_validation_warning(
 def print_started_students_warning(
     workdir: Path, teacher: RunSpec, specs: Sequence[RunSpec], total: int
 ) -> None:
-    """Prints a warning on stderr if students have learned from a teacher that is to be trained on.
+    """Prints a warning on stderr if students have learned from a teacher whose training continues.
 
     That is so after `config.max_steps` was raised, or the teacher's folder was removed.
 
@@ -226,8 +226,8 @@ def print_started_students_warning(
     if started and done < total:
         print(
             f"warning: {', '.join(started)} already learned from an earlier {teacher.name}, which "
-            f"is now trained from step {done:,} to {total:,}; remove what is to learn from the new "
-            "one alone",
+            f"is now trained from step {done:,} to {total:,}; delete the folders of the students "
+            "that should learn from the new one",
             file=sys.stderr,
         )
 
@@ -313,7 +313,9 @@ def _check_call(name: str, model: Model, keywords: Mapping[str, Any]) -> None:
     """
     if not _has_hash(model):
         values = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
-        wrong = (f"{key}={value!r}" for key, value in values.items() if not _has_hash(value))
+        wrong = [f"{key}={value!r}" for key, value in values.items() if not _has_hash(value)]
+        if not wrong:
+            raise UserError(f"the network {name!r} has no hash: define `__hash__` beside `__eq__`")
         raise UserError(
             f"the attributes of the network {name!r} must have a hash, which {', '.join(wrong)} "
             "has not: take a tuple in place of a list or an array"
@@ -459,8 +461,8 @@ def _check_teacher(config: ml_collections.ConfigDict, objective: Objective) -> N
     check_images_unchanged(config, "config.teacher.cached")
     if objective.uncacheable_losses:
         raise UserError(
-            "config.teacher.cached keeps the teacher's logits, embedding and attention maps, but "
-            f"{' and '.join(objective.uncacheable_losses)} needs more of the teacher; switch it off"
+            "config.teacher.cached keeps the teacher's logits, embedding and attention maps, which "
+            f"is not enough for {' and '.join(objective.uncacheable_losses)}; set it to False"
         )
 
 

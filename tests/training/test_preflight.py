@@ -42,7 +42,7 @@ def _check(methods=("kd",), **settings):
         (("kd",), {"augment.erasing": 0.5}, r"config\.augment\.erasing=0\.5 changes the images"),
         (("kd",), {"mix.name": "mixup"}, r"config\.mix\.name='mixup' changes the images"),
         (("kd",), {"data.random_resized_crop": True}, "random_resized_crop=True changes"),
-        (("kd+sp+fitnet",), {}, "sp and fitnet needs more of the teacher"),
+        (("kd+sp+fitnet",), {}, "not enough for sp and fitnet"),
     ],
 )
 def test_check_settings_refuses_a_teacher_cache_that_is_not_exact(methods, settings, message):
