@@ -485,8 +485,8 @@ def _clean(folder: Path) -> None:
 def _newest_first(folder: Path) -> list[Path]:
     """Returns the checkpoints in a folder of checkpoints."""
     found = list(folder.iterdir()) if folder.is_dir() else []
-    steps = {path: step for path in found if (step := step_of(path)) is not None}
-    return sorted(steps, key=steps.__getitem__, reverse=True)
+    steps = [path for path in found if path.name.isdecimal()]
+    return sorted(steps, key=lambda path: int(path.name), reverse=True)
 
 
 def _read_json(checkpoint: Path, name: str) -> dict[str, Any]:
