@@ -19,41 +19,50 @@ TEACHERS = (TEACHER, EARLY_TEACHER)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunSpec:
-    """One training of an experiment: the teacher's, or a student's with one method.
+class RunIdentity:
+    """Which run of an experiment it is.
 
     Attributes:
-      name: the run's folder in the workdir: its label, followed by the seed where that is not
-        `config.seed`.
       method: a student's method, or "teacher" or "teacher_early".
-      model: name of the network that is trained, see `canonical_model_name`.
-      losses: name -> settings, for `build_objective`.
       seed: of all random numbers.
-      teacher: name of the run that trains the teacher; None where no loss reads one.
-      epoch_fraction: fraction of `config.epochs` to train; the schedules still span all epochs.
-      sweep_key: `config.sweep.key`, where it concerns the method; else "".
+      sweep_key: `config.sweep.key`, "losses.am.margin", where it concerns the method; else "".
       sweep_value: the value of that setting.
     """
 
-    name: str
     method: str
-    model: str
-    losses: dict[str, dict[str, Any]]
     seed: int
-    teacher: str | None = None
-    epoch_fraction: float = 1.0
     sweep_key: str = ""
     sweep_value: Any = None
 
     @property
     def is_teacher(self) -> bool:
-        """Whether the run trains a teacher."""
+        """Whether the network is a teacher."""
         return self.method in TEACHERS
 
     @property
     def label(self) -> str:
         """The method with its swept value, which all seeds of it share."""
         return label_of(self.method, self.sweep_key, self.sweep_value)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunSpec(RunIdentity):
+    """One training of an experiment: the teacher's, or a student's with one method.
+
+    Attributes:
+      name: the run's folder in the workdir: its label, followed by the seed where that is not
+        `config.seed`.
+      model: name of the network that is trained, see `canonical_model_name`.
+      losses: name -> settings, for `build_objective`.
+      teacher: name of the run that trains the teacher; None where no loss reads one.
+      epoch_fraction: fraction of `config.epochs` to train; the schedules still span all epochs.
+    """
+
+    name: str
+    model: str
+    losses: dict[str, dict[str, Any]]
+    teacher: str | None = None
+    epoch_fraction: float = 1.0
 
 
 def label_of(method: str, sweep_key: str, sweep_value: Any) -> str:

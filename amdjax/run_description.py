@@ -12,7 +12,7 @@ from amdjax.checkpoint import read_description
 from amdjax.config import compute_dtype
 from amdjax.data.fingerprint import Fingerprint
 from amdjax.errors import UserError
-from amdjax.experiment import label_of, total_steps
+from amdjax.experiment import RunIdentity, total_steps
 from amdjax.files import write_atomically
 from amdjax.models import canonical_model_name
 
@@ -45,38 +45,25 @@ class TrainingLength(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunDescription:
+class RunDescription(RunIdentity):
     """What is written down of a run: who it is, its data, and its settings.
 
     Attributes:
-      method: a student's method, or "teacher" or "teacher_early".
-      seed: of all random numbers.
       teacher: name of the run that trains its teacher; None where no loss reads one.
       data: fingerprint of its data.
       settings: those that its numbers depend on, as JSON values. All runs have a "model",
         "losses", "augment", "data", a "dtype" and what `TrainingLength` reads; a setting that
         amdjax got later may be missing.
-      sweep_key: the swept setting, "losses.am.margin"; "" without a sweep.
-      sweep_value: its value for this run.
       imports: name -> file of the modules that it imported, see `imported_files`.
       given_teacher: the checkpoints of the teacher that the config gives, see `GivenTeacher`; () if
         the run learns from no teacher, or from one that is trained in the workdir.
     """
 
-    method: str
-    seed: int
     teacher: str | None
     data: Fingerprint
     settings: dict[str, Any]
-    sweep_key: str = ""
-    sweep_value: Any = None
     imports: Mapping[str, str] = dataclasses.field(default_factory=dict)
     given_teacher: tuple[Mapping[str, Any], ...] = ()
-
-    @property
-    def label(self) -> str:
-        """The method with its swept value, which all seeds of it share."""
-        return label_of(self.method, self.sweep_key, self.sweep_value)
 
     @property
     def model(self) -> str:

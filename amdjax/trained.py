@@ -13,7 +13,7 @@ from amdjax.checkpoint import has_checkpoint, read_network
 from amdjax.config import compute_dtype, given_teacher
 from amdjax.data.fingerprint import Fingerprint, check_classes
 from amdjax.errors import UserError
-from amdjax.experiment import TEACHER, TEACHERS, label_of, plan_runs
+from amdjax.experiment import TEACHER, TEACHERS, RunIdentity, plan_runs
 from amdjax.files import local_path
 from amdjax.imports import import_again
 from amdjax.models import create_model
@@ -35,13 +35,11 @@ from amdjax.workdir import OLD_RUN_FILE, old_workdir, teacher_settings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainedModel:
+class TrainedModel(RunIdentity):
     """A trained network.
 
     Attributes:
       name: the run's folder in the workdir; "teacher" for one that was trained elsewhere.
-      method: a student's method, or "teacher" or "teacher_early".
-      seed: of its training.
       model: name of the architecture.
       teacher: name of the teacher that it is compared with, also where it was trained without one.
       data: fingerprint of the data that it was trained on; None for a teacher that was trained
@@ -51,8 +49,6 @@ class TrainedModel:
         variables of a loss are part of the prediction, see `Predictor.bind`.
       step: the training step of the variables; 0 for a teacher that was trained elsewhere.
       length: of its training; None for a teacher that was trained elsewhere.
-      sweep_key: the swept setting, "losses.am.margin"; "" without a sweep.
-      sweep_value: its value for this network.
       settings: of its training, as JSON values; of a teacher that was trained elsewhere only
         "teacher", which the settings of students that learn from it have, too.
       imports: modules that its training imported.
@@ -62,8 +58,6 @@ class TrainedModel:
     """
 
     name: str
-    method: str
-    seed: int
     model: str
     teacher: str
     data: Fingerprint | None
@@ -71,8 +65,6 @@ class TrainedModel:
     variables: dict
     step: int
     length: TrainingLength | None
-    sweep_key: str = ""
-    sweep_value: Any = None
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     imports: tuple[str, ...] = ()
     given_teacher: tuple[Mapping[str, Any], ...] = ()
@@ -91,16 +83,6 @@ class TrainedModel:
     def tight_crop(self) -> bool:
         """Whether the input is 224/256 of an image's centre square."""
         return self.settings.get("data", {}).get("random_resized_crop", False)
-
-    @property
-    def is_teacher(self) -> bool:
-        """Whether the network is a teacher."""
-        return self.method in TEACHERS
-
-    @property
-    def label(self) -> str:
-        """The method with its swept value, which all seeds of it share."""
-        return label_of(self.method, self.sweep_key, self.sweep_value)
 
     def logits(self, images: np.ndarray) -> jax.Array:
         """Returns the logits, float32 [B,C], of images, uint8 RGB [B,H,W,3]."""

@@ -6,24 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from amdjax.experiment import TEACHERS, label_of
+from amdjax.experiment import RunIdentity
 
 LEVELS = {"stage1": "low", "stage2": "middle", "stage3": "high"}  # layers whose maps are drawn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelResult:
+class ModelResult(RunIdentity):
     """The results of one trained network on the test split.
 
     N is the number of test examples, K the number of sample images, C the number of classes.
 
     Attributes:
       name: the run's folder, for instance "teacher", "amd_gl", "kd-seed1".
-      method: a student's method, or "teacher" or "teacher_early".
-      seed: of its training.
       model: name of the architecture.
-      sweep_key: the swept setting, "losses.am.margin"; "" without a sweep.
-      sweep_value: the value of that setting.
       step: the training step of the weights.
       parameters: `count_prediction_parameters`.
       flops: floating-point operations of one image's forward pass, as XLA counts them for a CPU:
@@ -46,11 +42,7 @@ class ModelResult:
     """
 
     name: str
-    method: str
-    seed: int
     model: str
-    sweep_key: str = ""
-    sweep_value: Any = None
     step: int
     parameters: int
     flops: float
@@ -64,16 +56,6 @@ class ModelResult:
     cams: dict[str, np.ndarray]
     curve: list[dict[str, Any]]
     open_set: dict[str, float] = dataclasses.field(default_factory=dict)
-
-    @property
-    def is_teacher(self) -> bool:
-        """Whether the network is a teacher."""
-        return self.method in TEACHERS
-
-    @property
-    def label(self) -> str:
-        """The method with its swept value, which all seeds of it have in common."""
-        return label_of(self.method, self.sweep_key, self.sweep_value)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
