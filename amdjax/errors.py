@@ -1,6 +1,7 @@
-"""`UserError`, the exception for mistakes that the user can correct, and messages of others."""
+"""`UserError`, the exception for mistakes that the user can correct, warnings, and messages."""
 
 import difflib
+import sys
 from collections.abc import Iterable, Iterator
 
 
@@ -27,6 +28,12 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
     return UserError(f"unknown {kind} {name!r}; {hint}")
+
+
+def warn(*messages: str) -> None:
+    """Prints warnings on stderr, a line each: mistakes, perhaps, that stop nothing."""
+    for message in messages:
+        print(f"warning: {message}", file=sys.stderr)
 
 
 def one_line(message: BaseException | str) -> str:

@@ -3,7 +3,6 @@
 import argparse
 import pickle
 import re
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,7 +25,7 @@ from amdjax.checkpoint import (
     step_of,
 )
 from amdjax.data.fingerprint import Fingerprint, compare_classes
-from amdjax.errors import UserError
+from amdjax.errors import UserError, warn
 from amdjax.files import local_path
 from amdjax.models import (
     Ensemble,
@@ -252,7 +251,7 @@ def _check_run(path: Path, data: Fingerprint, subject: str, started: bool) -> No
     if not started:
         raise UserError(f"{problem}: {remedy}")
     if distributed.is_primary():
-        print(f"warning: {problem}; the students have started so and continue", file=sys.stderr)
+        warn(f"{problem}; the students have started so and continue")
 
 
 def describe_source(path: Path) -> RunDescription | None:

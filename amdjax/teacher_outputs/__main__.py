@@ -19,10 +19,10 @@ from amdjax.config import validate
 from amdjax.data import Dataset, load_dataset
 from amdjax.data.sources import CHUNK
 from amdjax.data.unlabeled import NO_LABEL, add_unlabeled
-from amdjax.errors import UserError
+from amdjax.errors import UserError, warn
 from amdjax.files import check_writable, local_path
 from amdjax.imports import apply_imports
-from amdjax.teacher_outputs.accuracy import print_low_accuracy
+from amdjax.teacher_outputs.accuracy import low_accuracy_warnings
 from amdjax.teacher_outputs.compute import Teacher, compute_outputs, load_teacher_function
 from amdjax.teacher_outputs.stored import check_images_unchanged, open_outputs, write_outputs
 
@@ -97,7 +97,7 @@ def _write(
     accuracy = stored.check_rows(dataset, config.data)
     print(stored.describe(accuracy))
     if accuracy is not None:
-        print_low_accuracy(accuracy, dataset.num_classes)
+        warn(*low_accuracy_warnings(accuracy, dataset.num_classes))
     if _TEST.value:
         print(f"accuracy on the test split: {_test_accuracy(teacher, dataset):.2%}")
     print(f"use it with --config.teacher.outputs={out}")

@@ -1,7 +1,5 @@
 """The accuracy of a teacher that was trained elsewhere, and what a low one points to."""
 
-import sys
-
 _NEAR_CHANCE = 0.1  # of the way from chance to no error
 _FAR_BELOW = 0.05  # of the accuracy that the teacher is known to have
 _CAUSES = (
@@ -10,8 +8,10 @@ _CAUSES = (
 )
 
 
-def print_low_accuracy(accuracy: float, num_classes: int, known: float | None = None) -> None:
-    """Prints a warning on stderr if a teacher's accuracy is near chance, or far below a known one.
+def low_accuracy_warnings(
+    accuracy: float, num_classes: int, known: float | None = None
+) -> list[str]:
+    """Returns a warning if a teacher's accuracy is near chance or far below a known one, else none.
 
     An accuracy a is near chance if `(a - 1/C) / (1 - 1/C) < 0.1`, and far below the known one if
     the difference is more than 5 points.
@@ -27,8 +27,5 @@ def print_low_accuracy(accuracy: float, num_classes: int, known: float | None = 
     elif known is not None and known - accuracy > _FAR_BELOW:
         finding = f"far below the {known:.2%} that its checkpoint has"
     else:
-        return
-    print(
-        f"warning: the teacher's accuracy of {accuracy:.2%} is {finding}; {_CAUSES}",
-        file=sys.stderr,
-    )
+        return []
+    return [f"the teacher's accuracy of {accuracy:.2%} is {finding}; {_CAUSES}"]

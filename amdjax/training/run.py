@@ -24,7 +24,7 @@ from amdjax.data import Dataset, describe_dataset, load_dataset
 from amdjax.data.registry import DatasetSpec
 from amdjax.data.unknown import check_unknown
 from amdjax.data.unlabeled import add_unlabeled
-from amdjax.errors import UserError
+from amdjax.errors import UserError, warn
 from amdjax.experiment import TEACHER, RunSpec, group_seeds, ignored_settings, plan_runs
 from amdjax.files import check_writable, local_path
 from amdjax.imports import apply_imports, unrecorded
@@ -39,7 +39,7 @@ from amdjax.pretrained import (
     teacher_sources,
 )
 from amdjax.run_description import read_run, write_run
-from amdjax.teacher_outputs.accuracy import print_low_accuracy
+from amdjax.teacher_outputs.accuracy import low_accuracy_warnings
 from amdjax.teacher_outputs.stored import StoredOutputs, open_outputs
 from amdjax.training import results
 from amdjax.training.conditions import trained_teacher
@@ -47,13 +47,12 @@ from amdjax.training.initial import InitialState, load_initial
 from amdjax.training.loop import RunState, train_loop
 from amdjax.training.metric_writer import METRICS_FILE, training_seconds
 from amdjax.training.multi_step import StepRunner
-from amdjax.training.preflight import (
-    check_settings,
-    check_shapes,
-    print_seen_validation_warning,
-    print_small_data_warnings,
-    print_started_students_warning,
-    print_teacher_warnings,
+from amdjax.training.preflight import check_settings, check_shapes
+from amdjax.training.preflight_warnings import (
+    seen_validation_warnings,
+    small_data_warnings,
+    started_students_warnings,
+    teacher_warnings,
 )
 from amdjax.training.teacher_cache import TeacherCache
 from amdjax.training.trainer import (
@@ -205,11 +204,12 @@ def _print_start(
     if inputs.initial is not None:
         print(f"students: start from {config.init_from} at step {inputs.initial.step}")
         path = local_path(config.init_from, "config.init_from")
-        print_seen_validation_warning(config.data, path, f"the network {config.init_from}")
+        subject = f"the network {config.init_from}"
+        warn(*seen_validation_warnings(config.data, path, subject))
     if inputs.outputs is not None:
         print(inputs.outputs.describe(inputs.accuracy), flush=True)
         if inputs.accuracy is not None:
-            print_low_accuracy(inputs.accuracy, inputs.dataset.num_classes)
+            warn(*low_accuracy_warnings(inputs.accuracy, inputs.dataset.num_classes))
     sys.stdout.flush()
 
 
@@ -224,10 +224,10 @@ def _print_header(
     config: ml_collections.ConfigDict, specs: list[RunSpec], inputs: _Inputs, num_devices: int
 ) -> None:
     """Prints what the config plans, and warnings about settings that may not be what is meant."""
-    print_small_data_warnings(config, [len(inputs.data_of(spec).train) for spec in specs])
+    warn(*small_data_warnings(config, [len(inputs.data_of(spec).train) for spec in specs]))
     if inputs.teacher is not None:
         for source in teacher_sources(config.teacher):
-            print_teacher_warnings(config, source)
+            warn(*teacher_warnings(config, source))
     print(results.header(config, inputs.dataset, inputs.data_of, specs, num_devices))
     if config.data.unlabeled:
         print(
@@ -267,7 +267,7 @@ def _train_all(
                 built_for = shared
             if shared.is_teacher and distributed.is_primary():
                 total = trainer.total_steps
-                print_started_students_warning(workdir, group[0], specs, total)
+                warn(*started_students_warnings(workdir, group[0], specs, total))
             teacher = None
             if shared.teacher is not None and inputs.outputs is None:
                 teacher = teachers[shared.teacher]
@@ -414,7 +414,7 @@ def _evaluate_teacher(
             f"{subject}: accuracy on the {dataset.selection_split} split {accuracy:.2%}",
             flush=True,
         )
-        print_low_accuracy(accuracy, dataset.num_classes, known)
+        warn(*low_accuracy_warnings(accuracy, dataset.num_classes, known))
     return evaluation
 
 

@@ -5,7 +5,6 @@ import importlib.util
 import os
 import re
 import secrets
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import flax.traverse_util
 
-from amdjax.errors import UserError, one_line, unknown_name
+from amdjax.errors import UserError, one_line, unknown_name, warn
 from amdjax.files import write_atomically
 from amdjax.registry import registering
 
@@ -212,10 +211,9 @@ class RunTrackers:
         except Exception as error:  # a service may raise anything
             self._active.pop(name, None)
             reason = one_line(f"{type(error).__name__}: {error}")
-            print(
-                f"warning: {self._run}: the tracker {name} failed and gets nothing more from "
-                f"this command; the training goes on ({reason})",
-                file=sys.stderr,
+            warn(
+                f"{self._run}: the tracker {name} failed and gets nothing more from this command; "
+                f"the training goes on ({reason})"
             )
 
 

@@ -12,12 +12,8 @@ from amdjax.losses import build_objective
 from amdjax.models import create_model
 from amdjax.pretrained import TeacherSource
 from amdjax.training.dummy import output_shapes
-from amdjax.training.preflight import (
-    check_cached_sizes,
-    check_settings,
-    print_started_students_warning,
-    print_teacher_warnings,
-)
+from amdjax.training.preflight import check_cached_sizes, check_settings
+from amdjax.training.preflight_warnings import started_students_warnings, teacher_warnings
 from tests.trained_run import save_network
 
 
@@ -99,32 +95,29 @@ def test_check_cached_sizes_refuses_maps_that_would_be_pooled():
         check_cached_sizes(build_objective({"at": {}}), student, teacher)
 
 
-def test_print_teacher_warnings_names_another_normalisation_and_an_unfinished_run(tmp_path, capsys):
+def test_teacher_warnings_names_another_normalisation_and_an_unfinished_run(tmp_path):
     config = default.get_config()
     data = Fingerprint("digits", ("0", "1"), (8, 8, 3), {"train": 64, "test": 8})
     source = TeacherSource(str(tmp_path), "resnet8", 1.0)
     save_network(tmp_path, data, step=6)
     save_network(tmp_path, data, step=8)
-    print_teacher_warnings(config, source)
-    assert capsys.readouterr().err == ""
+    assert teacher_warnings(config, source) == []
     config.augment.std = (1.0, 1.0, 1.0)
-    print_teacher_warnings(config, TeacherSource(f"{tmp_path}/checkpoints/6", "resnet8", 1.0))
-    normalised, unfinished = capsys.readouterr().err.splitlines()
+    normalised, unfinished = teacher_warnings(
+        config, TeacherSource(f"{tmp_path}/checkpoints/6", "resnet8", 1.0)
+    )
     assert "was trained with config.augment.std=[0." in normalised
     assert "normalised with [1.0, 1.0, 1.0]" in normalised
     assert unfinished.endswith("its checkpoint is that of step 6 of 8")
 
 
-def test_print_started_students_warning_names_students_of_a_teacher_that_is_trained_on(
-    tmp_path, capsys
-):
+def test_started_students_warnings_names_students_of_a_teacher_that_is_trained_on(tmp_path):
     config = default.get_config()
     config.methods = ("kd", "at", "scratch")
     teacher, *_ = specs = plan_runs(config)
 
-    def warn(total):
-        print_started_students_warning(tmp_path, teacher, specs, total)
-        return capsys.readouterr().err
+    def warnings(total):
+        return started_students_warnings(tmp_path, teacher, specs, total)
 
     def save(name, step):
         with Checkpoints(tmp_path / name, {}) as checkpoints:
@@ -132,21 +125,19 @@ def test_print_started_students_warning_names_students_of_a_teacher_that_is_trai
 
     save("teacher", 4)
     save("scratch", 4)
-    assert warn(8) == ""
+    assert warnings(8) == []
     save("kd", 2)
-    assert warn(4) == ""
-    assert warn(8).startswith("warning: kd already learned from an earlier teacher, which is now ")
+    assert warnings(4) == []
+    (line,) = warnings(8)
+    assert line.startswith("kd already learned from an earlier teacher, which is now trained ")
     (tmp_path / "teacher").rename(tmp_path / "elsewhere")
-    assert "from step 0 to 4" in warn(4)
+    assert "from step 0 to 4" in warnings(4)[0]
 
 
 @pytest.mark.parametrize("description", [{"method": "kd"}, {"settings": {"data": {}, "epochs": 5}}])
-def test_print_teacher_warnings_accepts_a_description_without_settings(
-    tmp_path, capsys, description
-):
+def test_teacher_warnings_accepts_a_description_without_settings(tmp_path, description):
     config = default.get_config()
     config.data.validation = 0.1
     with Checkpoints(tmp_path, description) as checkpoints:
         checkpoints.save(4, {"step": np.int32(4)})
-    print_teacher_warnings(config, TeacherSource(str(tmp_path), "resnet8", 1.0))
-    assert capsys.readouterr().err == ""
+    assert teacher_warnings(config, TeacherSource(str(tmp_path), "resnet8", 1.0)) == []

@@ -5,10 +5,7 @@ import pytest
 from amdjax.data import Fingerprint
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
-from amdjax.training.preflight import (
-    print_seen_validation_warning,
-    print_small_data_warnings,
-)
+from amdjax.training.preflight_warnings import seen_validation_warnings, small_data_warnings
 from amdjax.training.run import prepare
 from amdjax.workdir import describe_run
 from tests.tiny_run import command, finish, tiny_config
@@ -46,32 +43,27 @@ def test_prepare_warns_about_a_teacher_of_another_normalisation(images, trained,
     config.teacher.checkpoint = str(trained / "teacher")
     config.augment.std = (1.0, 1.0, 1.0)
     prepare(config, tmp_path / "run")
-    assert "is normalised with [1.0, 1.0, 1.0] here" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.startswith("warning: the teacher ")
+    assert "is normalised with [1.0, 1.0, 1.0] here" in err
 
 
-def warnings_of(config, sizes, capsys):
-    print_small_data_warnings(config, sizes)
-    out, err = capsys.readouterr()
-    assert out == ""
-    return err.splitlines()
-
-
-def test_warning_about_boundaries_that_are_not_reached(images, capsys):
+def test_small_data_warnings_names_boundaries_that_are_not_reached(images):
     config = tiny_config(images, ("kd",))
-    assert warnings_of(config, [64, 32], capsys) == []
+    assert small_data_warnings(config, [64, 32]) == []
     config.optim.boundaries = (1, 2, 7)
-    (line,) = warnings_of(config, [64, 32], capsys)
-    assert line.startswith("warning: config.optim.boundaries 2, 7 are not reached in 2 epochs")
+    (line,) = small_data_warnings(config, [64, 32])
+    assert line.startswith("config.optim.boundaries 2, 7 are not reached in 2 epochs")
     config.max_steps = 3
-    assert warnings_of(config, [64, 32], capsys) == []
+    assert small_data_warnings(config, [64, 32]) == []
 
 
-def test_warning_about_images_that_do_not_fill_a_batch(images, capsys):
+def test_small_data_warnings_names_images_that_do_not_fill_a_batch(images):
     config = tiny_config(images, ("kd",))
     config.batch_size = 10
-    assert warnings_of(config, [66], capsys) == []
-    (line,) = warnings_of(config, [66, 18, 18], capsys)
-    assert line.startswith("warning: 8 of 18 training images (44%) do not fill a batch of 10")
+    assert small_data_warnings(config, [66]) == []
+    (line,) = small_data_warnings(config, [66, 18, 18])
+    assert line.startswith("8 of 18 training images (44%) do not fill a batch of 10")
 
 
 @pytest.mark.parametrize(
@@ -85,8 +77,8 @@ def test_warning_about_images_that_do_not_fill_a_batch(images, capsys):
         (None, (0.25, 0), False),
     ],
 )
-def test_warning_about_a_network_that_has_seen_validation_images(
-    images, tmp_path, capsys, monkeypatch, trained, ours, warns
+def test_seen_validation_warnings_names_a_network_that_has_seen_images_held_out_now(
+    images, tmp_path, monkeypatch, trained, ours, warns
 ):
     config = tiny_config(images, ("kd",))
     data, fingerprint = config.data, Fingerprint("folder", ("0",), (16, 16, 3), {"train": 64})
@@ -98,15 +90,14 @@ def test_warning_about_a_network_that_has_seen_validation_images(
     (tmp_path / "kd/checkpoints/8").mkdir(parents=True)
     data.validation, data.validation_seed = ours
     for path in ("kd", "kd/checkpoints", "kd/checkpoints/8"):
-        print_seen_validation_warning(data, tmp_path / path, "the network")
-        err = capsys.readouterr().err
-        assert ("so it has seen images that are held out now" in err) == warns
+        lines = seen_validation_warnings(data, tmp_path / path, "the network")
+        assert len(lines) == warns
+        assert all("so it has seen images that are held out now" in line for line in lines)
 
 
-def test_no_warning_about_a_network_of_another_origin(images, tmp_path, capsys):
+def test_seen_validation_warnings_is_empty_for_a_network_of_another_origin(images, tmp_path):
     data = tiny_config(images, ("kd",)).data
     data.validation = 0.25
     (tmp_path / "teacher.pth").write_bytes(b"x")
     for name in ("teacher.pth", "missing"):
-        print_seen_validation_warning(data, tmp_path / name, "the network")
-    assert capsys.readouterr().err == ""
+        assert seen_validation_warnings(data, tmp_path / name, "the network") == []
