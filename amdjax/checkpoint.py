@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from amdjax import __version__, distributed
-from amdjax.errors import UserError, first_line
+from amdjax.errors import UserError, first_line, is_out_of_memory
 from amdjax.files import disk_error, remedy, set_aside
 
 FOLDER = "checkpoints"
@@ -426,6 +426,8 @@ def _damage(checkpoint: Path) -> str | None:
             json.loads((checkpoint / _ORBAX_METADATA).read_bytes()), dict
         ):
             return f"{_ORBAX_METADATA} is damaged"  # it is not among the checksums
+        if checkpoint.name.isdecimal() and _STATE not in names:  # of a step, in every version
+            return f"{_STATE} is missing"
         if _CHECKSUMS not in names:
             return f"{_CHECKSUMS} is missing" if _RUN in names else None
         checksums = json.loads((checkpoint / _CHECKSUMS).read_bytes())
@@ -504,13 +506,13 @@ def _read_state(checkpoint: Path) -> dict[str, Any]:
     """Returns the state of a checkpoint as nested dictionaries of NumPy arrays."""
     state = checkpoint / _STATE
     state = (state if state.is_dir() else checkpoint).absolute()
-    with ocp.StandardCheckpointer() as checkpointer:
-        metadata = checkpointer.metadata(state).item_metadata
-        if metadata is None:
-            raise FileNotFoundError("its contents cannot be read")
-        # Arrays of NumPy ask for no device: without them orbax wants those of the writer.
+    handler = ocp.StandardCheckpointHandler()
+    with ocp.Checkpointer(handler) as checkpointer:
+        # `checkpointer.metadata` warns that a file is missing, which only the folder above has.
+        metadata = handler.metadata(state)
+        # NumPy arrays name no device: without them orbax wants those of the writer.
         wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata.tree)
-        return checkpointer.restore(state, wanted)
+        return checkpointer.restore(state, args=ocp.args.StandardRestore(wanted))
 
 
 def _raise_unless_damage(folder: Path, error: Exception) -> None:
@@ -525,8 +527,7 @@ def _raise_unless_damage(folder: Path, error: Exception) -> None:
         code = int(found[1])
     if disk_error(error) or code not in (None, *_DAMAGE_ERRORS):
         raise _not_now(folder, error) from error
-    out_of_memory = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
-    if out_of_memory or distributed.is_peer_failure(error):
+    if is_out_of_memory(error) or distributed.is_peer_failure(error):
         raise error
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.traverse_util
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import (
@@ -19,9 +18,17 @@ from ml_collections.config_flags.config_flags import (
 )
 
 from amdjax import cpu, distributed
+from amdjax.config import flat_settings
 from amdjax.configs import default
 from amdjax.data.registry import prepared_folder
-from amdjax.errors import UserError, chain, first_line, one_line, unknown_name
+from amdjax.errors import (
+    UserError,
+    chain,
+    first_line,
+    is_out_of_memory,
+    one_line,
+    unknown_name,
+)
 from amdjax.files import disk_error, remedy, removed_file
 from amdjax.imports import apply_imports, import_modules, search_folders
 from amdjax.recipes import RECIPES, check_recipe, find_recipe
@@ -119,6 +126,12 @@ def run_command(main: Callable[[list[str]], None]) -> None:
         code = 2
         if isinstance(error, UserError):
             message = str(error)
+        elif is_out_of_memory(error):
+            message = (
+                f"the memory is full ({first_line(error)}); end other programs that use it. A "
+                "training needs less with a larger config.accumulate, a smaller "
+                "config.batch_size, or config.data.device_gib=0"
+            )
         elif isinstance(error, OSError) and (reason := disk_error(error)):
             message = f"{error}; {remedy(reason)} or choose another folder"
         elif distributed.is_peer_failure(error):
@@ -200,7 +213,7 @@ def _check_config(config: Any, file: str) -> None:
             f"--config: get_config of {file} returns a {type(config).__name__}, not a "
             "ml_collections.ConfigDict; start from amdjax.configs.default.get_config()"
         )
-    missing = sorted(_settings(default.get_config()).keys() - _settings(config).keys())
+    missing = sorted(flat_settings(default.get_config()).keys() - flat_settings(config).keys())
     if missing:
         raise UserError(
             f"--config: {file} lacks {len(missing)} settings, such as {', '.join(missing[:3])}; "
@@ -231,7 +244,7 @@ def _flag_error(error: Exception, words: Sequence[str]) -> Exception:
     if isinstance(error, AttributeError) and "get_config" in message:
         return UserError("--config: the file has no function get_config")
     if isinstance(error, AttributeError | KeyError):
-        known = _settings(default.get_config())
+        known = flat_settings(default.get_config())
         groups = {key.rsplit(".", depth)[0] for key in known for depth in range(key.count(".") + 1)}
         for word in words:
             match = re.match(r"--?config\.([^=]+)", word)
@@ -246,7 +259,3 @@ def _flag_error(error: Exception, words: Sequence[str]) -> Exception:
         ValueError,
     )
     return UserError(f"command line: {message}") if isinstance(error, wrong) else error
-
-
-def _settings(config: ConfigDict) -> dict[str, Any]:
-    return flax.traverse_util.flatten_dict(config.to_dict(), sep=".")

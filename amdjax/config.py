@@ -1,6 +1,7 @@
 """Checks of a config's values, each setting by itself."""
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -21,15 +22,19 @@ class _Range(NamedTuple):
     high: float = math.inf
     exclusive_low: bool = False
     exclusive_high: bool = False
+    whole: bool = False
 
     def allows(self, value: float) -> bool:
         """Returns whether a value is in the range."""
+        if self.whole and not isinstance(value, int):
+            return False
         above = value > self.low if self.exclusive_low else value >= self.low
         below = value < self.high if self.exclusive_high else value <= self.high
         return above and below
 
     def __str__(self) -> str:
         low = f"{'above' if self.exclusive_low else 'at least'} {self.low}"
+        low = f"a whole number of {low}" if self.whole else low
         if self.high == math.inf:
             return low
         return f"{low} and {'below' if self.exclusive_high else 'at most'} {self.high}"
@@ -40,6 +45,7 @@ _POSITIVE = _Range(0, exclusive_low=True)
 _FRACTION = _Range(0, 1)
 _POSITIVE_FRACTION = _Range(0, 1, exclusive_low=True)
 _DECAY = _Range(0, 1, exclusive_high=True)
+_SIZE = _Range(1, whole=True)
 _SEED = _Range(0, 2**32 - 1)  # of `jax.random.key`
 
 _GIVEN_TEACHERS = ("checkpoint", "ensemble", "outputs")  # settings of config.teacher
@@ -82,7 +88,7 @@ _RANGES = {
     "optim.beta1_end": _DECAY,
     "optim.beta2": _DECAY,
 }
-# Settings of losses: those of the same name mean the same in every loss.
+# Settings of losses. A name without that of a loss means the same in every loss.
 _LOSS_RANGES = {
     "weight": _AT_LEAST_0,
     "ramp_up_epochs": _AT_LEAST_0,
@@ -95,6 +101,56 @@ _LOSS_RANGES = {
     "global_weight": _FRACTION,
     "mask_threshold": _DECAY,
     "label_smoothing": _DECAY,
+    "a_softmax.least": _AT_LEAST_0,
+    "afd.dimension": _SIZE,
+    "cc.dimension": _SIZE,
+    "crd.dimension": _SIZE,
+    "crd.negatives": _SIZE,
+    "ctkd.start": _POSITIVE,
+    "dist.eps": _AT_LEAST_0,
+    "ft_factor.rate": _POSITIVE,
+    "reviewkd.max_width": _SIZE,
+    "simkd.factor": _SIZE,
+    "spherical_softmax.eps": _POSITIVE,
+    "ttm.gamma": _POSITIVE,
+    "wkd_f.eps": _AT_LEAST_0,
+    "wkd_f.grid": _SIZE,
+    "wkd_f.width": _SIZE,
+    "wkd_l.iterations": _SIZE,
+    "wttm.gamma": _POSITIVE,
+}
+
+
+def _positive(value: float) -> bool:
+    return value > 0
+
+
+def _one_of(*names: str) -> Callable[[str], bool]:
+    return lambda name: name in names
+
+
+def _other_than(*names: str) -> Callable[[str], bool]:
+    return lambda name: name not in names
+
+
+# Setting -> others, with the values that it needs to have an effect. An optimiser that amdjax does
+# not know may read any of its settings.
+_NEEDS: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "data.validation_seed": {"data.validation": _positive},
+    "augment.pad_mode": {"augment.padding": _positive},
+    "mix.alpha": {"mix.name": _one_of("mixup", "cutmix")},
+    "mix.probability": {"mix.name": _other_than("none")},
+    "mix.teacher_sees_mixed": {"mix.name": _one_of("mixup", "cutmix")},
+    "mix.layer": {"mix.name": _one_of("moex")},
+    "mix.moex_lam": {"mix.name": _one_of("moex")},
+    "optim.boundaries": {"optim.schedule": _one_of("step")},
+    "optim.factor": {"optim.schedule": _one_of("step")},
+    "optim.end_learning_rate": {"optim.schedule": _other_than("step")},
+    "optim.momentum": {"optim.name": _other_than("adam", "adamw")},
+    "optim.decay_norms_and_biases": {"optim.weight_decay": _positive},
+    "optim.beta1": {"optim.name": _other_than("sgd")},
+    "optim.beta1_end": {"optim.name": _other_than("sgd"), "optim.ramp_down_epochs": _positive},
+    "optim.beta2": {"optim.name": _other_than("sgd")},
 }
 
 
@@ -104,9 +160,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
     Raises:
       UserError: on the first invalid value.
     """
-    settings = flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
-    for key, value in settings.items():
-        _check_range(f"config.{key}", value, _range_of(key))
+    for key, value in flat_settings(config).items():
+        _check_range(f"config.{key}", value, _RANGES.get(key))
+    check_losses(config.losses.to_dict())
     if config.dtype not in _DTYPES:
         raise unknown_name("config.dtype", config.dtype, _DTYPES)
     if not config.methods:
@@ -132,6 +188,37 @@ def validate(config: ml_collections.ConfigDict) -> None:
         if isinstance(epoch, bool) or not isinstance(epoch, int | float):
             raise UserError(f"config.optim.boundaries must be numbers of epochs, not {epoch!r}")
         _check_range("config.optim.boundaries", epoch, _AT_LEAST_0)
+
+
+def check_losses(losses: Mapping[str, Mapping[str, Any]]) -> None:
+    """Checks each setting of losses by itself.
+
+    Args:
+      losses: name -> settings, as in `config.losses`.
+
+    Raises:
+      UserError: on the first value that is out of range.
+    """
+    for loss, settings in losses.items():
+        for key, value in settings.items():
+            allowed = _LOSS_RANGES.get(f"{loss}.{key}", _LOSS_RANGES.get(key))
+            _check_range(f"config.losses.{loss}.{key}", value, allowed)
+
+
+def flat_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns the value of each setting by its dotted name, such as "losses.kd.temperature"."""
+    return flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
+
+
+def disabled_by(key: str, settings: Mapping[str, Any]) -> str | None:
+    """Returns the setting whose value leaves another without an effect; None: it may have one.
+
+    Args:
+      key: dotted name of a setting.
+      settings: all settings, see `flat_settings`.
+    """
+    needs = _NEEDS.get(key, {})
+    return next((name for name, allows in needs.items() if not allows(settings[name])), None)
 
 
 def given_teacher(config: ml_collections.ConfigDict) -> str:
@@ -171,12 +258,6 @@ def _check_ensemble(teacher: ml_collections.ConfigDict) -> None:
         if not isinstance(weight, int | float):
             raise UserError(f"config.teacher.ensemble_weights must be numbers, not {weight!r}")
         _check_range("config.teacher.ensemble_weights", weight, _POSITIVE)
-
-
-def _range_of(key: str) -> _Range | None:
-    if key.startswith("losses."):
-        return _LOSS_RANGES.get(key.rpartition(".")[2])
-    return _RANGES.get(key)
 
 
 def _check_range(key: str, value: Any, allowed: _Range | None) -> None:

@@ -4,6 +4,8 @@ import difflib
 import sys
 from collections.abc import Iterable, Iterator
 
+import jax
+
 
 class UserError(ValueError):
     """A mistake in the input or in the machine's state that the user can correct.
@@ -34,6 +36,12 @@ def warn(*messages: str) -> None:
     """Prints warnings on stderr, a line each: mistakes, perhaps, that stop nothing."""
     for message in messages:
         print(f"warning: {message}", file=sys.stderr)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error means that the memory of a device or of the machine is full."""
+    of_jax = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return of_jax or isinstance(error, MemoryError)
 
 
 def one_line(message: BaseException | str) -> str:

@@ -2,12 +2,12 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
-from amdjax.config import given_teacher
+from amdjax.config import check_losses, disabled_by, flat_settings, given_teacher
 from amdjax.errors import UserError, unknown_name
 from amdjax.losses import Objective, build_objective
 from amdjax.methods import canonical_name, method_losses, needs_early_teacher
@@ -78,8 +78,8 @@ def plan_runs(config: ml_collections.ConfigDict) -> list[RunSpec]:
     """Returns the runs of an experiment in their order: first the teachers that must be trained.
 
     Raises:
-      UserError: on an unknown method or setting of a loss, or a method that cannot learn from the
-        given teacher.
+      UserError: on an unknown method or setting of a loss, a value of one that is out of range, or
+        a method that cannot learn from the given teacher.
     """
     students = [
         _student(config, method, losses, seed, *swept)
@@ -150,31 +150,55 @@ def sees_unlabeled(config: ml_collections.ConfigDict, spec: RunSpec) -> bool:
 def ignored_settings(
     config: ml_collections.ConfigDict, specs: Sequence[RunSpec], names: Iterable[str]
 ) -> list[str]:
-    """Returns a sentence for each setting of a loss that every method with the loss overrides.
+    """Returns a sentence for each setting that has no effect on any run.
 
-    Losses that no method has do not count, and neither does a swept setting.
+    These are the settings of a loss that every method with the loss overrides, those that another
+    setting disables, see `disabled_by`, and those of a teacher that is not trained. Losses that no
+    method has do not count, and neither does a swept setting.
 
     Args:
       config: of the experiment.
       specs: its runs.
-      names: of settings, such as "losses.kd.temperature"; those of other kinds do not count.
+      names: of settings, such as "losses.kd.temperature".
     """
-    sentences = []
-    for name in names:
-        kind, _, rest = name.partition(".")
-        loss, _, hyper = rest.partition(".")
-        if kind != "losses" or not hyper:
-            continue
-        value = config.losses[loss][hyper]
-        used = {
-            spec.method: spec.losses[loss][hyper]
-            for spec in specs
-            if not spec.is_teacher and loss in spec.losses and spec.sweep_key != name
-        }
-        if used and value not in used.values():
-            reasons = (f"{method} sets it to {other!r}" for method, other in used.items())
-            sentences.append(f"config.{name}={value!r} has no effect: {', '.join(reasons)}")
-    return sentences
+    settings = flat_settings(config)
+    reasons = {
+        name: _unread(name, settings, specs) or _overridden(name, settings, specs) for name in names
+    }
+    return [
+        f"config.{name}={settings[name]!r} has no effect{reason}"
+        for name, reason in reasons.items()
+        if reason
+    ]
+
+
+def _unread(name: str, settings: Mapping[str, Any], specs: Sequence[RunSpec]) -> str:
+    """Returns why no run reads a setting, as the end of a sentence; "" if one does."""
+    if other := disabled_by(name, settings):
+        return f" with config.{other}={settings[other]!r}"
+    teachers = {spec.method for spec in specs if spec.is_teacher}
+    if name == "teacher.early_fraction" and EARLY_TEACHER not in teachers:
+        return ": it is a setting of eskd"
+    if name == "teacher.learning_rate" and not teachers:
+        return ": no teacher is trained"
+    return ""
+
+
+def _overridden(name: str, settings: Mapping[str, Any], specs: Sequence[RunSpec]) -> str:
+    """Returns which methods override a setting of a loss, as the end of a sentence; else ""."""
+    kind, _, rest = name.partition(".")
+    loss, _, hyper = rest.partition(".")
+    if kind != "losses" or not hyper:
+        return ""
+    used = {
+        spec.method: spec.losses[loss][hyper]
+        for spec in specs
+        if not spec.is_teacher and loss in spec.losses and spec.sweep_key != name
+    }
+    if settings[name] in used.values():
+        return ""
+    reasons = (f"{method} sets it to {other!r}" for method, other in used.items())
+    return f": {', '.join(reasons)}" if used else ""
 
 
 def _sweep(
@@ -220,7 +244,12 @@ def _student(
     sweep_key: str,
     sweep_value: Any,
 ) -> RunSpec:
-    objective = build_objective(losses)
+    label = label_of(method, sweep_key, sweep_value)
+    try:
+        objective = build_objective(losses)
+        check_losses(losses)
+    except UserError as error:
+        raise UserError(f"{label}: {error}") from error
     teacher = None
     if objective.needs_teacher:
         teacher = EARLY_TEACHER if needs_early_teacher(method) else TEACHER
@@ -232,7 +261,6 @@ def _student(
         )
     if config.data.unlabeled:
         _check_unlabeled(config, method, objective)
-    label = label_of(method, sweep_key, sweep_value)
     return RunSpec(
         name=label if seed == config.seed else f"{label}-seed{seed}",
         method=method,

@@ -1,14 +1,15 @@
 """Files that are written whole or not at all, and what a full or read-only disk says."""
 
+import contextlib
 import errno
 import itertools
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from amdjax.errors import UserError, chain, first_line
+from amdjax.errors import UserError, chain, first_line, one_line
 
 # What to do about the errors of a full or protected disk.
 _REMEDIES = {
@@ -74,10 +75,21 @@ def check_writable(folder: Path) -> None:
       UserError: if not.
     """
     probe = folder / ".probe"
-    try:
+    with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(bytes(4096))
         probe.unlink()
+
+
+@contextlib.contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Turns an error of the system into `not_writable`.
+
+    Raises:
+      UserError: if a file cannot be written.
+    """
+    try:
+        yield
     except OSError as error:
         raise not_writable(folder, error) from error
 
@@ -86,8 +98,9 @@ def not_writable(folder: Path, error: OSError) -> UserError:
     """Returns the error for a folder to which files cannot be written."""
     if folder.is_file():
         return UserError(f"{folder} is a file, not a folder; remove it or choose another folder")
-    remedies = filter(None, [remedy(error.strerror), "choose another folder"])
-    return UserError(f"cannot write to {folder}: {error.strerror}; {' or '.join(remedies)}")
+    reason = error.strerror or one_line(error)  # NumPy raises errors without the system's message
+    remedies = filter(None, [remedy(reason), "choose another folder"])
+    return UserError(f"cannot write to {folder}: {reason}; {' or '.join(remedies)}")
 
 
 def is_special(path: Path) -> bool:

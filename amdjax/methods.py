@@ -135,7 +135,7 @@ def register_method(
 
     Raises:
       UserError: if another file has taken the name, or a loss or one of its settings does not
-        exist.
+        exist, or a value is a text where the default is a number or the like.
     """
     if name in _RESERVED:
         raise UserError(f"{name!r} cannot be the name of a method: it is a folder of each workdir")

@@ -46,7 +46,7 @@ class TrainingLength(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunDescription(RunIdentity):
-    """What is written down of a run: who it is, its data, and its settings.
+    """The recorded description of a run: its identity, its data, and its settings.
 
     Attributes:
       teacher: name of the run that trains its teacher; None where no loss reads one.

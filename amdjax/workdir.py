@@ -1,5 +1,6 @@
 """The files of a workdir: its config, what its runs write down, and what they may resume."""
 
+import itertools
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,14 +10,14 @@ from typing import Any
 import flax.traverse_util
 import ml_collections
 
-from amdjax.checkpoint import has_checkpoint
-from amdjax.config import validate
+from amdjax.checkpoint import digest_of, has_checkpoint, newest_checkpoint, step_of
+from amdjax.config import flat_settings, validate
 from amdjax.configs import default
 from amdjax.data.fingerprint import Fingerprint, check_classes, check_images
 from amdjax.data.policies import AUGMENTATIONS, policy_names
 from amdjax.errors import UserError
 from amdjax.experiment import EARLY_TEACHER, RunSpec, optim_of, plan_runs
-from amdjax.files import write_atomically
+from amdjax.files import local_path, write_atomically
 from amdjax.imports import import_again, imported_files
 from amdjax.pretrained import teacher_name, teacher_sources
 from amdjax.run_description import RUN_FILE, RunDescription, read_run, with_tuples
@@ -47,15 +48,16 @@ _FREE_SETTINGS = (
     "data.device_gib",
     "teacher.cached",
 )
-# Settings of the whole experiment in whose place `RunSpec` has what holds for one run.
+# Settings of the whole experiment that `RunSpec` replaces with the values of one run.
 _PLANNED_SETTINGS = ("seed", "losses", "student", "teacher", "mix", "init_from")
 
 
 def check_resumable(config: ml_collections.ConfigDict, spec: RunSpec, folder: Path) -> None:
     """Makes sure that a run's folder holds nothing that was trained with a different config.
 
-    Compared are all settings but those of `_FREE_SETTINGS`: where data and logs lie, and how far
-    to train for now, may change. A setting that the folder does not have counts as its default.
+    Compared are all settings but those of `_FREE_SETTINGS`: where data and logs are stored, and how
+    far to train for now, may change, and so may the path of a given teacher that was moved. A
+    setting that the folder does not have counts as its default.
 
     Args:
       config: of the experiment.
@@ -71,7 +73,10 @@ def check_resumable(config: ml_collections.ConfigDict, spec: RunSpec, folder: Pa
     if run is None:
         return
     missing = "(none)"
-    requested = flatten_settings(_settings(config, spec))
+    settings = _settings(config, spec)
+    if "teacher" in settings:
+        settings["teacher"] = _with_saved_paths(settings["teacher"], run)
+    requested = flatten_settings(settings)
     # A setting that amdjax got after the run was started had its default's effect.
     defaults = default_settings(config.imports)
     added = {key: defaults.get(key, missing) for key in requested}
@@ -99,24 +104,24 @@ def check_given_teacher(folder: Path, checkpoints: Sequence[Mapping[str, Any]]) 
 
     Args:
       folder: of the run.
-      checkpoints: of the teacher that the config gives, see `GivenTeacher`.
+      checkpoints: of the teacher that the config gives, see `GivenTeacher`; `check_resumable` has
+        accepted their paths.
 
     Raises:
-      UserError: naming a teacher that was trained on since the run was started.
+      UserError: naming a teacher that was trained on, or replaced, since the run was started.
     """
     run = _read_started(folder)
-    if run is None:
+    if run is None or not run.given_teacher:  # descriptions of earlier versions have none
         return
-    # Descriptions of earlier versions have no checkpoints of the teacher.
-    saved_checkpoints = {one["source"]: one for one in run.given_teacher}
-    for current in checkpoints:
-        saved = saved_checkpoints.get(current["source"], current)
-        if saved != current:
-            raise UserError(
-                f"{folder} learned from the checkpoint of step {saved['step']} in "
-                f"{saved['source']}, which now has another one, of step {current['step']}: put the "
-                "former one back, or choose another --workdir, or remove that folder"
-            )
+    for saved, current in itertools.zip_longest(run.given_teacher, checkpoints):
+        if saved is None or (current is not None and _version(saved) == _version(current)):
+            continue
+        now = f"another one, of step {current['step']}" if current else "none with checksums"
+        raise UserError(
+            f"{folder} learned from the checkpoint of step {saved['step']} in {saved['source']}, "
+            f"which now has {now}: put the former one back, or choose another --workdir, or remove "
+            "that folder"
+        )
 
 
 def check_data(config: ml_collections.ConfigDict, folder: Path, current: Fingerprint) -> str | None:
@@ -146,7 +151,9 @@ def describe_run(
     data: Fingerprint,
     given_teacher: Sequence[Mapping[str, Any]] = (),
 ) -> RunDescription:
-    """Returns who a run is, its data, and the settings that `check_resumable` compares.
+    """Returns the description of a run: its identity, its data, and its settings.
+
+    The settings are those that `check_resumable` compares.
 
     Args:
       config: of the experiment.
@@ -231,8 +238,39 @@ def _read_started(folder: Path) -> RunDescription | None:
     return read_run(folder) if has_checkpoint(folder) else None
 
 
+def _with_saved_paths(teacher: dict[str, Any], run: RunDescription) -> dict[str, Any]:
+    """Returns the settings of a teacher, with the former paths of checkpoints that were moved.
+
+    Args:
+      teacher: `teacher_settings` of the config.
+      run: that learned from the checkpoints.
+    """
+    checkpoints = {one["source"]: one for one in run.given_teacher}
+
+    def with_saved_path(one: dict[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+        learned = checkpoints.get(saved.get("checkpoint", ""))
+        if learned is None or not one.get("checkpoint"):
+            return one
+        current = newest_checkpoint(local_path(one["checkpoint"], "config.teacher"))
+        same = (step_of(current), digest_of(current)) == _version(learned)
+        return {**one, "checkpoint": saved["checkpoint"]} if same else one
+
+    saved = run.settings.get("teacher", {})
+    if "ensemble" not in teacher:
+        return with_saved_path(teacher, saved)
+    members = saved.get("ensemble", ())
+    if len(members) != len(teacher["ensemble"]):
+        return teacher
+    return {"ensemble": [*map(with_saved_path, teacher["ensemble"], members)]}
+
+
+def _version(checkpoint: Mapping[str, Any]) -> tuple[int, str]:
+    """Returns what tells a checkpoint of a teacher from others, wherever it is stored."""
+    return checkpoint["step"], checkpoint["digest"]
+
+
 def _settings(config: ml_collections.ConfigDict, spec: RunSpec) -> dict[str, Any]:
-    settings = flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
+    settings = flat_settings(config)
     # The settings of augmentations that are not used come and go with `config.imports`.
     policies = (config.augment.policy, config.augment.strong_policy)
     used = {name for policy in policies for name in policy_names(policy)}

@@ -138,12 +138,14 @@ class WorkdirLock:
             raise UserError(self._lost)
 
     def _acquire(self) -> None:
-        seen = None
+        seen, since = None, 0.0
         while not self._create():
             try:
                 owner, renewed = _read(self._path)
             except FileNotFoundError:  # released a moment ago
                 continue
+            if seen is None:
+                since = time.monotonic()
             running = None if owner is None else owner.is_running()
             name = "another command" if owner is None else str(owner)
             if running or seen not in (None, renewed):
@@ -151,7 +153,8 @@ class WorkdirLock:
                     f"{self._workdir} is in use by {name}: wait until it ends, stop it, or choose "
                     "another --workdir"
                 )
-            silent = _file_system_time(self._workdir) - renewed
+            # The second is longer after a clock was set back: the time stamp is in the future.
+            silent = max(_file_system_time(self._workdir) - renewed, time.monotonic() - since)
             if running is False or silent > _STALE_SECONDS:
                 reason = (
                     f"has not renewed it for {silent:.0f} s" if running is None else "has ended"
@@ -246,7 +249,7 @@ class WorkdirLock:
                 return self._note_loss(missing=True)
             self._lost = f"{self._path} was removed while this command was using {self._workdir}"
         except OSError:
-            pass  # the disk does not answer now; it may next time
+            pass  # the disk does not respond now; it may next time
         else:
             if owner is not None and owner != self._owner:
                 self._lost = (

@@ -2,7 +2,8 @@
 # Runs the main job as N processes on this machine; with GPUs each process gets one GPU, of those in
 # $CUDA_VISIBLE_DEVICES or else of all.
 #   bash launch/multiprocess.sh N [flags of amdjax.main]
-# Paths are relative to the repository's folder. JAX is installed for CPU; for NVIDIA GPUs, once:
+# It needs bash 5.1 or newer. Paths are relative to the repository's folder. JAX is installed for
+# CPU; for NVIDIA GPUs, once:
 #   bash launch/install.sh requirements.txt && .venv/bin/pip install "jax[cuda13]"
 # SIGTERM and Ctrl-C make all of them save and stop (exit code 75); when one dies, the others are
 # stopped, too. Repeat the command to resume from the last checkpoint.
@@ -13,6 +14,9 @@ fail() {
   echo "error: $1" >&2
   exit 2
 }
+
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)) || # for wait -p
+  fail "bash $BASH_VERSION is too old: multiprocess.sh needs bash 5.1 (macOS: brew install bash)"
 
 count=${1:-}
 [[ $count =~ ^[1-9][0-9]*$ ]] ||

@@ -6,7 +6,12 @@
 #   bash launch/tpu_pod.sh status NAME ZONE
 #       ACTIVE when it can be used
 #   bash launch/tpu_pod.sh run NAME ZONE [flags of amdjax.main]
-#       copies the last commit to every host, installs, trains
+#       copies the last commit to every host, installs, trains, and shows the log until the end;
+#       Ctrl-C and a lost connection end the display, not the training
+#   bash launch/tpu_pod.sh attach NAME ZONE
+#       shows the log of that training (amdjax/train.log on each host) until the end
+#   bash launch/tpu_pod.sh stop NAME ZONE
+#       makes the training save and stop
 #   bash launch/tpu_pod.sh delete NAME ZONE
 #       ends the slice and its costs
 # The project is the one in gcloud's configuration (gcloud config set project PROJECT). For many
@@ -39,6 +44,16 @@ delete() {
   gcloud compute tpus queued-resources delete "$name" --zone="$zone" --force --quiet
 }
 
+attach() {
+  # shellcheck disable=SC2016
+  on_all_hosts 'cd amdjax; tail --pid="$(cat train.pid)" -n +1 -f train.log'
+}
+
+stop() {
+  # shellcheck disable=SC2016
+  on_all_hosts 'kill -TERM "$(cat amdjax/train.pid)"'
+}
+
 on_all_hosts() {
   gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="$1"
 }
@@ -52,6 +67,9 @@ run() {
   folder=$(mktemp -d)
   trap 'rm -r "$folder"' EXIT
   git archive --format=tar.gz --output="$folder/amdjax.tar.gz" HEAD
+  # shellcheck disable=SC2016
+  on_all_hosts 'kill -0 "$(cat amdjax/train.pid 2>/dev/null)" 2>/dev/null || exit 0
+    echo "error: a training is running on this slice: attach shows it, stop ends it" >&2; exit 2'
   gcloud compute tpus tpu-vm scp "$folder/amdjax.tar.gz" "$name:" --zone="$zone" --worker=all
   # The Python of the hosts is 3.10.
   # shellcheck disable=SC2016
@@ -65,12 +83,18 @@ run() {
   train=$(printf '%q ' .venv/bin/python -m amdjax.main "$@") # quoted for the hosts' shell
   on_all_hosts "cd amdjax
     export JAX_COORDINATOR_ADDRESS=${addresses[0]}:8476 JAX_NUM_PROCESSES=${#addresses[@]}
+    export PYTHONUNBUFFERED=1
     export JAX_PROCESS_ID=\$(curl --silent --fail --header 'Metadata-Flavor: Google' $number)
-    exec $train"
+    : >train.log
+    nohup $train >>train.log 2>&1 </dev/null &
+    echo \$! >train.pid
+    tail --pid=\$! -n +1 -f train.log
+    wait \$!"
 }
 
 action=${1:-} name=${2:-} zone=${3:-}
-[[ $action =~ ^(create|status|run|delete)$ ]] || usage "one of create, status, run, delete is missing"
+[[ $action =~ ^(create|status|run|attach|stop|delete)$ ]] ||
+  usage "one of create, status, run, attach, stop, delete is missing"
 [[ -n $name && -n $zone ]] || usage "$action needs NAME and ZONE"
 command -v gcloud >/dev/null || {
   echo "error: gcloud is not installed: https://cloud.google.com/sdk/docs/install" >&2

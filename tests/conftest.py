@@ -5,6 +5,7 @@ Most of the tests' time is compilation, so LLVM optimises as little as leaves th
 
 import collections
 import os
+import resource
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,6 +63,14 @@ def trained(images: Path) -> Path:
     workdir = images.parent / "trained"
     train(images, workdir)
     return workdir
+
+
+@pytest.fixture
+def limit_file_size() -> Iterator[Callable[[int], None]]:
+    """Limits the bytes of a file until the test ends: writing more fails as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture

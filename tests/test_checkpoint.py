@@ -100,6 +100,23 @@ def test_flipped_bit_is_found_and_the_checkpoint_before_is_used(tmp_path, capsys
     assert read_network(tmp_path)[0] == 8
 
 
+@pytest.mark.parametrize("kept", [[], ["metrics"], ["_CHECKPOINT_METADATA"]])
+def test_checkpoint_without_a_state_is_removed(tmp_path, kept, capsys):
+    _save(tmp_path, {4: 0.5, 8: 0.9})
+    for path in (tmp_path / "checkpoints" / "8").iterdir():
+        if path.name not in kept:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == 4
+    assert "8 was damaged or incomplete (default is missing)" in capsys.readouterr().err
+
+
+def test_read_network_logs_no_warning(tmp_path, caplog):
+    _save(tmp_path, {4: 0.5})
+    read_network(tmp_path)
+    assert caplog.messages == []
+
+
 def test_all_checkpoints_damaged_names_what_to_remove(tmp_path):
     _save(tmp_path, {4: 0.5, 8: 0.9})
     for step in (4, 8):

@@ -58,6 +58,16 @@ def test_names_that_are_not_utf8_are_printed():
     assert (code, out, err) == (0, b"\\udcff.png\n", b"")
 
 
+def test_full_memory_is_reported_in_one_line():
+    error = "RESOURCE_EXHAUSTED: Out of memory allocating 42 bytes.\\nThe largest are ..."
+    code, _, err = _run(f"import jax; raise jax.errors.JaxRuntimeError('{error}')")
+    assert code == 2
+    assert err.startswith(b"error: the memory is full (RESOURCE_EXHAUSTED: Out of memory alloc")
+    assert b"42 bytes.); end other programs" in err
+    assert b"config.accumulate" in err
+    assert len(err.splitlines()) == 1
+
+
 @pytest.mark.parametrize("kind", ["ValueError", "OSError"])
 def test_faults_show_a_traceback(kind):
     code, _, err = _run(f"raise {kind}('an unexpected fault')")

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from amdjax.config import validate
+from amdjax.config import check_losses, validate
 from amdjax.configs import default
 from amdjax.errors import UserError
 
@@ -24,6 +24,23 @@ from amdjax.errors import UserError
         ("losses.am.ramp_up_epochs", -1.0),
         ("losses.kd.end_fraction", 2.0),
         ("losses.ce.label_smoothing", 1.0),
+        ("losses.a_softmax.least", -1.0),
+        ("losses.afd.dimension", 0),
+        ("losses.cc.dimension", 0),
+        ("losses.crd.dimension", 0),
+        ("losses.crd.negatives", 0),
+        ("losses.ctkd.start", 0.0),
+        ("losses.dist.eps", -1.0),
+        ("losses.ft_factor.rate", 0.0),
+        ("losses.reviewkd.max_width", 0),
+        ("losses.simkd.factor", 0),
+        ("losses.spherical_softmax.eps", 0.0),
+        ("losses.ttm.gamma", 0.0),
+        ("losses.wkd_f.eps", -1.0),
+        ("losses.wkd_f.grid", 0),
+        ("losses.wkd_f.width", 0),
+        ("losses.wkd_l.iterations", 0),
+        ("losses.wttm.gamma", 0.0),
         ("optim.learning_rate", math.inf),
         ("optim.clip_norm", -1.0),
         ("optim.warmup_epochs", -0.5),
@@ -42,6 +59,15 @@ def test_validate_names_a_setting_that_is_out_of_range(key, value):
         validate(config)
     assert key in str(caught.value)
     assert str(value) in str(caught.value)
+
+
+def test_check_losses_has_the_ranges_of_a_size_for_the_loss_that_has_it():
+    check_losses({"mine": {"dimension": 0, "temperature": (0.0, 1.0)}, "cc": {"dimension": 1}})
+    message = r"config\.losses\.cc\.dimension must be a whole number of at least 1, not 64\.5"
+    with pytest.raises(UserError, match=message):
+        check_losses({"cc": {"dimension": 64.5}})
+    with pytest.raises(UserError, match=r"losses\.mine\.temperature must be above 0, not 0"):
+        check_losses({"mine": {"temperature": 0}})
 
 
 @pytest.mark.parametrize("value", [(1, "a"), ("a",), (-1,), (math.nan,)])

@@ -8,13 +8,13 @@ import jax
 import pytest
 
 from amdjax import distributed
-from amdjax.config import validate
+from amdjax.config import disabled_by, flat_settings, validate
 from amdjax.configs import cifar100, default
 from amdjax.data.registry import DATASETS
 from amdjax.errors import UserError
 from amdjax.experiment import ignored_settings, optim_of, plan_runs
 from amdjax.losses import LOSSES
-from amdjax.methods import METHODS
+from amdjax.methods import METHODS, Method
 from amdjax.models import create_model
 from amdjax.training.preflight import check_settings, check_shapes
 from amdjax.training.run import run
@@ -97,6 +97,20 @@ def test_plan_runs_refuses_choices_without_an_effect(method, choices, message):
         plan_runs(config)
 
 
+def test_plan_runs_names_a_swept_value_and_a_method_out_of_range(monkeypatch):
+    config = default.get_config()
+    config.methods, config.sweep.key = ("kd",), "losses.kd.temperature"
+    config.sweep.choices = (4.0, 0.0)
+    message = r"kd-temperature=0\.0: config\.losses\.kd\.temperature must be above 0, not 0\.0"
+    with pytest.raises(UserError, match=message):
+        plan_runs(config)
+    monkeypatch.setitem(METHODS, "mine", Method({"ce": {}, "at": {"weight": -5.0}}, "a method"))
+    config.methods, config.sweep.key = ("mine",), ""
+    message = r"mine: config\.losses\.at\.weight must be at least 0, not -5\.0"
+    with pytest.raises(UserError, match=message):
+        plan_runs(config)
+
+
 @pytest.mark.parametrize(
     ("methods", "settings", "sentences"),
     [
@@ -131,6 +145,51 @@ def test_ignored_settings_leaves_out_a_swept_one():
     config.methods, config.losses.kd.temperature = ("kd",), 8.0
     config.sweep.key, config.sweep.choices = "losses.kd.temperature", (1.0, 2.0)
     assert ignored_settings(config, plan_runs(config), ["losses.kd.temperature"]) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentences"),
+    [
+        ({"mix.alpha": 1.0}, ["config.mix.alpha=1.0 has no effect with config.mix.name='none'"]),
+        ({"methods": ("kd",), "mix.name": "mixup", "mix.alpha": 1.0}, []),
+        (
+            {"optim.beta1_end": 0.6, "optim.end_learning_rate": 0.1},
+            [
+                "config.optim.beta1_end=0.6 has no effect with config.optim.name='sgd'",
+                "config.optim.end_learning_rate=0.1 has no effect with config.optim.schedule="
+                "'step'",
+            ],
+        ),
+        (
+            {"optim.name": "adam", "optim.beta1_end": 0.6, "optim.beta2": 0.9},
+            ["config.optim.beta1_end=0.6 has no effect with config.optim.ramp_down_epochs=0.0"],
+        ),
+        ({"optim.name": "mine", "optim.momentum": 0.5, "optim.beta2": 0.9}, []),  # may read both
+        (
+            {"teacher.early_fraction": 0.5},
+            ["config.teacher.early_fraction=0.5 has no effect: it is a setting of eskd"],
+        ),
+        ({"methods": ("eskd",), "teacher.early_fraction": 0.5}, []),
+        ({"teacher.learning_rate": 0.2}, []),
+        (
+            {"methods": ("scratch",), "teacher.learning_rate": 0.2},
+            ["config.teacher.learning_rate=0.2 has no effect: no teacher is trained"],
+        ),
+    ],
+)
+def test_ignored_settings_are_those_that_no_run_reads(settings, sentences):
+    config = default.get_config()
+    config.update_from_flattened_dict(settings)
+    assert ignored_settings(config, plan_runs(config), settings) == sentences
+
+
+def test_disabled_by_leaves_other_settings_alone():
+    settings = flat_settings(default.get_config())
+    assert {key for key in settings if disabled_by(key, settings)} == {
+        *("data.validation_seed", "augment.pad_mode", "optim.end_learning_rate"),
+        *("mix.alpha", "mix.probability", "mix.layer", "mix.moex_lam", "mix.teacher_sees_mixed"),
+        *("optim.beta1", "optim.beta1_end", "optim.beta2"),
+    }
 
 
 def test_plan_runs_has_the_names_of_networks_in_the_registry():

@@ -145,6 +145,16 @@ def test_user_error_in_one_process_ends_the_others(images, tmp_path, start_proce
 
 
 @pytest.mark.slow
+def test_processes_with_other_settings_are_refused(images, tmp_path, start_process):
+    words = command(images, tmp_path, methods="scratch")
+    for process in _start_two(start_process, words, [*words, "--config.losses.ce.weight=0.5"]):
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 2
+        assert "error: process 1 has other settings, or another version of amdjax, than" in err
+        assert "Traceback" not in err
+
+
+@pytest.mark.slow
 def test_processes_that_read_other_images_are_refused(images, tmp_path, start_process):
     other = tmp_path / "other"
     shutil.copytree(images, other)

@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from amdjax.config import validate
 from amdjax.configs import default
+from amdjax.data.image_io import center_box, decode_image
 from amdjax.losses import LOSSES
 from amdjax.methods import METHODS
 from amdjax.recipes import RECIPES
@@ -60,6 +63,25 @@ def test_python_blocks_of_a_page_run(page, tmp_path, monkeypatch):
         exec(compile(block, str(page), "exec"), names)
     if "get_config" in names:
         validate(names["get_config"]())
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L", "CMYK"])
+def test_resizing_recipe_gives_the_pixels_of_training(mode, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (75, 100, 4), np.uint8)
+    image = Image.fromarray(pixels, "CMYK" if mode == "CMYK" else "RGBA").convert(mode)
+    options = {"transparency": image.getpixel((40, 40))} if mode == "P" else {}
+    image.save("photo.jpg", "TIFF" if mode == "CMYK" else "PNG", **options)
+    section = (DOCS / "export.md").read_text().split("## Resizing images")[1]
+    square, tight = re.findall(r"^```py\n(.*?)^```", section, re.DOTALL | re.MULTILINE)[:2]
+    for code, size, box in (
+        (square, 64, None),
+        (square.rpartition("image = ImageOps.fit")[0] + tight, 224, center_box),
+    ):
+        names = {}
+        exec(code, names)
+        expected = decode_image(Path("photo.jpg").read_bytes(), size, "photo.jpg", box)
+        np.testing.assert_array_equal(names["image"], expected)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -1,6 +1,7 @@
+import jax
 import pytest
 
-from amdjax.errors import chain, first_line, one_line
+from amdjax.errors import chain, first_line, is_out_of_memory, one_line
 
 
 @pytest.mark.parametrize(
@@ -15,6 +16,19 @@ from amdjax.errors import chain, first_line, one_line
 )
 def test_messages_become_one_line(message, line, first):
     assert (one_line(message), first_line(message)) == (line, first)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_full"),
+    [
+        (MemoryError("Unable to allocate 3.00 GiB"), True),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), True),
+        (jax.errors.JaxRuntimeError("INTERNAL: a fault"), False),
+        (ValueError("RESOURCE_EXHAUSTED: too many requests"), False),
+    ],
+)
+def test_is_out_of_memory_knows_the_errors_of_jax_and_python(error, is_full):
+    assert is_out_of_memory(error) is is_full
 
 
 def test_chain_prefers_the_cause_to_the_context():

@@ -71,10 +71,12 @@ def test_check_writable_names_a_file_in_place_of_a_folder(tmp_path):
         (errno.EACCES, "Permission denied; change its permissions or choose another folder"),
         (errno.EROFS, "Read-only file system; mount it for writing or choose another folder"),
         (errno.ENOTDIR, "Not a directory; choose another folder"),
+        (None, "9 requested and 0 written; choose another folder"),
     ],
 )
 def test_not_writable_says_what_helps(tmp_path, code, advice):
-    error = not_writable(tmp_path, OSError(code, os.strerror(code)))
+    raised = OSError(code, os.strerror(code)) if code else OSError("9 requested and 0 written")
+    error = not_writable(tmp_path, raised)
     assert str(error) == f"cannot write to {tmp_path}: {advice}"
 
 

@@ -15,8 +15,9 @@ from ml_collections import config_flags
 import amdjax
 from amdjax.cli import parse_flags
 from amdjax.configs import default
-from amdjax.data import describe_dataset, load_dataset
+from amdjax.data import Fingerprint, describe_dataset, load_dataset
 from amdjax.data.policies import AUGMENTATIONS
+from amdjax.data.splits import known_labels
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
 from amdjax.imports import import_modules, unrecorded
@@ -142,6 +143,7 @@ def test_register_loss_takes_a_linen_module():
     [
         ("mine", {"kdd": {}}, "the method 'mine': unknown loss 'kdd'; did you mean"),
         ("mine", {"kd": {"temprature": 2.0}}, "hyper-parameter of the loss kd 'temprature'"),
+        ("mine", {"kd": {"weight": "0.9"}}, "the method 'mine': .*weight .* a number, not '0.9'"),
         ("teacher", {"ce": {}}, "'teacher' cannot be the name of a method"),
         ("kd", {"ce": {}}, "the method 'kd' is already registered by amdjax"),
     ],
@@ -393,11 +395,27 @@ def test_dataset_of_arrays_is_not_resized():
     data.image_size = 8
     describe_dataset(data)
     data.image_size = 16
-    with pytest.raises(UserError, match=r"not resized: set config\.data\.image_size to 0"):
+    with pytest.raises(UserError, match=r"8x8, which are not resized to 16x16: set .* to 8$"):
+        describe_dataset(data)
+    data.update(image_size=8, random_resized_crop=True)
+    with pytest.raises(UserError, match=r"not cropped: set .*random_resized_crop to False"):
         describe_dataset(data)
 
 
-@pytest.mark.parametrize("names", ["ab", ("a",), ("a", "a")])
+def test_dataset_of_arrays_has_class_names_in_one_normal_form():
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    names = (decomposed, "tea", "water")
+    amdjax.register_dataset("mine", "a data set", class_names=names)(lambda split: (BLACK, LABELS))
+    data = default.get_config().data
+    data.name = "mine"
+    fingerprint = load_dataset(data).fingerprint
+    assert fingerprint.class_names == (composed, "tea", "water")
+    assert Fingerprint.from_dict(fingerprint.to_dict()) == fingerprint  # so a run is resumed
+    for name in (composed, decomposed):
+        assert known_labels(fingerprint.class_names, (name,)).tolist() == [-1, 0, 1]
+
+
+@pytest.mark.parametrize("names", ["ab", ("a",), ("a", "a"), ("caf\u00e9", "cafe\u0301")])
 def test_register_dataset_refuses_wrong_class_names(names):
     with pytest.raises(UserError, match="at least two class_names"):
         amdjax.register_dataset("mine", "a data set", class_names=names)

@@ -1,6 +1,9 @@
 """The files of a workdir: its config, its runs and its trained networks are read back."""
 
 import json
+import re
+import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +11,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from amdjax.checkpoint import digest_of, newest_checkpoint, step_of
+from amdjax.comparison import compare_conditions, conditions_of
 from amdjax.configs import figure9
 from amdjax.data import Fingerprint, load_dataset
 from amdjax.errors import UserError
@@ -394,6 +399,118 @@ def test_check_given_teacher_refuses_one_that_was_trained_on(tmp_path):
     del run["given_teacher"]  # as in earlier versions
     (tmp_path / "run.json").write_text(json.dumps(run))
     check_given_teacher(tmp_path, then)
+
+
+def _checkpoint(folder, content, step=4):
+    """Makes the checkpoint of a teacher, and returns the folder's path as a config has it."""
+    (folder / "checkpoints" / str(step)).mkdir(parents=True)
+    (folder / "checkpoints" / str(step) / "checksums.json").write_text(json.dumps(content))
+    return str(folder)
+
+
+def _learned(path):
+    """Returns the entry of a teacher's checkpoint in the description of a run."""
+    checkpoint = newest_checkpoint(Path(path))
+    return {"source": path, "step": step_of(checkpoint), "digest": digest_of(checkpoint)}
+
+
+def _of_teacher(*paths):
+    """Returns the config and the run of a student of one teacher, or of an ensemble."""
+    config = figure9.get_config()
+    config.methods = ("kd",)
+    if len(paths) > 1:
+        config.teacher.ensemble, config.teacher.ensemble_models = paths, ("resnet8",) * len(paths)
+    else:
+        (config.teacher.checkpoint,) = paths
+    return config, plan_runs(config)[-1]
+
+
+def _resume(folder, *paths):
+    """Checks that a student may be resumed with these teachers."""
+    check_resumable(*_of_teacher(*paths), folder)
+    check_given_teacher(folder, [_learned(path) for path in paths if _learned(path)["digest"]])
+
+
+def _start_student(folder, *paths):
+    """Makes the folder of a student that has learned from these teachers."""
+    given = [_learned(path) for path in paths if _learned(path)["digest"]]
+    (folder / "checkpoints" / "8").mkdir(parents=True)
+    write_run(describe_run(*_of_teacher(*paths), DATA, given), folder)
+
+
+def test_check_resumable_accepts_a_teacher_that_was_moved(tmp_path):
+    first = _checkpoint(tmp_path / "first", "a")
+    _start_student(tmp_path / "kd", first)
+    _resume(tmp_path / "kd", f"{first}/")
+    moved = shutil.move(first, tmp_path / "second")
+    _resume(tmp_path / "kd", str(moved))
+    _resume(tmp_path / "kd", f"{moved}/checkpoints/4")
+    config, spec = _of_teacher(str(moved))
+    config.optim.momentum = 0.8
+    with pytest.raises(UserError) as caught:
+        check_resumable(config, spec, tmp_path / "kd")
+    assert "optim.momentum: saved 0.9, requested 0.8" in str(caught.value)
+    assert "teacher" not in str(caught.value).partition("Choose another")[0]
+
+
+def test_moved_teacher_is_the_same_condition_of_a_resumed_run(tmp_path):
+    conditions = []
+    for name in ("first", "second"):
+        path = _checkpoint(tmp_path / name, "a")
+        run = describe_run(*_of_teacher(path), DATA, [_learned(path)])
+        conditions.append({"kd": {0: conditions_of(run.settings, run.data, run.given_teacher)}})
+    before, after = conditions
+    assert before["kd"][0]["teacher"]["digest"] == after["kd"][0]["teacher"]["digest"]
+    assert compare_conditions({**before, "at": after["kd"]}, "kd") == {}
+
+
+def test_check_resumable_refuses_another_teacher_at_another_path(tmp_path, monkeypatch):
+    first, other = (_checkpoint(tmp_path / name, name) for name in ("first", "other"))
+    later = _checkpoint(tmp_path / "later", "first", step=5)
+    (tmp_path / "weights.npz").write_bytes(b"")
+    _start_student(tmp_path / "kd", first)
+    monkeypatch.chdir(first)  # so that "" would be the teacher's folder
+    for path in (other, later, str(tmp_path / "weights.npz"), str(tmp_path / "missing"), ""):
+        message = re.escape(f"teacher.checkpoint: saved {first!r}, requested {path!r}")
+        with pytest.raises(UserError, match=message):
+            check_resumable(*_of_teacher(path), tmp_path / "kd")
+    with pytest.raises(UserError, match=r"teacher\.ensemble: saved \[\]"):
+        check_resumable(*_of_teacher(first, other), tmp_path / "kd")
+
+
+def test_check_resumable_compares_the_path_of_weights_without_a_digest(tmp_path):
+    for name in ("first.npz", "second.npz"):
+        (tmp_path / name).write_bytes(b"")
+    _start_student(tmp_path / "kd", str(tmp_path / "first.npz"))
+    _resume(tmp_path / "kd", str(tmp_path / "first.npz"))
+    with pytest.raises(UserError, match=r"teacher\.checkpoint: saved"):
+        _resume(tmp_path / "kd", str(tmp_path / "second.npz"))
+
+
+def test_check_resumable_compares_the_members_of_an_ensemble_in_their_order(tmp_path):
+    a, b = (_checkpoint(tmp_path / name, name) for name in "ab")
+    weights = str(tmp_path / "weights.npz")
+    _start_student(tmp_path / "kd", a, weights, b)
+    moved = str(shutil.move(a, tmp_path / "c"))
+    _resume(tmp_path / "kd", moved, weights, b)
+    for others in ((b, weights, moved), (moved, b, weights), (moved, weights, moved), (moved, b)):
+        with pytest.raises(UserError, match=r"teacher\.ensemble: saved"):
+            _resume(tmp_path / "kd", *others)
+
+
+def test_check_given_teacher_refuses_other_content_at_the_same_path(tmp_path):
+    a, b = (_checkpoint(tmp_path / name, name) for name in "ab")
+    _start_student(tmp_path / "one", a)
+    _start_student(tmp_path / "two", a, b)
+    (tmp_path / "a").rename(tmp_path / "c")
+    (tmp_path / "b").rename(tmp_path / "a")
+    (tmp_path / "c").rename(tmp_path / "b")
+    for folder, paths in (("one", (a,)), ("two", (a, b))):
+        with pytest.raises(UserError, match=f"of step 4 in {a}, which now has another one, of s"):
+            _resume(tmp_path / folder, *paths)
+    shutil.rmtree(a)
+    with pytest.raises(UserError, match=f"of step 4 in {a}, which now has none with checksums"):
+        _resume(tmp_path / "one", a)
 
 
 def test_check_resumable_explains_a_workdir_of_version_0_1(tmp_path):

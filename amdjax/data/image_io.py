@@ -1,11 +1,12 @@
 """Decoding of image files to RGB pixels, and encoding to PNG."""
 
+import contextlib
 import io
 import math
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from amdjax.errors import UserError, one_line
 
@@ -14,6 +15,17 @@ Box = Callable[[int, int], tuple[float, float, float, float]]
 
 # Pillow registers these formats, but can only identify or only write them.
 _NOT_DECODABLE = ("BUFR", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF")
+
+# EXIF orientation -> what makes the image upright.
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # Pillow tries its formats in the order in which they are loaded: the common ones first, or decoding
 # takes a third longer. The others are loaded so that their suffixes are registered.
@@ -60,7 +72,7 @@ def decode_image(data: bytes, size: int, name: str, box: Box | None = None) -> n
     """
     try:
         with Image.open(io.BytesIO(data)) as file:
-            image = _to_rgb(ImageOps.exif_transpose(file), file.format)
+            image = _to_rgb(_upright(file), file.format)
         if box is not None:
             image = image.resize((size, size), Image.Resampling.BICUBIC, box(*image.size))
         elif size:
@@ -114,12 +126,28 @@ def encode_png(image: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Returns an image with its EXIF orientation applied; as it is, if that cannot be read.
+
+    `ImageOps.exif_transpose` also writes all EXIF tags again, which fails on some intact photos.
+    """
+    image.load()
+    orientation = 1
+    with contextlib.suppress(Exception):  # Pillow raises many types on damaged tags
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    method = _TRANSPOSE.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
 def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
     # convert("RGB") would clip the modes I (integers) and F (floats) at 255.
     if image.mode.startswith("I"):
         # Pillow reads 16-bit PGM in the 32-bit mode I, scaled to 0..65535.
         is_16_bit = image.mode != "I" or file_format == "PPM"
-        image = Image.fromarray(_integers_to_uint8(np.asarray(image), is_16_bit))
+        values = np.asarray(image)
+        grey = _integers_to_uint8(values, is_16_bit)
+        grey[values == image.info.get("transparency", -1)] = 255  # of a PNG, one of the values
+        image = Image.fromarray(grey)
     elif image.mode == "F":
         image = Image.fromarray(_floats_to_uint8(np.asarray(image)))
     if image.has_transparency_data:

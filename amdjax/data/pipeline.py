@@ -7,7 +7,6 @@ the number of processes, and a run resumes at step k by reading batch k.
 
 import dataclasses
 import functools
-import os
 from collections.abc import Generator
 from typing import Any, Protocol
 
@@ -15,7 +14,7 @@ import grain
 import jax
 import numpy as np
 
-from amdjax.data.sources import ImageSource
+from amdjax.data.sources import ImageSource, num_cpus
 from amdjax.errors import UserError
 
 Batch = dict[str, Any]  # name ("image", "label", ...) -> array [B,...]
@@ -158,7 +157,7 @@ def prefetch(batches: Batches, start: int, stop: int) -> Generator[Batch, None, 
     Raises:
       UserError: in place of a batch that cannot be read, after the batches before it.
     """
-    threads = min(8, os.cpu_count() or 1)
+    threads = min(8, num_cpus())
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     steps = grain.MapDataset.range(start, stop).map(batches.__getitem__)
     iterator = iter(steps.to_iter_dataset(options))

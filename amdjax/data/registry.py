@@ -201,7 +201,8 @@ def register_dataset(
     Raises:
       UserError: if the name is taken, or there are fewer than two classes or two of one name.
     """
-    names = tuple(map(str, class_names))
+    # In normal form C, as a run keeps them.
+    names = tuple(unicodedata.normalize("NFC", str(class_name)) for class_name in class_names)
     if isinstance(class_names, str) or len(names) < 2 or len(set(names)) < len(names):
         raise UserError(
             f"the data set {name!r} needs at least two class_names, all different, not "
@@ -336,11 +337,16 @@ def _describe_arrays(entry: ArrayEntry, data: ml_collections.ConfigDict) -> Data
     train, test = (sources[split].arrays()[0].shape[1:] for split in ("train", "test"))
     if train != test:
         raise UserError(f"data set {data.name!r} has training images {train}, test images {test}")
-    side = data.image_size
-    if (side and train[:2] != (side, side)) or data.random_resized_crop:
+    (height, width, _), side = train, data.image_size
+    if side and (height, width) != (side, side):
         raise UserError(
-            f"data set {data.name!r} has arrays, which are not resized: set config.data.image_size "
-            "to 0 and config.data.random_resized_crop to False"
+            f"data set {data.name!r} has arrays of {height}x{width}, which are not resized to "
+            f"{side}x{side}: set config.data.image_size to {height if height == width else 0}"
+        )
+    if data.random_resized_crop:
+        raise UserError(
+            f"data set {data.name!r} has arrays, which are not cropped: set "
+            "config.data.random_resized_crop to False"
         )
     if data.validation:
         held_out = _hold_out_validation(*read_entries(sources["train"]), data)

@@ -11,7 +11,9 @@ from tqdm import tqdm
 from amdjax.data.image_io import center_box, decode_image, random_resized_box
 from amdjax.errors import UserError, one_line
 
-CHUNK = 256  # images that are decoded as one unit of work by a pool of threads
+# Images whose files a thread holds at one time: many large photos would take gigabytes of memory in
+# all threads, and fewer small images would take longer.
+CHUNK = 32
 
 
 class ImageSource(Protocol):
@@ -257,6 +259,13 @@ def read_entries(source: ImageSource) -> tuple[list[str], np.ndarray]:
     return names, labels
 
 
+def num_cpus() -> int:
+    """Returns the number of processors that this process may use; a batch system may limit it."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _for_all_rows(count: int, action: Callable[[np.ndarray], None], description: str) -> None:
     """Calls a function in several threads with the indices 0..count - 1, a chunk at a time."""
 
@@ -267,7 +276,7 @@ def _for_all_rows(count: int, action: Callable[[np.ndarray], None], description:
 
     # disable=None: no progress bar if stderr is not a terminal.
     bar = tqdm(total=count, desc=description, unit=" images", disable=None)
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(num_cpus())
     try:
         with bar:
             for done in pool.map(on_chunk, range(0, count, CHUNK)):

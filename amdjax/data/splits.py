@@ -1,6 +1,7 @@
 """Splits that are the same on every machine: by a fraction of each class, or by class."""
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -77,10 +78,10 @@ def known_labels(class_names: Sequence[str], unknown: Sequence[str]) -> np.ndarr
     Raises:
       UserError: if a class is missing or named twice, or fewer than two are left.
     """
-    names = list(map(str, unknown))
+    names = [unicodedata.normalize("NFC", str(name)) for name in unknown]  # as the class names
     for name in names:
         if name not in class_names:
             raise unknown_name("class in config.data.unknown_classes", name, class_names)
-    num_known(len(class_names), unknown)
+    num_known(len(class_names), names)
     known = np.array([name not in names for name in class_names])
     return np.where(known, np.cumsum(known) - 1, -1).astype(np.int32)

@@ -163,7 +163,7 @@ def _recipe(name: str, metadata: Metadata) -> str:
     )
     lines = [
         f"- Network: {metadata['model']}; method: {metadata['method']}; losses: {losses}",
-        f"- {settings['epochs']} epochs, batches of {settings['batch_size']}, "
+        f"- {_length(metadata)}, "
         f"{settings['optim']['name']} with a learning rate of {settings['optim']['learning_rate']}",
     ]
     if teacher := settings.get("teacher"):
@@ -171,6 +171,17 @@ def _recipe(name: str, metadata: Metadata) -> str:
         lines.append(f"- Teacher: {teacher.get('name') or members or 'a file of its outputs'}")
     lines.append(f"- All settings: `settings` in `{metadata_file(Path(name))}`")
     return "\n".join(lines)
+
+
+def _length(metadata: Metadata) -> str:
+    """Returns how long the network was trained; its checkpoint may precede the last epoch."""
+    step, epochs = metadata["step"], metadata["settings"]["epochs"]
+    batch_size = metadata["settings"]["batch_size"]
+    steps_per_epoch = metadata["data"]["num_images"]["train"] // batch_size
+    text = f"{step:,} steps in batches of {batch_size}"
+    if step == epochs * steps_per_epoch:
+        return f"{text} ({epochs} epochs)"
+    return f"{text} ({step / steps_per_epoch:.4g} of the {epochs} epochs of its schedule)"
 
 
 def _limits(metadata: Metadata) -> str:

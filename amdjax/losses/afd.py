@@ -32,9 +32,10 @@ class AttentionFeatureMatching(nn.Module):
 
     `sum_t mean_b sum_s alpha_ts mean_hw (v_s - v_t)^2` (Eqs. 2 to 5). v is `Summary.positions` at
     unit L2 norm, the student's first resized to the teacher's size. alpha is the softmax over the
-    student's layers of `(q_t . W_t k_s + p_t . p_s) / sqrt(dimension)`. The queries q and keys k
-    are the channel means of teacher and student after a linear layer and batch norm, and for k a
-    ReLU. Batch norm uses the statistics of the batch, so the loss needs the whole batch.
+    student's layers of `(q_t . BN(W_t k_s) + p_t . p_s) / sqrt(dimension)`. The queries q and keys
+    k are the channel means of teacher and student after a linear layer and batch norm, and for k a
+    ReLU. BN, the batch norm, uses the statistics of the batch (after W_t, of the samples and the
+    student's layers together), so the loss needs the whole batch.
 
     Attributes:
       dimension: length of queries and keys.

@@ -36,10 +36,7 @@ class AttentiveFeature(nn.Module):
         Raises:
           UserError: if the channels differ without an adapter, or the sizes do not match.
         """
-        student, teacher = functional.match_size(
-            functional.promote_to_float32(student_feature),
-            functional.promote_to_float32(jax.lax.stop_gradient(teacher_feature)),
-        )
+        student, teacher = functional.comparable_maps(student_feature, teacher_feature)
         channels = teacher.shape[-1]
         if self.adapter:
             student = nn.Conv(channels, (1, 1), name="adapter")(student)

@@ -137,10 +137,7 @@ def _logits(
     """Returns the maps G, a and b [B,H,W] of student and teacher."""
     student, teacher = (
         functional.attention_map(feature)
-        for feature in functional.match_size(
-            functional.promote_to_float32(student_feature),
-            functional.promote_to_float32(jax.lax.stop_gradient(teacher_feature)),
-        )
+        for feature in functional.comparable_maps(student_feature, teacher_feature)
     )
     if mask_threshold > 0.0:
         keep = teacher > mask_threshold * jnp.max(teacher, axis=(1, 2), keepdims=True)

@@ -11,7 +11,7 @@ def cc_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
     """Returns the product of student-teacher differences of neighbouring samples.
 
     `mean_i sum_d |s_i - t_i|_d |s_(i+1) - t_(i+1)|_d` over the B - 1 pairs of neighbours in the
-    whole batch.
+    whole batch; 0 for a batch of one sample.
 
     Args:
       student: embedding, float [B,D], the whole batch.
@@ -48,4 +48,5 @@ class CorrelationCongruence(nn.Module):
 
 def _congruence(student: jax.Array, teacher: jax.Array) -> jax.Array:
     difference = functional.abs_zero_grad(student - teacher)
-    return jnp.mean(jnp.sum(difference[:-1] * difference[1:], axis=1))
+    products = jnp.sum(difference[:-1] * difference[1:], axis=1)
+    return jnp.sum(products) / max(len(products), 1)

@@ -41,11 +41,8 @@ def dkd_loss(
         logits = functional.promote_to_float32(logits)
         logits = (standardize_logits(logits) if standardize else logits) / temperature
         log_p = jax.nn.log_softmax(logits)
-        target = jnp.sum(jnp.where(is_target, log_p, 0.0), axis=-1)
-        # Not log(1 - p), which is -inf where the softmax saturates.
-        rest = jax.nn.logsumexp(jnp.where(is_target, -jnp.inf, log_p), axis=-1)
-        others = jnp.where(is_target, 0.0, log_p - rest[:, None])
-        return jnp.stack([target, rest], axis=-1), others
+        binary = functional.log_binary(log_p, is_target)
+        return binary, jnp.where(is_target, 0.0, log_p - binary[:, 1:])
 
     student, student_others = parts(student_logits)
     teacher, teacher_others = parts(jax.lax.stop_gradient(teacher_logits))

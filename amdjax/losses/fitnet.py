@@ -22,10 +22,7 @@ def hint_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Arr
     Raises:
       UserError: if the larger map is not a whole multiple of the smaller.
     """
-    student, teacher = functional.match_size(
-        functional.promote_to_float32(student_feature),
-        functional.promote_to_float32(jax.lax.stop_gradient(teacher_feature)),
-    )
+    student, teacher = functional.comparable_maps(student_feature, teacher_feature)
     return jnp.mean(jnp.square(student - teacher), axis=(1, 2, 3))
 
 

@@ -23,11 +23,11 @@ def flow_matrix(feature: jax.Array, next_feature: jax.Array) -> jax.Array:
     Returns:
       float32 [B,D,C].
     """
-    f, g = (functional.promote_to_float32(x) for x in (feature, next_feature))
-    height, width = min(f.shape[1], g.shape[1]), min(f.shape[2], g.shape[2])
-    f, g = (functional.adaptive_average_pool(x, height, width) for x in (f, g))
+    f, g = functional.pool_to_smaller(
+        *(functional.promote_to_float32(x) for x in (feature, next_feature))
+    )
     flow = jnp.einsum("bhwd,bhwc->bdc", g, f, precision=jax.lax.Precision.HIGHEST)
-    return flow / (height * width)
+    return flow / (f.shape[1] * f.shape[2])
 
 
 def fsp_loss(

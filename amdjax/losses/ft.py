@@ -25,9 +25,6 @@ def ft_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array
     """
     student, teacher = (
         functional.l2_normalize(functional.attention_map(feature), axis=(1, 2))
-        for feature in functional.match_size(
-            functional.promote_to_float32(student_feature),
-            functional.promote_to_float32(jax.lax.stop_gradient(teacher_feature)),
-        )
+        for feature in functional.comparable_maps(student_feature, teacher_feature)
     )
     return jnp.mean(functional.abs_zero_grad(student - teacher), axis=(1, 2))

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from amdjax.errors import UserError
 from amdjax.losses import functional
 from amdjax.losses.connectors import BatchNorm
 from amdjax.losses.ft import ft_loss
@@ -37,11 +38,19 @@ class FactorTransfer(nn.Module):
         """Returns the loss of features [B,H,W,C] and [B,H',W',C'], float32 [B].
 
         The larger factor is average-pooled.
+
+        Raises:
+          UserError: if `rate` leaves no channel of the factors.
         """
         teacher = functional.promote_to_float32(jax.lax.stop_gradient(teacher_feature))
         student = functional.promote_to_float32(student_feature)
         channels = teacher.shape[-1]
         factor = int(self.rate * channels)
+        if factor < 1:
+            raise UserError(
+                f"config.losses.ft_factor.rate={self.rate} of the teacher's {channels} channels "
+                "leaves no channel of the factors; choose a larger one, such as 0.5"
+            )
         translator = ConvStack((student.shape[-1], factor, factor), True, name="translator")
         student_factor = translator(student)
         teacher_factor = ConvStack((channels, factor, factor), name="encoder")(teacher)
@@ -53,12 +62,7 @@ class FactorTransfer(nn.Module):
 
 def factor_distance(student_factor: jax.Array, teacher_factor: jax.Array) -> jax.Array:
     """Returns `ft_loss` of factors [B,H,W,C] of any sizes, the larger average-pooled."""
-    (sh, sw), (th, tw) = student_factor.shape[1:3], teacher_factor.shape[1:3]
-    size = min(sh, th), min(sw, tw)
-    return ft_loss(
-        functional.adaptive_average_pool(student_factor, *size),
-        functional.adaptive_average_pool(teacher_factor, *size),
-    )
+    return ft_loss(*functional.pool_to_smaller(student_factor, teacher_factor))
 
 
 class ConvStack(nn.Module):

@@ -1,4 +1,4 @@
-"""Operations on feature maps that the losses share.
+"""Operations on logits and feature maps that the losses share.
 
 Every function is finite, in value and in gradient, on maps that are all zero.
 """
@@ -64,6 +64,22 @@ def l2_normalize(x: jax.Array, axis: int | tuple[int, ...], eps: float = 1e-12) 
     return x / jnp.sqrt(square)
 
 
+def log_binary(log_p: jax.Array, is_class: jax.Array) -> jax.Array:
+    """Returns the log-probabilities of one class of each sample, and of all its other classes.
+
+    Args:
+      log_p: float [B,C], log-probabilities.
+      is_class: bool [B,C], true for one class of each sample.
+
+    Returns:
+      float [B,2].
+    """
+    of_class = jnp.sum(jnp.where(is_class, log_p, 0.0), axis=-1)
+    # Not log(1 - p), which is -inf where the softmax saturates.
+    of_others = jax.nn.logsumexp(jnp.where(is_class, -jnp.inf, log_p), axis=-1)
+    return jnp.stack([of_class, of_others], axis=-1)
+
+
 def attention_map(feature: jax.Array) -> jax.Array:
     """Returns the attention map of a feature: the sum of squares over channels.
 
@@ -79,6 +95,27 @@ def attention_map(feature: jax.Array) -> jax.Array:
     if cpu.enabled():
         return cpu.ops.sum_of_squares(x)
     return jnp.sum(jnp.square(x), axis=-1)
+
+
+def comparable_maps(
+    student_feature: jax.Array, teacher_feature: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns two features in float32 and of equal size, of which the teacher's has no gradient.
+
+    Args:
+      student_feature: float [B,H,W,C].
+      teacher_feature: float [B,H',W',C'].
+
+    Returns:
+      The two features after `match_size`; float64 stays.
+
+    Raises:
+      UserError: as `match_size`.
+    """
+    return match_size(
+        promote_to_float32(student_feature),
+        promote_to_float32(jax.lax.stop_gradient(teacher_feature)),
+    )
 
 
 def match_size(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -193,6 +230,23 @@ def adaptive_average_pool(x: jax.Array, height: int, width: int) -> jax.Array:
             ]
             x = jnp.concatenate(cells, axis=axis)
     return x
+
+
+def pool_to_smaller(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Averages maps of any two sizes to the smaller height and the smaller width.
+
+    Unlike `match_size`, it pools in overlapping cells where no size is a multiple of the other.
+
+    Args:
+      first: float [B,H,W,C].
+      second: float [B,H',W',C'].
+
+    Returns:
+      The two maps after `adaptive_average_pool`.
+    """
+    (h, w), (height, width) = first.shape[1:3], second.shape[1:3]
+    size = min(h, height), min(w, width)
+    return adaptive_average_pool(first, *size), adaptive_average_pool(second, *size)
 
 
 def _cell_bounds(length: int, cells: int) -> list[tuple[int, int]]:

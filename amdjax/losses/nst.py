@@ -25,10 +25,7 @@ def nst_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Arra
     """
     student, teacher = (
         functional.l2_normalize(feature.reshape(feature.shape[0], -1, feature.shape[-1]), axis=1)
-        for feature in functional.match_size(
-            functional.promote_to_float32(student_feature),
-            functional.promote_to_float32(jax.lax.stop_gradient(teacher_feature)),
-        )
+        for feature in functional.comparable_maps(student_feature, teacher_feature)
     )
 
     def kernel(x: jax.Array, y: jax.Array) -> jax.Array:

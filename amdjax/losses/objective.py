@@ -297,8 +297,8 @@ def build_objective(
       An `Objective`.
 
     Raises:
-      UserError: on an unknown loss or hyper-parameter, on two losses that define different
-        predictions, or if no loss has a weight other than zero.
+      UserError: on an unknown loss or hyper-parameter, one that is not of the kind of its default,
+        on two losses that define different predictions, or if no loss has a weight other than zero.
     """
     terms = [_term(name, settings) for name, settings in losses.items()]
     terms = [term for term in terms if term.weight != 0]
@@ -318,15 +318,31 @@ def _term(name: str, settings: Mapping[str, Any]) -> Term:
         raise unknown_name("loss", name, LOSSES)
     spec = LOSSES[name]
     hyper = spec.defaults()
-    for key in settings:
+    for key, value in settings.items():
         if key not in hyper:
             raise unknown_name(f"hyper-parameter of the loss {name}", key, hyper)
+        _check_kind(f"the hyper-parameter {key} of the loss {name}", value, hyper[key])
     hyper.update({key: _hashable(value) for key, value in settings.items()})
     schedule = {key: hyper.pop(key) for key in ("weight", *SCHEDULE)}
     if schedule["ramp"] not in RAMPS:
         raise unknown_name(f"ramp of the loss {name}", schedule["ramp"], RAMPS)
     selection = {key: hyper.pop(key) for key in spec.selection_defaults()}
     return Term(name, spec, **schedule, selection=FrozenDict(selection), hyper=FrozenDict(hyper))
+
+
+def _check_kind(name: str, value: Any, default: Any) -> None:
+    """Makes sure that a setting is a number, a text or a tuple, as its default is."""
+    if value is None or default is None:
+        return  # a function may take None for any of its arguments
+
+    def kind(value: Any) -> str:
+        if isinstance(value, str):
+            return "a text"
+        return "a tuple" if isinstance(value, list | tuple) else "a number"
+
+    if kind(value) != kind(default):
+        wanted = "True or False" if isinstance(default, bool) else kind(default)
+        raise UserError(f"{name} must be {wanted}, not {value!r}")
 
 
 def _variables_of(variables: LossVariables, loss: str, call: str) -> dict[str, Any]:

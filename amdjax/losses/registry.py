@@ -137,7 +137,8 @@ class LossSpec:
         `ramp_up_epochs`.
       features: default of the hyper-parameter `features`, the layers to compare.
       whole_batch: gather the arrays of all shards, for losses that compare samples. Variables of
-        the collection "state" are then equal on all devices; of other losses they are averaged.
+        the collection "state" are then equal on all devices. Those of a loss that is not
+        `whole_batch` are averaged over the devices and must be floating-point.
       pairs_halves: the function compares the first half of a batch with the second, so that the
         number of images in each part of a batch must be even.
       attention_only: the function depends on a feature only through its attention map
@@ -151,7 +152,7 @@ class LossSpec:
         step, with one call of the module.
 
     Raises:
-      UserError: if `inputs` is empty, contains an unknown name or is not a tuple.
+      UserError: if `inputs` is empty or contains an unknown name, or if it or `features` is a str.
     """
 
     function: Callable[..., jax.Array] | type[nn.Module]
@@ -169,9 +170,12 @@ class LossSpec:
     logits_fn: Callable[..., jax.Array] | None = None
 
     def __post_init__(self) -> None:
-        """Checks the names of the inputs."""
-        if isinstance(self.inputs, str):
-            raise UserError(f"the inputs of a loss are a tuple, ({self.inputs!r},)")
+        """Checks the names of the inputs; lists of names become tuples, which have a hash."""
+        for field in ("inputs", "features"):
+            names = getattr(self, field)
+            if isinstance(names, str):
+                raise UserError(f"the {field} of a loss are a tuple, ({names!r},)")
+            object.__setattr__(self, field, tuple(names))
         if not self.inputs:
             raise UserError(f"a loss needs at least one input; known: {', '.join(_INPUT_NAMES)}")
         for name in self.inputs:

@@ -84,7 +84,7 @@ class ReviewKD(nn.Module):
 
 
 class AttentionFusion(nn.Module):
-    """The fusion of one layer with the layers below it.
+    """The fusion of one layer with the deeper layers.
 
     Attributes:
       width: channels of the fusion.

@@ -45,9 +45,13 @@ def rld_loss(
     teacher = functional.promote_to_float32(jax.lax.stop_gradient(teacher_logits))
     if standardize:
         student, teacher = standardize_logits(student), standardize_logits(teacher)
+
+    def log_binary(logits: jax.Array, classes: jax.Array) -> jax.Array:
+        is_class = jax.nn.one_hot(classes, logits.shape[-1], dtype=bool)
+        return functional.log_binary(jax.nn.log_softmax(logits / target_temperature), is_class)
+
     target = optax.losses.kl_divergence_with_log_targets(
-        _log_binary(student / target_temperature, labels),
-        _log_binary(teacher / target_temperature, jnp.argmax(teacher, axis=-1)),
+        log_binary(student, labels), log_binary(teacher, jnp.argmax(teacher, axis=-1))
     )
     masked = teacher >= jnp.take_along_axis(teacher, labels[:, None], axis=-1)
 
@@ -56,13 +60,3 @@ def rld_loss(
 
     others = optax.losses.kl_divergence_with_log_targets(log_others(student), log_others(teacher))
     return target_weight * target_temperature**2 * target + other_weight * temperature**2 * others
-
-
-def _log_binary(logits: jax.Array, classes: jax.Array) -> jax.Array:
-    """Returns the log-probabilities [B,2] of each sample's class and of all others."""
-    log_p = jax.nn.log_softmax(logits)
-    is_class = jax.nn.one_hot(classes, logits.shape[-1], dtype=bool)
-    of_class = jnp.sum(jnp.where(is_class, log_p, 0.0), axis=-1)
-    # Not log(1 - p), which is -inf where the softmax saturates.
-    of_others = jax.nn.logsumexp(jnp.where(is_class, -jnp.inf, log_p), axis=-1)
-    return jnp.stack([of_class, of_others], axis=-1)

@@ -51,7 +51,8 @@ class SimKD(nn.Module):
           class_bias: float [K], of the teacher.
 
         Raises:
-          UserError: if there are several features, or the student's is larger than the teacher's.
+          UserError: if there are several features, the student's is larger than the teacher's, or
+            `factor` exceeds the teacher's channels.
         """
         if len(student) != 1:
             raise UserError(
@@ -114,7 +115,16 @@ class Projector(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, channels: int, train: bool) -> jax.Array:
-        """Maps a feature [B,H,W,C] to [B,H,W,channels]."""
+        """Maps a feature [B,H,W,C] to [B,H,W,channels].
+
+        Raises:
+          UserError: if there would be no inner channels.
+        """
+        if not 1 <= self.factor <= channels:
+            raise UserError(
+                f"config.losses.simkd.factor={self.factor} divides the {channels} channels of the "
+                f"teacher's feature; it must be between 1 and {channels}"
+            )
         inner = channels // self.factor
         for i, (width, size) in enumerate(((inner, 1), (inner, 3), (channels, 1))):
             x = nn.Conv(width, (size, size), padding="SAME", use_bias=False, name=f"conv_{i}")(x)

@@ -27,10 +27,7 @@ class VariationalInformation(nn.Module):
         Raises:
           UserError: if the larger map is not a whole multiple of the smaller.
         """
-        x, teacher = functional.match_size(
-            functional.promote_to_float32(student_feature),
-            functional.promote_to_float32(jax.lax.stop_gradient(teacher_feature)),
-        )
+        x, teacher = functional.comparable_maps(student_feature, teacher_feature)
         channels = teacher.shape[-1]
         for i in range(3):
             x = nn.Conv(channels, (1, 1), use_bias=False, name=f"regressor_{i}")(x)

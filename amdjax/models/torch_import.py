@@ -13,7 +13,7 @@ import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 
-from amdjax.errors import UserError
+from amdjax.errors import UserError, first_line
 from amdjax.models.registry import create_model
 from amdjax.models.variables import check_shapes, variable_shapes
 
@@ -55,8 +55,8 @@ def import_torch_state_dict(name: str, state_dict: Mapping[str, Any]) -> dict:
 
     Args:
       name: of the model, see `create_model`.
-      state_dict: key -> array (NumPy, or a CPU tensor) of any floating-point type, see
-        `select_network`.
+      state_dict: key -> array of any floating-point type, or PyTorch tensor that NumPy can read:
+        on the CPU, without a gradient and not in bfloat16. See `select_network`.
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32 NumPy arrays; the latter is {} without batch
@@ -141,8 +141,11 @@ def _describe(keys: Iterable[str]) -> str:
 def _to_float32(value: Any, subject: str) -> np.ndarray:
     try:
         return np.asarray(value, np.float32)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{subject} is not an array of numbers") from error
+    except (TypeError, ValueError, RuntimeError) as error:  # a tensor raises all three
+        hint = "; pass value.detach().cpu().float()" if hasattr(value, "detach") else ""
+        raise UserError(
+            f"{subject} is not an array of numbers that NumPy can read ({first_line(error)}){hint}"
+        ) from error
 
 
 def _renamed(weights: Mapping[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from amdjax import distributed
 from amdjax.analysis.calibration import fit_temperature, split_half
 from amdjax.analysis.gradcam import grad_cam
 from amdjax.checkpoint import has_checkpoint
+from amdjax.comparison import learned_from
 from amdjax.config import gives_network
 from amdjax.data import Dataset, EvalBatches, load_dataset
 from amdjax.data.fingerprint import Fingerprint, check_classes
@@ -30,7 +31,6 @@ from amdjax.files import write_atomically
 from amdjax.predictor import Predictor
 from amdjax.run_description import read_label
 from amdjax.trained import TrainedModel, restore, restore_imported_teacher, run_names
-from amdjax.training.conditions import learned_from
 from amdjax.workdir import read_config, run_data
 
 BATCH_SIZE = 32  # of every forward pass, so that one executable is compiled

@@ -17,6 +17,13 @@ from amdjax import distributed
 from amdjax.analysis.angles import map_angles, map_cosine
 from amdjax.analysis.gradcam import grad_cam
 from amdjax.checkpoint import FOLDER
+from amdjax.comparison import (
+    baseline_of,
+    compare_conditions,
+    conditions_of,
+    learned_from,
+    trained_teacher,
+)
 from amdjax.data import Dataset, EvalBatches, load_dataset
 from amdjax.data.unknown import open_unknown
 from amdjax.errors import UserError
@@ -26,14 +33,7 @@ from amdjax.predictor import Predictor, count_prediction_parameters, forward
 from amdjax.report.open_set import evaluate_open_set
 from amdjax.report.report_data import LEVELS, ModelResult, ReportData
 from amdjax.trained import TrainedModel, restore_all
-from amdjax.training.conditions import (
-    compare_conditions,
-    conditions_of,
-    learned_from,
-    trained_teacher,
-)
 from amdjax.training.metric_writer import METRICS_FILE, read_metrics
-from amdjax.training.results import baseline_of
 from amdjax.workdir import read_config
 
 LAYERS = tuple(LEVELS)  # of 32, 16 and 8 pixels for images of 32
@@ -62,9 +62,9 @@ def evaluate_workdir(
         the config.
 
     Returns:
-      The `ReportData`. Networks that cannot be read or have outputs that are not finite are
-      skipped, with a sentence in `notes`. Without any network all arrays and the class names are
-      empty.
+      The `ReportData`. Networks that cannot be read, have outputs that are not finite, or cannot be
+      averaged with the other seeds of their method are left out, with a sentence in `notes`.
+      Without any network all arrays and the class names are empty.
 
     Raises:
       UserError: if the workdir has no config, the data cannot be read, or a sample does not exist.
@@ -93,13 +93,10 @@ def evaluate_workdir(
     notes += skipped
     if not networks:
         return _empty_report(workdir, config, notes)
-    notes += _comparison_notes(networks, teachers, outputs)
     different = _different(networks, workdir, config.max_steps)
-    notes += [
-        f"{label}: seed {seed} is left out of the tests ({difference})"
-        for label, by_seed in different.items()
-        for seed, difference in by_seed.items()
-    ]
+    networks, left_out = _leave_out(networks, different)
+    notes += left_out
+    notes += _comparison_notes(networks, teachers, outputs)
     layers, missing = _common_layers(networks, outputs)
     notes += missing
     open_set: dict[str, dict[str, float]] = {}
@@ -230,13 +227,34 @@ def _different(
             "steps": network.step,
         }
     different = compare_conditions(conditions, baseline_of(conditions)) if conditions else {}
-    if len(conditions) < 2:
-        return {}  # nothing is compared
+    if len(conditions) < 2 and not any(conditions.values()):
+        return {}  # there is nothing that a run could be compared with
     return {
         label: different.get(label, {}) | unfinished.get(label, {})
         for label in conditions
         if label in different or label in unfinished
     }
+
+
+def _leave_out(
+    networks: Sequence[TrainedModel], different: dict[str, dict[int, str]]
+) -> tuple[list[TrainedModel], list[str]]:
+    """Returns the networks that are shown, and a sentence for each that is not compared.
+
+    A mean over seeds is one of comparable runs: those of `_different` are shown only if their
+    method has no others.
+    """
+
+    def is_compared(network: TrainedModel) -> bool:
+        return network.seed not in different.get(network.label, {})
+
+    compared = {network.label for network in networks if is_compared(network)}
+    shown = [one for one in networks if is_compared(one) or one.label not in compared]
+    return shown, [
+        f"{label}: seed {seed} is left out{'' if label in compared else ' of the tests'} ({reason})"
+        for label, by_seed in different.items()
+        for seed, reason in by_seed.items()
+    ]
 
 
 def _compared_teachers(networks: Sequence[TrainedModel], workdir: Path) -> dict[str, str]:

@@ -13,9 +13,9 @@ from scipy.stats import binomtest
 from amdjax import metrics
 from amdjax.analysis.angles import geodesic_distances
 from amdjax.analysis.calibration import fit_temperature, split_half
+from amdjax.comparison import Comparison, baseline_of, compare_accuracies
 from amdjax.report.class_scores import ClassScores, score_classes
 from amdjax.report.report_data import ModelResult, ReportData
-from amdjax.training.results import Comparison, baseline_of, compare_accuracies
 
 _SAMPLE_SEED = 0
 _SAMPLE_SIZE = 1000  # examples whose pairwise distances are measured: half a million pairs
@@ -128,8 +128,8 @@ class MethodSummary:
 def summarize(report: ReportData) -> list[MethodSummary]:
     """Returns the summary of each method and swept value, in the order of the report's networks.
 
-    The baseline of both tests is `kd`, or the first student if there is no `kd`. Students of
-    `report.not_compared` are left out of them.
+    The baseline of both tests is that of `baseline_of`. Students of `report.not_compared` are left
+    out of them.
 
     Args:
       report: with at least two test examples, or without networks.
@@ -299,7 +299,7 @@ def _mcnemar(
     students: dict[str, dict[int, ModelResult]], label: str, labels: np.ndarray
 ) -> McNemar | None:
     """Compares a student with the baseline at the first seed that both have."""
-    baseline = baseline_of(students) if students else label
+    baseline = baseline_of(students, label) if students else label
     if label not in students or label == baseline:
         return None
     for seed, network in students[label].items():

@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+from amdjax.comparison import baseline_of
 from amdjax.experiment import EARLY_TEACHER, TEACHER
 from amdjax.methods import METHODS
 from amdjax.report.figures.style import stat_text
@@ -69,9 +70,9 @@ def create_table(summaries: dict[str, MethodSummary], examples: int, unknown: st
       A row for each method. If there are several students, the best value of each column is
       marked, and so are all values equal to it.
     """
-    tests = (summary.t_test or summary.mcnemar for summary in summaries.values())
-    baseline = next((test.baseline for test in tests if test), None)
-    compared = () if baseline is None else (f"top-1 − {baseline}\n(points)", "p")
+    baselines = _baselines(summaries)
+    baseline = "baseline" if len(baselines) > 1 else next(iter(baselines), None)
+    compared = (f"top-1 − {baseline}\n(points)", "p") if baselines else ()
     headings = ("method", "model", "seeds", _COLUMNS["top1"].heading, *compared)
     columns = _COLUMNS | (_OPEN_SET_COLUMNS if unknown else {})
     headings += tuple(column.heading for name, column in columns.items() if name != "top1")
@@ -93,10 +94,16 @@ def create_table(summaries: dict[str, MethodSummary], examples: int, unknown: st
             Cell(_with_prefix(summary.flops)) if summary.flops else _EMPTY,
             Cell(_two_digits(summary.images_per_s)),
         )
-        comparison = () if baseline is None else _comparison(summary, examples)
+        comparison = _comparison(summary, examples) if baselines else ()
         seeds = Cell(str(len(summary.seeds)))
         rows.append((Cell(method), Cell(summary.model), seeds, first, *comparison, *others, *cost))
     return Table(headings, tuple(rows), _notes(summaries, examples, unknown, bool(best)))
+
+
+def _baselines(summaries: dict[str, MethodSummary]) -> set[str]:
+    """Returns the methods that others are compared with."""
+    tests = (summary.t_test or summary.mcnemar for summary in summaries.values())
+    return {test.baseline for test in tests if test}
 
 
 def _best(summaries: dict[str, MethodSummary], columns: dict[str, _Column]) -> dict[str, float]:
@@ -172,6 +179,12 @@ def _notes(
         notes.append("With several seeds: mean ± standard deviation (n − 1).")
     if has_best:
         notes.append("Bold: best student.")
+    if len(_baselines(summaries)) > 1:
+        default = baseline_of(name for name, one in summaries.items() if not one.is_teacher)
+        notes.append(
+            f"Baseline: kd with the swept value of the method; {default} for the other values of "
+            "kd, and where kd was not trained with that value."
+        )
     if any(summary.t_test for summary in summaries.values()):
         notes.append(
             "p (t): paired t-test over the seeds, for the difference due to training; undefined "

@@ -26,7 +26,7 @@ from amdjax import __version__
 from amdjax.data import Dataset, Fingerprint, InMemorySource
 from amdjax.data.unlabeled import NO_LABEL
 from amdjax.errors import UserError, one_line
-from amdjax.files import local_path
+from amdjax.files import local_path, writing_to
 from amdjax.losses import Objective
 from amdjax.models import Outputs
 
@@ -431,6 +431,9 @@ def write_outputs(
       batches: the arrays of each batch, from `compute.compute_outputs`.
       dataset: whose training images the rows belong to.
       data: `config.data`.
+
+    Raises:
+      UserError: if the disk is full, naming the folder.
     """
     partial = path.with_name(f"{path.name}.partial")
     _remove(partial)  # of a process that was killed
@@ -444,7 +447,10 @@ def write_outputs(
 
 def _remove(path: Path) -> None:
     """Removes a file or folder if there is one."""
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _write_arrays(
@@ -457,18 +463,18 @@ def _write_arrays(
     """Writes the arrays of `write_outputs` to a folder or to one file."""
     if in_folder:
         path.mkdir()
+    count = len(dataset.train)
     arrays: dict[str, Any] = {}
     first = 0
-    for batch in batches:
+    for batch in batches:  # outside of `writing_to`: a teacher may raise an OSError
         for name, rows in batch.items():
-            if name not in arrays:
-                shape = (len(dataset.train), *rows.shape[1:])
-                arrays[name] = (
-                    np.lib.format.open_memmap(path / f"{name}.npy", "w+", rows.dtype, shape)
-                    if in_folder
-                    else np.empty(shape, rows.dtype)
-                )
-            arrays[name][first : first + len(rows)] = rows
+            if in_folder:
+                with writing_to(path.parent):
+                    _append(path / f"{name}.npy", rows, count)
+            else:
+                if name not in arrays:
+                    arrays[name] = np.empty((count, *rows.shape[1:]), rows.dtype)
+                arrays[name][first : first + len(rows)] = rows
         first += len(next(iter(batch.values())))
     metadata = np.array(
         json.dumps(
@@ -479,10 +485,23 @@ def _write_arrays(
             }
         )
     )
-    if in_folder:
-        np.save(path / f"{METADATA}.npy", metadata)
-        for array in arrays.values():
-            array.flush()  # of `np.memmap`
-    else:
-        with path.open("wb") as file:
-            np.savez(file, **{**arrays, METADATA: metadata})
+    with writing_to(path.parent):
+        if in_folder:
+            np.save(path / f"{METADATA}.npy", metadata)
+        else:
+            with path.open("wb") as file:
+                np.savez(file, **{**arrays, METADATA: metadata})
+
+
+def _append(path: Path, rows: np.ndarray, count: int) -> None:
+    """Appends rows to a .npy file for `count` rows, which is created with the first of them.
+
+    The system ends a process (SIGBUS) that writes to a memory map of a file on a full disk.
+    """
+    with path.open("ab") as file:
+        if file.tell() == 0:
+            descr = np.lib.format.dtype_to_descr(rows.dtype)
+            shape = (count, *rows.shape[1:])
+            header = {"descr": descr, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+        file.write(rows.tobytes())

@@ -113,7 +113,7 @@ def train_loop(
     runner: StepRunner,
     preemption: distributed.Preemption,
 ) -> bool:
-    """Trains runs that stand at the same step, and logs, evaluates and saves them.
+    """Trains runs that have done the same number of steps, and logs, evaluates and saves them.
 
     Args:
       trainer: of the runs.
@@ -186,15 +186,9 @@ def train_loop(
                 minutes = (time.monotonic() - saved_at) / 60
                 saves = distributed.of_primary(minutes >= config.checkpoint_every_minutes)
             if saves:
+                evaluates = schedule.evaluates(step)
                 for run, logger, state in zip(runs, loggers, states, strict=True):
-                    evaluation = None
-                    if schedule.evaluates(step):
-                        evaluation = trainer.evaluate(state, trainer.dataset.selection)
-                        # Logged before the checkpoint: a run that is killed between the two drops
-                        # the line and writes it again; the other way round it would be lost.
-                        split = trainer.dataset.selection_split
-                        logger.write_evaluation(step, evaluation, split)
-                    run.checkpoints.save(step, state, evaluation, logger.pending())
+                    _save(trainer, run, logger, step, state, evaluates)
                 for logger in loggers:
                     logger.reset()
                 saved_at = time.monotonic()
@@ -203,6 +197,24 @@ def train_loop(
     for run, state in zip(runs, states, strict=True):
         run.state = state
     return not stopped
+
+
+def _save(
+    trainer: Trainer,
+    run: RunState,
+    logger: RunLogger,
+    step: int,
+    state: TrainState,
+    evaluates: bool,
+) -> None:
+    """Saves a checkpoint of a run, with an evaluation where one is due."""
+    evaluation = None
+    if evaluates:
+        evaluation = trainer.evaluate(state, trainer.dataset.selection)
+        # Logged before the checkpoint: a run that is killed between the two drops the line and
+        # writes it again; the other way round it would be lost.
+        logger.write_evaluation(step, evaluation, trainer.dataset.selection_split)
+    run.checkpoints.save(step, state, evaluation, logger.pending())
 
 
 def _start_trackers(config: ml_collections.ConfigDict, run: RunState) -> RunTrackers:

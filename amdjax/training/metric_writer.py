@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -10,7 +11,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
 from tqdm import tqdm
 
 from amdjax.errors import UserError
@@ -72,9 +75,7 @@ class RunLogger:
         if path.exists():
             _drop_lines(path, start)
         self._file = path.open("a", buffering=1)
-        # TensorBoard discards what a killed run wrote after the checkpoint. The suffix tells files
-        # apart that are opened within a second.
-        self._events = SummaryWriter(str(folder), purge_step=start + 1, filename_suffix=f".{start}")
+        self._events = _EventFile(folder, start)
         if sys.stderr.isatty():
             self._bar = tqdm(
                 total=total, initial=start, desc=name, unit="step", dynamic_ncols=True, leave=False
@@ -164,9 +165,7 @@ class RunLogger:
         line = {"split": split, "step": step, "epoch": round(epoch, 4), **values, **more}
         self._file.write(json.dumps(line) + "\n")
         scalars = {f"{split}/{name}": value for name, value in {**values, **more}.items()}
-        for name, value in scalars.items():
-            self._events.add_scalar(name, value, step)
-        self._events.flush()
+        self._events.write(step, scalars)
         if self._trackers is not None:
             self._trackers.log(step, scalars)
 
@@ -178,6 +177,36 @@ class RunLogger:
                 file=sys.stdout,
             )
             sys.stdout.flush()
+
+
+class _EventFile:
+    """The events of a run for TensorBoard.
+
+    tensorboardX's `SummaryWriter` writes in a thread: the run would not get the error of a full
+    disk, and would wait forever for the thread that did.
+    """
+
+    def __init__(self, folder: Path, start: int):
+        """Opens a new file after step `start`."""
+        # The suffix tells files apart that are opened within a second.
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{start}"
+        self._records = RecordWriter(str(folder / name))
+        self._write_event(file_version="brain.Event:2")
+        # TensorBoard discards what a killed run wrote after the checkpoint.
+        self._write_event(step=start + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes values by name, which are on the disk then."""
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self._write_event(step=step, summary=Summary(value=values))
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._records.close()
+
+    def _write_event(self, **fields: Any) -> None:
+        self._records.write(Event(wall_time=time.time(), **fields).SerializeToString())
+        self._records.flush()
 
 
 class Profiler:

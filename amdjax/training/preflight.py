@@ -1,11 +1,13 @@
 """Preflight checks: whole settings and shapes, before any data are prepared or networks trained."""
 
+import functools
+import json
 from collections.abc import Mapping, Sequence
 
 import jax
 import ml_collections
 
-from amdjax import distributed
+from amdjax import __version__, distributed
 from amdjax.data.augment import create_augment, create_strong_augment
 from amdjax.data.mixing import create_mix
 from amdjax.errors import UserError, first_line, unknown_name
@@ -19,6 +21,43 @@ from amdjax.training.dummy import dummy_inputs, output_shapes
 from amdjax.training.network_checks import check_networks, check_shape
 from amdjax.training.optimizer import create_optimizer
 from amdjax.training.trackers import check_trackers
+from amdjax.workdir import flatten_settings
+
+# Settings by their dotted names: paths, which each process may have under another name; and what
+# does not concern the other processes.
+_PATHS = (
+    "data.folder",
+    "data.unlabeled",
+    "data.unknown",
+    "init_from",
+    "teacher.checkpoint",
+    "teacher.outputs",
+)
+_OF_PROCESS = ("data.data_dir", "trackers")
+
+
+def check_same_settings(config: ml_collections.ConfigDict) -> None:
+    """Makes sure that all processes have the same settings, apart from paths, and the same version.
+
+    With others they would wait for each other forever, or train with parts of both.
+
+    Args:
+      config: of the experiment.
+
+    Raises:
+      UserError: in all processes, naming those that differ from the first one.
+    """
+    settings = flatten_settings(config.to_dict())
+    settings |= {name: bool(settings.get(name)) for name in _PATHS}
+    settings["teacher.ensemble"] = len(settings.get("teacher.ensemble", ()))
+    compared = {name: settings[name] for name in settings if name not in _OF_PROCESS}
+    value = json.dumps([__version__, compared], sort_keys=True, default=str)
+    if differing := distributed.differing_processes(value):
+        raise UserError(
+            f"process {', '.join(map(str, differing))} has other settings, or another version of "
+            "amdjax, than process 0; start all with the same flags, in the same environment. This "
+            f"one, process {distributed.process_index()}, has amdjax {__version__}"
+        )
 
 
 def check_settings(config: ml_collections.ConfigDict, specs: Sequence[RunSpec]) -> None:
@@ -89,52 +128,59 @@ def check_shapes(
         student does not have.
     """
     check_networks(config, specs, num_classes, image_shape)
-
-    def compute_losses(spec: RunSpec) -> tuple:
-        student = create_model(spec.model, num_classes)
-        teacher: Model | StoredOutputs | None = None
-        if spec.teacher is not None and config.teacher.outputs:
-            teacher = open_outputs(config.teacher.outputs)
-            teacher.check_classes(num_classes)
-        elif spec.teacher is not None:
-            teacher = create_teacher(config.teacher, num_classes)
-        inputs = dummy_inputs(
-            output_shapes(student, image_shape),
-            None if teacher is None else output_shapes(teacher, image_shape),
-        )
-        features = inputs.student.features
-        if not spec.is_teacher and config.mix.name == "moex" and config.mix.layer not in features:
-            raise unknown_name("config.mix.layer", config.mix.layer, features)
-        objective = build_objective(spec.losses, some_unlabeled=sees_unlabeled(config, spec))
-        if isinstance(teacher, Ensemble) and inputs.teacher is not None:
-            _check_joined(config, teacher, objective, inputs.teacher, image_shape)
-        try:
-            variables = objective.init(jax.random.key(0), inputs)
-            computed = objective.apply(variables, inputs)
-        except UserError:
-            raise
-        except (IndexError, TypeError, ValueError) as error:
-            names = {"student": spec.model, "teacher": teacher_name(config.teacher)}
-            _explain_features(objective, inputs, names, error)
-            raise
-        predicting = objective.predicting_variables(variables) or None
-        for loss in predicting_losses(spec.losses):
-            check_shape(
-                f"the logits that the loss {loss} predicts with the network {spec.model!r}",
-                objective.predict(inputs.student, predicting).logits,
-                (2, num_classes),
-                "class_weights must be the kernel [D, num_classes] of the classifier, where the "
-                "loss reads them",
-            )
-        if inputs.teacher is not None and (config.teacher.cached or config.teacher.outputs):
-            check_cached_sizes(objective, inputs.student, inputs.teacher)
-        return computed
-
     for spec in specs:
         try:
-            jax.eval_shape(lambda spec=spec: compute_losses(spec))
+            compute = functools.partial(_compute_losses, config, spec, num_classes, image_shape)
+            jax.eval_shape(compute)
         except UserError as error:
             raise UserError(f"{spec.name}: {error}") from error
+
+
+def _compute_losses(
+    config: ml_collections.ConfigDict,
+    spec: RunSpec,
+    num_classes: int,
+    image_shape: tuple[int, ...],
+) -> tuple:
+    """Returns the losses of a run on zeros; see `check_shapes`."""
+    student = create_model(spec.model, num_classes)
+    teacher: Model | StoredOutputs | None = None
+    if spec.teacher is not None and config.teacher.outputs:
+        teacher = open_outputs(config.teacher.outputs)
+        teacher.check_classes(num_classes)
+    elif spec.teacher is not None:
+        teacher = create_teacher(config.teacher, num_classes)
+    inputs = dummy_inputs(
+        output_shapes(student, image_shape),
+        None if teacher is None else output_shapes(teacher, image_shape),
+    )
+    features = inputs.student.features
+    if not spec.is_teacher and config.mix.name == "moex" and config.mix.layer not in features:
+        raise unknown_name("config.mix.layer", config.mix.layer, features)
+    objective = build_objective(spec.losses, some_unlabeled=sees_unlabeled(config, spec))
+    if isinstance(teacher, Ensemble) and inputs.teacher is not None:
+        _check_joined(config, teacher, objective, inputs.teacher, image_shape)
+    try:
+        variables = objective.init(jax.random.key(0), inputs)
+        computed = objective.apply(variables, inputs)
+    except UserError:
+        raise
+    except (IndexError, TypeError, ValueError) as error:
+        names = {"student": spec.model, "teacher": teacher_name(config.teacher)}
+        _explain_features(objective, inputs, names, error)
+        raise
+    predicting = objective.predicting_variables(variables) or None
+    for loss in predicting_losses(spec.losses):
+        check_shape(
+            f"the logits that the loss {loss} predicts with the network {spec.model!r}",
+            objective.predict(inputs.student, predicting).logits,
+            (2, num_classes),
+            "class_weights must be the kernel [D, num_classes] of the classifier, where the "
+            "loss reads them",
+        )
+    if inputs.teacher is not None and (config.teacher.cached or config.teacher.outputs):
+        check_cached_sizes(objective, inputs.student, inputs.teacher)
+    return computed
 
 
 def _explain_features(

@@ -1,4 +1,4 @@
-"""Results of an experiment: `results.json`, the table, and the header when it starts."""
+"""Results of an experiment: `results.json` and the table."""
 
 import dataclasses
 import hashlib
@@ -6,31 +6,28 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import ml_collections
-import numpy as np
 from tabulate import tabulate
 
-from amdjax import __version__, distributed
 from amdjax.checkpoint import best_step
-from amdjax.data import Dataset, Fingerprint
-from amdjax.experiment import TEACHERS, RunSpec
-from amdjax.files import write_atomically
-from amdjax.metrics import format_stat
-from amdjax.models import Model, canonical_model_name, create_model, variable_shapes
-from amdjax.pretrained import create_teacher, teacher_name
-from amdjax.run_description import RunDescription
-from amdjax.training.conditions import (
+from amdjax.comparison import (
+    Comparison,
+    baseline_of,
     changed_settings,
+    compare_accuracies,
     compare_conditions,
     conditions_of,
     difference_of,
     method_settings,
 )
+from amdjax.data import Fingerprint
+from amdjax.experiment import TEACHERS
+from amdjax.files import write_atomically
+from amdjax.metrics import format_stat
+from amdjax.run_description import RunDescription
 from amdjax.workdir import default_settings, flatten_settings
 
 FILE = "results.json"
@@ -74,67 +71,11 @@ class RunResult:
 
 # Teacher or method, with its swept value -> seed -> result; the teachers come first.
 Results = dict[str, dict[int, RunResult]]
-_BASELINE = "kd"
 _CHOICES = {
     "test": "highest of all evaluations on the test split",
     "validation": "test split, the step that is most accurate on the validation split",
 }
 _OF_PROCESS = ("version", "device", "devices", "date", "seconds")  # keys of an origin
-_ROUNDING = 1e-6  # of accuracies in float32, and less than one image of half a million
-
-
-class Comparison(NamedTuple):
-    """Two methods compared over the same seeds.
-
-    Attributes:
-      method: name of the method.
-      baseline: name of the method that it is compared with.
-      difference: mean over the seeds of the method's final accuracy minus the baseline's.
-      p_value: of Student's paired t-test, two-sided; NaN where it is not defined.
-      seeds: number of seeds.
-    """
-
-    method: str
-    baseline: str
-    difference: float
-    p_value: float
-    seeds: int
-
-
-def baseline_of(methods: Iterable[str]) -> str:
-    """Returns the method that the others are compared with: KD, or the first without it."""
-    methods = list(methods)
-    return _BASELINE if _BASELINE in methods else methods[0]
-
-
-def compare_accuracies(accuracies: dict[str, dict[int, float]]) -> list[Comparison]:
-    """Compares each method with KD, or with the first where KD is not among them.
-
-    Args:
-      accuracies: method -> seed -> accuracy.
-
-    Returns:
-      A comparison, paired by seed, for each other method that shares at least two seeds with it.
-    """
-    if not accuracies:
-        return []
-    from scipy.stats import ttest_rel  # half a second, which the start of training can do without
-
-    baseline = baseline_of(accuracies)
-    comparisons = []
-    for method in accuracies:
-        seeds = sorted(accuracies[method].keys() & accuracies[baseline].keys())
-        if method == baseline or len(seeds) < 2:
-            continue
-        one, other = ([accuracies[name][seed] for seed in seeds] for name in (method, baseline))
-        difference = np.subtract(one, other)
-        # Equal differences leave the test nothing to divide by but rounding.
-        differ = np.ptp(difference) > _ROUNDING
-        p_value = float(ttest_rel(one, other).pvalue) if differ else math.nan
-        comparisons.append(
-            Comparison(method, baseline, float(difference.mean()), p_value, len(seeds))
-        )
-    return comparisons
 
 
 def compare(results: Results) -> list[Comparison]:
@@ -365,56 +306,6 @@ def _over(
         for key in evaluations[0]
         if key in shared
     }
-
-
-def header(
-    config: ml_collections.ConfigDict,
-    dataset: Dataset,
-    data_of: Callable[[RunSpec], Dataset],
-    specs: Sequence[RunSpec],
-    devices: int,
-) -> str:
-    """Returns the lines that a command prints when it starts: what is trained, with what, on what.
-
-    Args:
-      config: of the experiment.
-      dataset: of the experiment.
-      data_of: run -> the data set that it is trained on.
-      specs: the runs of the experiment.
-      devices: number of devices.
-    """
-    lengths = {
-        "teacher" if spec.is_teacher else "students": len(data_of(spec).train) // config.batch_size
-        for spec in specs
-    }
-    steps = f"{lengths['students']:,} steps"
-    if len(set(lengths.values())) > 1:
-        steps = " and ".join(f"{count:,} steps ({who})" for who, count in lengths.items())
-    held_out = "" if dataset.validation is None else f", {len(dataset.validation):,} validation"
-    classes = dataset.num_classes
-    student = canonical_model_name(config.student.name)
-    models = {f"student {student}": create_model(student, classes)}
-    if any(spec.teacher for spec in specs) and not config.teacher.outputs:
-        teacher = create_teacher(config.teacher, classes)
-        models = {f"teacher {teacher_name(config.teacher)}": teacher, **models}
-    networks = ", ".join(
-        f"{name} ({_count(model, dataset):,} parameters)" for name, model in models.items()
-    )
-    return "\n".join(
-        (
-            f"amdjax {__version__}, JAX {jax.__version__}, {devices} x "
-            f"{distributed.device_kind()}, {config.dtype}",
-            f"{dataset.name}: {len(dataset.train):,} training{held_out} and "
-            f"{len(dataset.test):,} test images in {dataset.num_classes} classes; "
-            f"{config.epochs} epochs of {steps}, batch {config.batch_size}",
-            f"{networks}; runs: {', '.join(spec.name for spec in specs)}",
-        )
-    )
-
-
-def _count(model: Model, dataset: Dataset) -> int:
-    shapes = variable_shapes(model, dataset.image_shape)
-    return sum(leaf.size for path, leaf in shapes.items() if path.startswith("params/"))
 
 
 def table(results: Results) -> str:

@@ -131,7 +131,7 @@ class Trainer:
 
         Args:
           networks: number of networks that are trained as one program.
-          on_device: many steps as one program, whose examples lie on the devices, see
+          on_device: many steps as one program, whose examples are on the devices, see
             `scan_train_steps`; else one step, whose batch is an argument, see `make_train_step`.
         """
         key = (networks, on_device)

@@ -1,8 +1,9 @@
 import io
+import struct
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin
 
 from amdjax.data.image_io import IMAGE_SUFFIXES, center_box, decode_image, random_resized_box
 from amdjax.errors import UserError
@@ -109,6 +110,8 @@ def test_decode_image_composites_transparent_pixels_on_white():
     palette.putpixel((1, 0), 1)
     data = save(palette, "PNG", transparency=b"\xff\x00")
     assert decode_image(data, 0, "x")[0].tolist() == [[10, 20, 30], [255] * 3]
+    grey = Image.fromarray(np.array([[0x1234, 0x1235, 0]], np.uint16))
+    assert decode_grey(save(grey, "PNG", transparency=0x1234)) == [255, 0x12, 0]
 
 
 def test_decode_image_converts_cmyk_to_rgb():
@@ -118,9 +121,34 @@ def test_decode_image_converts_cmyk_to_rgb():
 
 def test_decode_image_applies_the_exif_orientation():
     exif = Image.Exif()
-    exif[0x0112] = 6  # rotate clockwise to display
-    data = save(Image.fromarray(RGB), "PNG", exif=exif)
-    np.testing.assert_array_equal(decode_image(data, 0, "x"), np.rot90(RGB, -1))
+    for orientation in (*range(1, 9), 9):
+        exif[0x0112] = orientation
+        data = save(Image.fromarray(RGB), "PNG", exif=exif)
+        image = decode_image(data, 0, "x")
+        with Image.open(io.BytesIO(data)) as file:
+            np.testing.assert_array_equal(image, np.asarray(ImageOps.exif_transpose(file)))
+        if orientation == 6:  # rotate clockwise to display
+            np.testing.assert_array_equal(image, np.rot90(RGB, -1))
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [(0x0100, 2, 4, b"abc\0"), (0x011C, 9, 1, struct.pack("<i", -5))],
+    ids=["text in place of a number", "a negative number"],
+)
+def test_decode_image_does_not_call_odd_exif_tags_damage(tag):
+    entries = [tag, (0x0112, 3, 1, struct.pack("<HH", 6, 0))]
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries))
+    exif += b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries) + bytes(4)
+    data = save(Image.new("RGB", (8, 4)), "JPEG", exif=exif)
+    assert decode_image(data, 0, "x").shape == (8, 4, 3)
+
+
+def test_decode_image_ignores_exif_data_that_cannot_be_read():
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Raw profile type exif", "\nexif\n4\nnot hexadecimal")
+    data = save(Image.fromarray(RGB), "PNG", pnginfo=text)
+    np.testing.assert_array_equal(decode_image(data, 0, "x"), RGB)
 
 
 def test_decode_image_resizes_the_shorter_side_and_crops_the_centre():

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 
 from amdjax.data import load_dataset
-from amdjax.data.sources import InMemorySource, StreamedSource, decode_to_memory
+from amdjax.data.sources import InMemorySource, StreamedSource, decode_to_memory, num_cpus
 from amdjax.errors import UserError
 from tests.make_data import data_settings, encode, write_folder
 
@@ -74,3 +75,14 @@ def test_read_error_on_unreadable_records():
     message = r"files of pets train cannot be read: .*prepared again"
     with pytest.raises(UserError, match=message):
         source_of(record(0)).read(np.array([1]))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_num_cpus_are_those_that_the_process_may_use():
+    allowed = os.sched_getaffinity(0)
+    assert num_cpus() == len(allowed)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert num_cpus() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)

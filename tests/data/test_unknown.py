@@ -50,7 +50,8 @@ def test_open_unknown_reads_the_test_split_of_another_data_set(arrays, tmp_path)
     unknown = open_unknown(_dataset(), _settings(tmp_path, "arrays", validation=0.5))
     assert (unknown.description, len(unknown.source)) == ("arrays", 6)
     np.testing.assert_array_equal(unknown.source.read(np.arange(6))[0], arrays("test")[0])
-    with pytest.raises(UserError, match="arrays, which are not resized"):
+    message = r"arrays of 16x16, which are not resized to 8x8: set config\.data\.image_size to 16"
+    with pytest.raises(UserError, match=message):
         open_unknown(_dataset(size=8), _settings(tmp_path, "arrays"))
 
 

@@ -17,7 +17,8 @@ from amdjax.experiment import plan_runs
 from amdjax.losses import LOSSES, LossInputs, build_objective, cross_entropy, kd_loss
 from amdjax.losses.registry import LossSpec
 from amdjax.models import Outputs
-from amdjax.training.results import header
+from amdjax.training.header import header
+from amdjax.training.inputs import Inputs
 from amdjax.training.run import prepare, run
 from tests.make_data import data_settings, encode, random_images
 from tests.tiny_run import tiny_config
@@ -254,5 +255,6 @@ def test_header_has_the_steps_of_the_students_where_the_teacher_is_given(folder)
     students = add_unlabeled(dataset, _settings(folder))
     config = default.get_config()
     config.methods, config.teacher.checkpoint, config.batch_size = ("kd",), "teacher", 8
-    text = header(config, dataset, lambda _: students, plan_runs(config), 1)
+    inputs = Inputs(dataset, students, [], teacher=None, outputs=None, accuracy=None, initial=None)
+    text = header(config, plan_runs(config), inputs, 1)
     assert "6 training and 6 test images in 3 classes; 200 epochs of 1 steps, batch 8" in text

@@ -114,6 +114,16 @@ def test_card_describes_input_output_and_recipe():
     assert "by the rule of the loss cosface" in card
 
 
+@pytest.mark.parametrize(
+    ("step", "length"),
+    [(248, "8 epochs"), (62, "2 of the 8 epochs of its schedule"), (10, "0.3226 of the 8 epochs")],
+)
+def test_card_states_how_long_the_network_was_trained(step, length):
+    card = model_card("s.onnx", _metadata(step=step), "mit", 1e-7, {})
+    assert f"- {step} steps in batches of 32 ({length}" in card
+    assert "), sgd with a learning rate of 0.05\n" in card
+
+
 def test_card_shows_the_quantised_file():
     evaluations = {
         "s.onnx": Evaluation(0.75, 4_000_000, 1234.5),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_run import command, finish, wait_for_lines
+from tests.tiny_run import ROOT, command, finish, wait_for_lines
 
 SCRIPT = ["bash", "launch/multiprocess.sh"]
 
@@ -72,6 +72,16 @@ def test_multiprocess_says_that_nvidia_smi_fails(print_environment, tmp_path):
     code, out, err = finish([*SCRIPT, "2"], **print_environment)
     assert (code, out) == (2, "")
     assert err == "error: nvidia-smi lists no GPUs: no driver; CUDA_VISIBLE_DEVICES= uses none\n"
+
+
+@pytest.mark.parametrize("version", ["(4 4)", "(5 0)"])
+def test_multiprocess_refuses_an_old_bash(print_environment, version):
+    script = (ROOT / SCRIPT[1]).read_text().replace("BASH_VERSINFO", "VERSION")
+    words = ["bash", "-c", f"VERSION={version}\n{script}", SCRIPT[1], "2"]
+    code, out, err = finish(words, **print_environment)
+    assert (code, out) == (2, "")
+    assert "multiprocess.sh needs bash 5.1" in err
+    assert len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

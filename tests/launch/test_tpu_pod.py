@@ -1,15 +1,17 @@
 """The calls of gcloud by `launch/tpu_pod.sh`, with a fake gcloud that runs commands locally."""
 
+import contextlib
 import os
+import signal
 import sys
 
 import pytest
 
-from tests.tiny_run import finish
+from tests.tiny_run import finish, wait_for_lines
 
 SCRIPT = ["bash", "launch/tpu_pod.sh"]
-# Records each call, one argument a line; replies for a slice of two hosts; and runs the training
-# command with a Python that prints its environment and arguments.
+# Records each call, one argument a line; replies for a slice of two hosts; and runs the commands of
+# a host, except the installation, with a Python that prints its environment and arguments.
 GCLOUD = f"""#!{sys.executable}
 import os, pathlib, subprocess, sys
 
@@ -19,13 +21,18 @@ with (folder / "calls").open("a") as calls:
 words = " ".join(sys.argv)
 if " tpu-vm describe " in words:
     print("10.0.0.2;10.0.0.3")
-if "amdjax.main" in words:
-    command = sys.argv[-1].removeprefix("--command=")
-    subprocess.run(["sh", "-c", command], cwd=folder, check=True)
+command = sys.argv[-1].removeprefix("--command=")
+if command != sys.argv[-1] and "install.sh" not in command:
+    sys.exit(subprocess.run(["sh", "-c", command], cwd=folder).returncode)
 """
 PYTHON = """#!/bin/sh
 echo "$JAX_PROCESS_ID of $JAX_NUM_PROCESSES at $JAX_COORDINATOR_ADDRESS"
 printf '%s\\n' "$@"
+"""
+TRAINING = """#!/bin/sh
+trap 'echo saved; exit' TERM
+echo step 1
+for _ in $(seq 1200); do sleep 0.05; done
 """
 
 
@@ -73,7 +80,7 @@ def test_tpu_pod_copies_installs_and_trains_on_every_host(machine):
     code, out, err = finish([*SCRIPT, "run", "pod", "us-east5-a", *flags], **environment)
     assert (code, err) == (0, "")
     assert out.splitlines() == ["1 of 2 at 10.0.0.2:8476", "-m", "amdjax.main", *flags]
-    _, copy, install, _ = _calls(folder)
+    _, _, copy, install, _ = _calls(folder)
     assert copy[:4] == ["compute", "tpus", "tpu-vm", "scp"]
     assert copy[4].endswith("/amdjax.tar.gz")
     assert copy[5:] == ["pod:", "--zone=us-east5-a", "--worker=all"]
@@ -82,11 +89,42 @@ def test_tpu_pod_copies_installs_and_trains_on_every_host(machine):
     assert any("launch/install.sh requirements.txt" in line for line in install)
 
 
+def test_tpu_pod_exits_with_the_code_of_the_training(machine):
+    folder, environment = machine
+    (folder / "amdjax/.venv/bin/python").write_text("#!/bin/sh\necho failed >&2\nexit 3\n")
+    code, out, _ = finish([*SCRIPT, "run", "pod", "us-east5-a"], **environment)
+    assert (code, out) == (3, "failed\n")
+
+
+def test_tpu_pod_training_outlives_the_connection_until_it_is_stopped(machine, start_process):
+    folder, environment = machine
+    pod = ("pod", "us-east5-a")
+    (folder / "amdjax/.venv/bin/python").write_text(TRAINING)
+    words = ["setsid", *SCRIPT, "run", *pod]
+    connection = start_process(words, **environment)
+    for name in ("train.log", "train.pid"):
+        wait_for_lines(folder / "amdjax" / name, 1, connection)
+    training = int((folder / "amdjax/train.pid").read_text())
+    try:
+        os.killpg(connection.pid, signal.SIGHUP)
+        assert connection.wait(60) == -signal.SIGHUP
+        code, _, err = finish([*SCRIPT, "run", *pod], **environment)
+        assert (code, err.count("error: a training is running on this slice")) == (2, 1)
+        display = start_process([*SCRIPT, "attach", *pod], **environment)
+        assert display.stdout.readline() == "step 1\n"
+        assert finish([*SCRIPT, "stop", *pod], **environment) == (0, "", "")
+        assert display.communicate(timeout=60) == ("saved\n", "")
+        assert display.returncode == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(training, signal.SIGKILL)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "one of create, status, run, delete is missing"),
-        (["start", "pod", "zone"], "one of create, status, run, delete is missing"),
+        ([], "one of create, status, run, attach, stop, delete is missing"),
+        (["start", "pod", "zone"], "one of create, status, run, attach, stop, delete is missing"),
         (["run", "pod"], "run needs NAME and ZONE"),
         (["create", "pod", "zone", "v6e-16"], "create needs NAME ZONE TYPE RUNTIME"),
     ],

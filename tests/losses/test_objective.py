@@ -267,6 +267,15 @@ def test_loss_spec_refuses_unknown_inputs(names, message):
         LossSpec(losses.kd_loss, inputs=names)
 
 
+def test_loss_spec_takes_lists_of_names_and_has_a_hash():
+    names = ["student.features", "teacher.features"]
+    spec = LossSpec(losses.at_loss, inputs=names, features=["stage1"])
+    same = LossSpec(losses.at_loss, inputs=tuple(names), features=("stage1",))
+    assert (spec, hash(spec)) == (same, hash(same))
+    with pytest.raises(UserError, match=r"the features of a loss are a tuple, \('stage1',\)"):
+        LossSpec(losses.at_loss, inputs=names, features="stage1")
+
+
 def test_user_loss_is_applied_and_has_a_gradient(inputs, register):
     def confident_mse(student, teacher, labels, scale=2.0):
         return scale * jnp.mean((student - teacher) ** 2, axis=-1) * (labels > 0)
@@ -525,6 +534,10 @@ def test_amc_pairs_by_true_or_predicted_labels(inputs):
         ({"vid": {"features": ("stage4",)}}, "unknown feature of the student 'stage4'"),
         ({"kd": {"ramp": "linaer"}}, "unknown ramp of the loss kd 'linaer'; did you mean linear"),
         ({"kd": {"reduction": "sum"}}, "unknown reduction of the loss kd 'sum'"),
+        ({"kd": {"reduction": 1}}, "reduction of the loss kd must be a text, not 1"),
+        ({"kd": {"weight": "0.9"}}, "hyper-parameter weight of the loss kd must be a number, not"),
+        ({"kd": {"standardize": "yes"}}, "standardize of the loss kd must be True or False, not"),
+        ({"at": {"features": "stem"}}, "features of the loss at must be a tuple, not 'stem'"),
     ],
 )
 def test_objective_names_the_invalid_setting(inputs, settings, message):

@@ -220,6 +220,12 @@ def test_ft_factor_has_the_published_values_and_gradients(k):
         _assert_close_gradients(param_gradients[side], reconstruction[side])
 
 
+def test_ft_factor_refuses_a_rate_that_leaves_no_channels():
+    module, student, teacher = FactorTransfer(0.1), draw(2, 2, 2, 4), draw(2, 2, 2, 6)
+    with pytest.raises(UserError, match=r"ft_factor\.rate=0\.1 of the teacher's 6 channels leaves"):
+        module.init(jax.random.key(0), student, teacher)
+
+
 def test_afds_has_the_published_values_and_gradients():
     arrays = load("methods/afds")
     names = {f"attention_{i}": f"attention.{2 * i}" for i in (0, 1)}

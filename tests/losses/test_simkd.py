@@ -72,8 +72,8 @@ def test_simkd_has_the_published_values_gradients_and_statistics(k):
     np.testing.assert_allclose(classify(frozen), arrays[f"logits_eval_{k}"], rtol=1e-4, atol=1e-5)
 
 
-def _apply(student, teacher):
-    module, classifier = SimKD(), (draw(6, 3), draw(3))
+def _apply(student, teacher, factor=2):
+    module, classifier = SimKD(factor), (draw(6, 3), draw(3))
     arguments = ([student], [teacher], *classifier)
     variables = module.init(jax.random.key(0), *arguments)
     return module, classifier, variables, arguments
@@ -104,3 +104,10 @@ def test_simkd_refuses_several_layers_and_a_larger_map_of_the_student():
     features = [draw(2, 2, 2, 4)] * 2
     with pytest.raises(UserError, match="SimKD compares one layer, not 2"):
         module.init(jax.random.key(0), features, features, *classifier)
+
+
+@pytest.mark.parametrize("factor", [0, 7])
+def test_simkd_refuses_a_factor_that_leaves_no_channels(factor):
+    message = rf"simkd\.factor={factor} divides the 6 channels .* between 1 and 6"
+    with pytest.raises(UserError, match=message):
+        _apply(draw(2, 2, 2, 4), draw(2, 2, 2, 6), factor)

@@ -127,6 +127,13 @@ def test_correlation_congruence_is_cc_loss_after_its_linear_layers():
     )
 
 
+def test_cc_loss_of_one_sample_is_zero_with_a_finite_gradient():
+    student, teacher = draw(1, 3), draw(1, 3, seed=1)
+    value, gradient = jax.value_and_grad(cc_loss)(student, teacher)
+    np.testing.assert_array_equal(value, 0.0)
+    np.testing.assert_array_equal(gradient, 0.0)
+
+
 def test_center_updates_its_centres_without_gradients():
     embedding, logits = draw(6, 3), jnp.zeros((6, 4))
     labels = jnp.asarray([0, 1, 1, 3, 0, 1])

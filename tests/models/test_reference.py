@@ -1,5 +1,6 @@
 """Imported PyTorch models have the values, statistics and gradients of PyTorch."""
 
+import re
 from functools import partial
 
 import jax
@@ -100,6 +101,32 @@ def test_import_torch_state_dict_names_the_key(change, message: str):
     state_dict = prefixed(load("model_wrn_16_1"), "param")
     with pytest.raises(UserError, match=message):
         import_torch_state_dict("wrn_16_1", change(state_dict))
+
+
+class _Tensor:
+    """What NumPy sees of a PyTorch tensor that it cannot read."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __array__(self, *_, **__):
+        raise self.error
+
+    def detach(self):
+        return self
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TypeError("Got unsupported ScalarType BFloat16"),
+        RuntimeError("Can't call numpy() on Tensor that requires grad."),
+    ],
+)
+def test_import_torch_state_dict_says_how_to_pass_a_tensor(error):
+    message = rf"'fc\.bias' is not an .*\({re.escape(str(error))}\); pass value\.detach\(\)"
+    with pytest.raises(UserError, match=message):
+        import_torch_state_dict("resnet20", {"fc.bias": _Tensor(error)})
 
 
 def test_import_torch_state_dict_removes_the_prefix_of_data_parallel():

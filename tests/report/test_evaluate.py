@@ -88,8 +88,26 @@ def test_students_of_other_settings_are_not_compared(workdir):
     assert different == {"sp": {0: "epochs: 5, kd 2"}, "ft": {0: unfinished}}
     # The others are not compared with a run of the baseline that is not finished.
     first = dataclasses.replace(network, seed=7, step=8)
-    different = evaluate._different([first, network, others[0]], workdir, max_steps=16)
-    assert different == {"kd": {7: unfinished}}
+    for networks in ([first, network, others[0]], [first, network]):
+        different = evaluate._different(networks, workdir, max_steps=16)
+        assert different == {"kd": {7: unfinished}}
+    assert evaluate._different([first], workdir, max_steps=16) == {}
+
+
+def test_seeds_that_are_not_compared_are_left_out_if_their_method_has_others(workdir):
+    network = restore(workdir / "kd")
+    networks = [
+        dataclasses.replace(network, method=method, seed=seed)
+        for method, seed in (("kd", 0), ("kd", 1), ("at", 0), ("at", 1))
+    ]
+    different = {"kd": {1: "epochs: 5, kd 2"}, "at": {0: "unfinished", 1: "unfinished"}}
+    shown, notes = evaluate._leave_out(networks, different)
+    assert shown == [networks[0], *networks[2:]]
+    assert notes == [
+        "kd: seed 1 is left out (epochs: 5, kd 2)",
+        "at: seed 0 is left out of the tests (unfinished)",
+        "at: seed 1 is left out of the tests (unfinished)",
+    ]
 
 
 def test_student_of_the_trained_teacher_is_compared_with_those_that_trained_it(workdir):
@@ -119,6 +137,7 @@ def switched(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     add_student(switched, "at", teacher=teacher)
     checkpoint = {"source": given, "step": 16, "digest": digest_of(workdir / "kd/checkpoints/16")}
     change_run(switched / "at", given_teacher=[checkpoint])
+    add_student(switched, "kd-seed1", method="kd", seed=1, epochs=5)
     add_student(switched, "scratch")
     change_run(switched / "scratch", settings={k: v for k, v in settings.items() if k != "teacher"})
     return switched
@@ -129,6 +148,7 @@ def test_students_of_another_teacher_are_not_compared_with_it(switched):
     compared = {one.name for one in report.networks if one.similarity and one.am_distance}
     assert compared == {"at", "scratch"}
     assert {one.name for one in report.networks} == {"teacher", "kd", "cosface", *compared}
+    assert "kd: seed 1 is left out (its training is not finished)" in report.notes
     for name in ("kd", "cosface"):
         (note,) = (note for note in report.notes if note.startswith(f"{name}: the attention maps"))
         assert "since it learned from another teacher than that of the workdir's last" in note

@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -12,15 +13,19 @@ from amdjax.methods import METHODS
 from amdjax.report.figures import (
     FigureSpec,
     Section,
+    activation,
+    angles,
+    calibration,
     classes,
     create_sections,
     embedding,
     style,
     sweeps,
+    training,
 )
 from amdjax.report.report_data import ReportData
 from amdjax.report.summary import MethodSummary, summarize
-from tests.report.fake_report import empty_report, fake_report
+from tests.report.fake_report import LAYERS, empty_report, fake_report
 
 TERMS = (("angular",), ("positive",), ("negative",), ("angular", "positive", "negative"))
 REPORTS: dict[str, Callable[[], ReportData]] = {
@@ -28,6 +33,9 @@ REPORTS: dict[str, Callable[[], ReportData]] = {
     "one_student_one_sample": lambda: fake_report(("amd_gl",), with_teacher=False, samples=1),
     "teacher_alone": lambda: fake_report(()),
     "two_seeds_many_classes": lambda: fake_report(seeds=(0, 1), classes=200, examples=400),
+    "many_methods": lambda: fake_report(tuple(METHODS)[:16], examples=30, samples=1),
+}
+SWEEPS: dict[str, Callable[[], ReportData]] = {
     "margins": lambda: fake_report(
         ("kd", *(("amd_g", "losses.am.margin", m) for m in (1.5, 1.1, 1.35))), (0, 1)
     ),
@@ -39,7 +47,6 @@ REPORTS: dict[str, Callable[[], ReportData]] = {
             ("amd", "losses.am.weight", 2.0),
         )
     ),
-    "many_methods": lambda: fake_report(tuple(METHODS)[:16], examples=30, samples=1),
 }
 WITH_TEACHER = {
     "reliability", "temperature", "tsne", "pca", "spectrum", "attention", "gradcam", "distance",
@@ -80,24 +87,36 @@ def no_tsne(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding, "tsne", lambda x, seed: np.asarray(x)[:, :2])
 
 
+def _check_figure(spec: FigureSpec) -> None:
+    with style.figure_style():
+        figure = spec.draw()
+        assert _edges_with_overflow(figure) == [], spec.name
+    assert figure.get_figwidth() <= style.PAGE_WIDTH + 0.01, spec.name
+    assert spec.title and spec.caption.endswith("."), spec.name
+    assert spec.alt.endswith("."), spec.name
+
+
 @pytest.mark.parametrize("name", REPORTS)
 def test_sections_have_all_figures_within_their_canvas(name, no_tsne):
-    report = REPORTS[name]()
     drawn = set()
-    for section in _sections(report).values():
+    for section in _sections(REPORTS[name]()).values():
         assert section.figures or section.notes, section.key
         for spec in section.figures:
-            with style.figure_style():
-                figure = spec.draw()
-                assert _edges_with_overflow(figure) == [], spec.name
-            assert figure.get_figwidth() <= style.PAGE_WIDTH + 0.01, spec.name
-            assert spec.title and spec.caption.endswith("."), spec.name
-            assert spec.alt.endswith("."), spec.name
+            _check_figure(spec)
             drawn.add(spec.name)
     compared = name not in ("one_student_one_sample", "teacher_alone")
-    missing = set() if compared else {"distance", "am_accuracy"}
-    swept = {f"sweep-am-{key.split('.')[-1]}" for key in report.sweeps}
-    assert drawn == WITH_TEACHER - missing | swept
+    assert drawn == WITH_TEACHER - (set() if compared else {"distance", "am_accuracy"})
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_sweeps_have_all_figures_within_their_canvas(name, no_tsne):
+    report = SWEEPS[name]()
+    section = _sections(report)["sweeps"]
+    for spec in section.figures:
+        _check_figure(spec)
+    assert [spec.name for spec in section.figures] == [
+        f"sweep-am-{key.split('.')[-1]}" for key in report.sweeps
+    ]
 
 
 def test_edges_with_overflow_finds_a_long_text():
@@ -272,6 +291,141 @@ def _texts(axes: Axes) -> list[str]:
     return [text.get_text() for text in axes.texts]
 
 
+@pytest.fixture(scope="module")
+def two_seeds() -> tuple[ReportData, dict[str, MethodSummary]]:
+    report = fake_report(("kd", "amd_g"), (0, 1))
+    return report, _summaries(report)
+
+
+def _curves(report: ReportData, method: str, split: str, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the steps [T] of a method, and the values of its seeds [S,T]."""
+    curves = [
+        [line for line in one.curve if line["split"] == split] for one in report.by_label[method]
+    ]
+    values = [[line[key] for line in curve] for curve in curves]
+    return np.array([line["step"] for line in curves[0]]), np.array(values)
+
+
+def test_accuracy_curves_show_mean_and_standard_deviation_over_the_seeds(two_seeds):
+    report, _ = two_seeds
+    with style.figure_style():
+        (axes,) = training.accuracy_curves(report).axes
+    assert [line.get_label() for line in axes.lines] == ["teacher", "kd", "amd_g"]
+    for line in axes.lines:
+        steps, values = _curves(report, line.get_label(), "test", "accuracy")
+        np.testing.assert_array_equal(line.get_xdata(), steps)
+        np.testing.assert_allclose(line.get_ydata(), 100 * values.mean(0))
+    band, _ = axes.collections  # of kd and amd_g: the teacher has a single seed
+    steps, values = _curves(report, "kd", "test", "accuracy")
+    (path,) = band.get_paths()
+    for step, accuracy in zip(steps, 100 * values.T, strict=True):
+        heights = path.vertices[path.vertices[:, 0] == step, 1]
+        mean, std = accuracy.mean(), accuracy.std(ddof=1)
+        np.testing.assert_allclose([heights.min(), heights.max()], [mean - std, mean + std])
+
+
+def test_accuracy_curves_and_their_text_leave_out_methods_of_another_split(two_seeds, no_tsne):
+    report, _ = two_seeds
+    renamed = {"train": "train", "test": "validation"}
+    networks = tuple(
+        dataclasses.replace(
+            one, curve=[{**line, "split": renamed[line["split"]]} for line in one.curve]
+        )
+        if one.method == "amd_g"
+        else one
+        for one in report.networks
+    )
+    section = _sections(dataclasses.replace(report, networks=networks))["training"]
+    (spec,) = (spec for spec in section.figures if spec.name == "accuracy")
+    assert spec.alt == "Validation accuracy over the training steps of amd_g."
+    assert [line.get_label() for line in _draw(spec).axes[0].lines] == ["amd_g"]
+    assert section.notes == (
+        "No accuracy curve of teacher, kd: there is no step at which all seeds were evaluated on "
+        "the validation split.",
+    )
+
+
+def test_loss_curves_show_each_term(two_seeds):
+    report, _ = two_seeds
+    with style.figure_style():
+        panels = training.loss_curves(report).axes
+    keys = {"total loss": "loss", "ce loss": "ce", "kd loss": "kd", "am loss": "am"}
+    assert {axes.get_title() for axes in panels} == keys.keys()
+    for axes in panels:
+        key = keys[axes.get_title()]
+        methods = {"kd": ["kd", "amd_g"], "am": ["amd_g"]}.get(key, ["teacher", "kd", "amd_g"])
+        assert [line.get_label() for line in axes.lines] == methods
+        for line in axes.lines:
+            _, values = _curves(report, line.get_label(), "train", key)
+            np.testing.assert_allclose(line.get_ydata(), values.mean(0))
+
+
+def test_am_against_accuracy_has_a_marker_for_each_run(two_seeds):
+    report, summaries = two_seeds
+    with style.figure_style():
+        (axes,) = training.am_against_accuracy(report, summaries).axes
+    for line, method in zip(axes.lines, ("kd", "amd_g"), strict=True):
+        for *point, one in zip(*line.get_data(), report.by_label[method], strict=True):
+            accuracy = (one.logits.argmax(1) == report.labels).mean()
+            am_loss = np.mean(list(one.am_distance.values()))
+            np.testing.assert_allclose(point, [am_loss, 100 * accuracy], rtol=1e-6)
+
+
+def test_distance_bars_are_means_over_the_seeds(two_seeds):
+    report, summaries = two_seeds
+    with style.figure_style():
+        panels = activation.distances(report, summaries).axes
+    assert [axes.get_xlabel() for axes in panels[:3]] == ["mean cosine"] * 3
+    for axes, layer in zip(panels, (*LAYERS, *LAYERS), strict=True):
+        assert axes.get_title() == style.level_title(layer)
+        power = re.fullmatch(r"AM loss / \$10\^\{(-\d+)\}\$", axes.get_xlabel())
+        for row, (bar, method) in enumerate(zip(axes.patches, ("kd", "amd_g"), strict=True)):
+            values = [
+                one.am_distance[layer] / 10.0 ** int(power[1])
+                if power
+                else one.similarity[layer].mean()
+                for one in report.by_label[method]
+            ]
+            assert bar.get_y() + bar.get_height() / 2 == pytest.approx(row)
+            assert bar.get_width() == pytest.approx(np.mean(values))
+            ((low, _), (high, _)) = axes.collections[row].get_segments()[0]
+            assert high - low == pytest.approx(2 * np.std(values, ddof=1), rel=1e-4)
+
+
+def test_geodesic_distances_are_of_the_same_and_of_different_classes(two_seeds):
+    report, summaries = two_seeds
+    with style.figure_style():
+        (axes,) = angles.geodesic(report, summaries, angles.class_distances(report)).axes
+    kinds = itertools.product(summaries, ("geodesic_intra", "geodesic_inter"))
+    for stairs, line, (method, name) in zip(axes.patches, axes.lines, kinds, strict=True):
+        expected = summaries[method].scores[name].mean
+        values, edges, baseline = stairs.get_data()
+        center = np.average((edges[1:] + edges[:-1]) / 2, weights=baseline - values)
+        assert center == pytest.approx(expected, abs=1.0)  # half a bin
+        np.testing.assert_allclose(line.get_xdata(), expected)
+        assert stairs.get_fill() == (name == "geodesic_intra")
+
+
+def test_map_angles_mark_the_mean_of_all_seeds(two_seeds):
+    report, summaries = two_seeds
+    with style.figure_style():
+        panels = angles.map_angles(report, summaries).axes
+    for axes, layer in zip(panels, LAYERS, strict=True):
+        means = [segment[0, 0] for segment in axes.collections[-1].get_segments()]
+        expected = [summary.angles[layer].mean for summary in summaries.values()]
+        np.testing.assert_allclose(means, expected, rtol=1e-5)
+
+
+def test_temperature_scaling_joins_the_errors_before_and_after(two_seeds):
+    report, summaries = two_seeds
+    with style.figure_style():
+        (axes,) = calibration.temperature_scaling(report, summaries).axes
+    joined = [line.get_xdata() for line in axes.lines if len(line.get_xdata()) == 2]
+    for (before, after), summary in zip(joined, summaries.values(), strict=True):
+        assert before == pytest.approx(100 * summary.scores["ece_before"].mean)
+        assert after == pytest.approx(100 * summary.scores["ece_after"].mean)
+
+
 def test_class_figures_show_the_numbers():
     report = fake_report(("kd", "scratch"), classes=3, examples=12, with_teacher=False)
     labels = report.labels  # 0, 1, 2, 0, ...: four images of each class
@@ -330,7 +484,7 @@ def test_reference_is_scratch_or_the_teacher_or_the_first_method():
 
 
 def test_sweep_curves_are_sorted_by_value():
-    report = REPORTS["margins"]()
+    report = SWEEPS["margins"]()
     summaries = _summaries(report)
     assert sweeps.is_numeric(report, "losses.am.margin")
     with style.figure_style():
@@ -344,7 +498,7 @@ def test_sweep_curves_are_sorted_by_value():
 
 
 def test_sweep_figures_contain_the_methods_of_their_sweep():
-    report = REPORTS["terms_and_weights"]()
+    report = SWEEPS["terms_and_weights"]()
     summaries = _summaries(report)
     networks = sweeps.swept_networks(report, "losses.am.weight")
     assert list(networks) == ["amd_g-weight=1.0", "amd-weight=2.0"]

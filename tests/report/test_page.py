@@ -127,6 +127,30 @@ def test_table_compares_methods_with_the_baseline(written):
     assert "McNemar" in notes and "t-test" not in notes and "several seeds" not in notes
 
 
+def test_table_compares_methods_with_the_same_value_of_a_sweep():
+    sweep = [
+        (method, "losses.kd.temperature", value) for method in ("kd", "amd_g") for value in (1, 2)
+    ]
+    summaries = _summaries(fake_report(("scratch", *sweep), examples=40))
+    table = create_table(summaries, 40)
+    column = table.headings.index("top-1 − baseline\n(points)")
+    default = "scratch"
+    baselines = {
+        "kd-temperature=1": default,
+        "kd-temperature=2": default,
+        "amd_g-temperature=1": "kd-temperature=1",
+        "amd_g-temperature=2": "kd-temperature=2",
+    }
+    differences = {row[0].text: row[column].text for row in table.rows}
+    assert differences.pop("teacher") == differences.pop(default) == "–"
+    assert differences.keys() == baselines.keys()
+    for method, baseline in baselines.items():
+        top1, other = (summaries[name].scores["top1"].mean for name in (method, baseline))
+        difference = float(differences[method].replace("−", "-"))
+        assert difference == pytest.approx(100 * (top1 - other), abs=0.005)
+    assert f"kd with the swept value of the method; {default} for the" in " ".join(table.notes)
+
+
 def test_describe_methods_joins_the_summaries_of_a_combination():
     report = fake_report(("kd", "amd_gl+sp", ("amd_g", "losses.am.weight", 1e-5)), examples=20)
     descriptions = describe_methods(report)

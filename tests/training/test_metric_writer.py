@@ -1,4 +1,6 @@
 import json
+import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -70,6 +72,19 @@ def test_events_keep_every_point_across_a_resume(tmp_path):
                 log.write_train(step, learning_rate=0.5)
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [e.step for e in events.Scalars("train/loss")] == [1, 2, 3, 4]
+
+
+def test_full_disk_fails_the_line_that_is_written(tmp_path, monkeypatch):
+    threads = threading.active_count()
+    with pytest.raises(OSError, match="No space left"), _open(tmp_path) as log:
+        assert threading.active_count() == threads  # none that would get the error
+        log._events._records.close()
+        full = Path("/dev/full").open("wb")  # noqa: SIM115 - the log closes it
+        monkeypatch.setattr(log._events._records, "_writer", full)
+        _train(log, [1])
+        log.write_train(1, learning_rate=0.5)
+    assert full.closed  # else its buffer is written, and fails, once more when Python ends
+    assert log._file.closed
 
 
 def test_line_after_a_stop_is_that_of_a_run_without_one(tmp_path):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from amdjax import distributed
 from amdjax.checkpoint import Checkpoints
 from amdjax.configs import default
 from amdjax.data import Fingerprint
@@ -12,8 +13,13 @@ from amdjax.losses import build_objective
 from amdjax.models import create_model
 from amdjax.pretrained import TeacherSource
 from amdjax.training.dummy import output_shapes
-from amdjax.training.preflight import check_cached_sizes, check_settings
+from amdjax.training.preflight import (
+    check_cached_sizes,
+    check_same_settings,
+    check_settings,
+)
 from amdjax.training.preflight_warnings import started_students_warnings, teacher_warnings
+from amdjax.training.run import run
 from tests.trained_run import save_network
 
 
@@ -86,6 +92,38 @@ def test_check_settings_accepts_odd_batches_for_pairs_that_are_not_computed():
 def test_check_settings_names_what_does_not_exist(settings, message):
     with pytest.raises(UserError, match=message):
         _check(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        ({}, True),
+        ({"data.data_dir": "b", "data.folder": "b", "teacher.outputs": "b"}, True),
+        ({"teacher.ensemble": ("c", "d"), "trackers": ("wandb",)}, True),
+        ({"teacher.outputs": ""}, False),
+        ({"teacher.ensemble": ("a",)}, False),
+        ({"losses.kd.temperature": 3.0}, False),
+        ({"data.device_gib": 0.0}, False),
+    ],
+)
+def test_check_same_settings_compares_all_but_the_names_of_paths(monkeypatch, settings, same):
+    compared = []
+    monkeypatch.setattr(distributed, "differing_processes", lambda v: compared.append(v) or [])
+    given = {"data.data_dir": "a", "data.folder": "a", "teacher.outputs": "a"}
+    for changes in ({}, settings):
+        config = default.get_config()
+        config.update_from_flattened_dict({**given, "teacher.ensemble": ("a", "b"), **changes})
+        check_same_settings(config)
+    first, second = compared
+    assert (first == second) is same
+
+
+def test_run_compares_the_settings_before_all_else(monkeypatch, tmp_path):
+    monkeypatch.setattr(distributed, "differing_processes", lambda _: [1, 3])
+    config = default.get_config()
+    config.batch_size = -1
+    with pytest.raises(UserError, match="process 1, 3 has other settings, or another version"):
+        run(config, tmp_path)
 
 
 def test_check_cached_sizes_refuses_maps_that_would_be_pooled():

@@ -304,6 +304,38 @@ def test_write_outputs_leaves_nothing_after_an_error(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["outputs", "outputs.npz"])
+def test_write_outputs_error_on_a_full_disk_names_the_folder(tmp_path, limit_file_size, name):
+    dataset, data = _dataset(64), default.get_config().data
+    batches = ({"logits": np.ones((16, 1, 1000), np.float32)} for _ in range(4))
+    limit_file_size(100_000)
+    message = f"^cannot write to {tmp_path}: File too large; raise the limit of the file size or"
+    with pytest.raises(UserError, match=message):
+        write_outputs(tmp_path / name, batches, dataset, data)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_write_outputs_does_not_take_an_error_of_the_teacher_for_a_full_disk(tmp_path):
+    def batches():
+        raise FileNotFoundError("weights.pt")
+        yield {}
+
+    with pytest.raises(FileNotFoundError, match=r"weights\.pt"):
+        write_outputs(tmp_path / "outputs", batches(), _dataset(), default.get_config().data)
+
+
+def test_write_outputs_writes_the_files_of_numpy(tmp_path):
+    dataset, data = _dataset(), default.get_config().data
+    arrays = {**_arrays(views=2), "labels": dataset.train.arrays()[1]}
+    batches = [{name: array[rows] for name, array in arrays.items()} for rows in
+               (slice(5), slice(5, 10), slice(10, 12))]  # fmt: skip
+    write_outputs(tmp_path / "outputs", batches, dataset, data)
+    for name, array in arrays.items():
+        np.save(tmp_path / "one.npy", array)
+        written = (tmp_path / f"outputs/{name}.npy").read_bytes()
+        assert written == (tmp_path / "one.npy").read_bytes()
+
+
 def test_open_outputs_reads_a_file_again_that_was_replaced(tmp_path):
     first = _save(tmp_path / "outputs.npz", _arrays())
     assert open_outputs(str(tmp_path / "outputs.npz")) is first

@@ -1,6 +1,7 @@
 """Utilities of the tfds builders: archives, checks of every image, quiet preparation."""
 
 import bz2
+import collections
 import contextlib
 import gzip
 import io
@@ -20,6 +21,7 @@ from tensorflow_datasets.core.download import downloader
 from amdjax.data.image_io import decode_image
 from amdjax.data.sources import CHUNK, RecordSource
 from amdjax.errors import UserError, one_line
+from amdjax.files import disk_error, remedy
 
 _DOWNLOAD_AGAIN = "remove the archive and download it again"
 _MAX_NAMES = 20  # of damaged images, in one message
@@ -104,9 +106,12 @@ def checked_examples(
         return data
 
     def checked(files: Iterable[ImageFile]) -> Iterator[tuple[ImageFile, bytes | UserError]]:
-        iterator = iter(files)
-        while chunk := list(itertools.islice(iterator, CHUNK)):
-            yield from zip(chunk, pool.map(check, chunk), strict=True)
+        tasks = ((file, pool.submit(check, file)) for file in files)
+        ahead = collections.deque(itertools.islice(tasks, CHUNK))
+        while ahead:
+            file, result = ahead.popleft()
+            yield file, result.result()
+            ahead.extend(itertools.islice(tasks, 1))
 
     damages: list[UserError] = []
     with ThreadPoolExecutor() as pool:
@@ -280,11 +285,16 @@ def _write(builder: tfds.core.DatasetBuilder) -> None:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # stdout is reserved for results
             builder.download_and_prepare(file_format="array_record")
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # array_record's is a RuntimeError
+        reason = disk_error(error)
+        if not (reason or isinstance(error, OSError)):
+            raise
         # Another process of the same run may have prepared the files in the meantime.
         if not builder.data_path.exists():
+            advice = f"; {remedy(reason)} or choose another config.data.data_dir" if reason else ""
             raise UserError(
-                f"cannot prepare {builder.name} in {builder.data_dir}: {one_line(error)}"
+                f"cannot prepare {builder.name} in {builder.data_dir}: "
+                f"{reason or one_line(error)}{advice}"
             ) from error
 
 

@@ -1,14 +1,17 @@
 """Image-folder data set: the user's images, in class folders or with a table of labels."""
 
 import collections
+import contextlib
 import csv
 import dataclasses
 import hashlib
+import itertools
+import math
 import os
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -30,8 +33,12 @@ _TRAIN = "train"
 _TESTS = ("test", "val", "valid", "validation")  # the first with labelled images is the test split
 _TABLE = "labels.csv"
 _TEST_FRACTION = 0.2  # of each class, where the folder has no split
+# Folders with these names that have the same sub-folders are splits rather than classes.
+_LIKE_TRAIN = re.compile(r"(?<![a-z])train")
+_LIKE_TEST = re.compile(r"(?<![a-z])(test|val(id|set|[^a-z]|$))")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NUM_NAMES = 3  # of the files that are left out, for the message
+_NUM_SAMPLES = 16  # at most, of the files whose content is compared where their times say nothing
 BAD_FILES_ADVICE = "correct or remove such files"  # damaged, of wrong values, or too large
 
 _Splits = dict[str, list["_Image"]]  # "train", "test" and perhaps "validation" -> sorted images
@@ -62,8 +69,8 @@ class FolderConfig(tfds.core.BuilderConfig):
     Attributes:
       root: the folder.
       class_names: sorted names of the classes of the training images.
-      files: "train", "test" and perhaps "validation" -> sorted paths relative to `root`, with
-        slashes.
+      files: "train", "test" and perhaps "validation" -> paths relative to `root`, with slashes, in
+        the order of `_in_order`.
       labels: split -> index of the class of each file.
       content_digest: of names and sizes of the files, wherever the folder lies.
     """
@@ -82,8 +89,8 @@ class FolderConfig(tfds.core.BuilderConfig):
 class Folder(tfds.core.GeneratorBasedBuilder):
     """An image folder, as `list_folder` lists it.
 
-    The prepared files are named by a digest of the listing: after an image is added, removed or
-    changed, the folder is prepared again, next to the earlier files.
+    The prepared files are named by a digest of the listing, see `_digest`: after an image is added,
+    removed or changed, the folder is prepared again, next to the earlier files.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -143,7 +150,7 @@ def list_folder(root: Path, validation: str = "") -> FolderConfig:
 
     Raises:
       UserError: if the folder has another layout, no images, a single class, or test classes
-        without training images.
+        without training images; or if what would be its classes looks like its splits.
     """
     root = root.absolute()
     try:
@@ -153,7 +160,7 @@ def list_folder(root: Path, validation: str = "") -> FolderConfig:
     class_names = sorted({image.class_name for image in splits["train"]})
     numbers = {name: number for number, name in enumerate(class_names)}
     return FolderConfig(
-        name=f"{re.sub(r'[^A-Za-z0-9_]+', '_', root.name)}-{_digest(splits)[:8]}",
+        name=f"{re.sub(r'[^A-Za-z0-9_]+', '_', root.name)}-{_digest(root, splits)[:8]}",
         root=root,
         class_names=class_names,
         files={split: [image.path for image in images] for split, images in splits.items()},
@@ -169,8 +176,12 @@ def list_folder(root: Path, validation: str = "") -> FolderConfig:
     )
 
 
-def _digest(splits: _Splits) -> str:
-    """Returns a digest of paths, sizes and times, and of the classes that are no part of a path."""
+def _digest(root: Path, splits: _Splits) -> str:
+    """Returns a digest of paths, sizes and times, and of the classes that are no part of a path.
+
+    Where all times are equal, as in some archives and containers, they do not tell two versions of
+    a folder apart; then the content of some evenly spaced files is part of the digest.
+    """
     content = {
         split: [
             (image.path, (image.size, image.time))
@@ -180,7 +191,14 @@ def _digest(splits: _Splits) -> str:
         ]
         for split, images in splits.items()
     }
-    return hashlib.sha256(repr(content).encode()).hexdigest()
+    digest = hashlib.sha256(repr(content).encode())
+    images = [image for split in splits.values() for image in split]
+    if len({image.time for image in images}) == 1:
+        for image in images[:: math.ceil(len(images) / _NUM_SAMPLES)]:
+            path = root / image.path
+            with contextlib.suppress(OSError):  # which is reported when the file is prepared
+                digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()
 
 
 def _list_splits(root: Path, validation: str) -> _Splits:
@@ -204,7 +222,41 @@ def _list_splits(root: Path, validation: str) -> _Splits:
         return _assign_parts(
             f"{root}/", folders, lambda part: _list_classes(root, f"{part}/"), validation
         )
+    _check_not_splits(root, folders)
     return _hold_out_test(root, _list_classes(root, ""), validation)
+
+
+def _check_not_splits(root: Path, folders: Sequence[str]) -> None:
+    """Makes sure that class folders are not the splits, or have splits in each of them.
+
+    Raises:
+      UserError: if two of them are called like splits and have at least two sub-folders in common,
+        or if all of them have the sub-folders train and test.
+    """
+
+    def sub_folders(name: str) -> list[str]:
+        return [entry.name for entry in _visible(str(root / name)) if entry.is_dir()]
+
+    trains = [name for name in folders if _LIKE_TRAIN.search(name.lower())]
+    tests = [name for name in folders if _LIKE_TEST.search(name.lower()) and name not in trains]
+    for train, test in itertools.product(trains, tests):
+        common = {*sub_folders(train)} & {*sub_folders(test)}
+        if len(common) > 1:
+            raise UserError(
+                f"{root}: {train} and {test} would be classes, but both have the sub-folders "
+                f"{_first(sorted(common))}; if they are the splits, rename them to train and test; "
+                f"if they are classes, list the images in {_TABLE}"
+            )
+
+    def has_splits(name: str) -> bool:
+        names = sub_folders(name)
+        return bool(_match(_TRAIN, names) and any(_match(test, names) for test in _TESTS))
+
+    if all(map(has_splits, folders)):
+        raise UserError(
+            f"{root}: each class folder ({_first(folders)}) has sub-folders of splits; move the "
+            f"images to train/CLASS and test/CLASS, or list them in {_TABLE}"
+        )
 
 
 def _match(name: str, names: Sequence[str]) -> str | None:
@@ -222,7 +274,7 @@ def _assign_parts(
     Args:
       place: precedes the name of a part in messages.
       names: of the parts: folders, or values of the column split.
-      read: returns the sorted images of a part.
+      read: returns the images of a part, in order.
       validation: the part that is the split "validation"; "": none.
 
     Raises:
@@ -328,7 +380,7 @@ def _hold_out_test(root: Path, images: list[_Image], validation: str) -> _Splits
 
 
 def _list_classes(root: Path, prefix: str) -> list[_Image]:
-    """Returns the sorted images of the class folders of root/prefix."""
+    """Returns the images of the class folders of root/prefix, in order."""
     base = str(root / prefix)
     images, empty = [], []
     left_out: dict[str, list[str]] = collections.defaultdict(list)  # reason -> paths
@@ -346,7 +398,15 @@ def _list_classes(root: Path, prefix: str) -> list[_Image]:
             empty.append(folder.path)
     report_left_out(base, left_out)
     _report(base, "class folder", "without images", empty)
-    return sorted(images)
+    return _in_order(images)
+
+
+def _in_order(images: Iterable[_Image]) -> list[_Image]:
+    """Returns images sorted by their paths in normal form C.
+
+    So a copy in another normal form, which has the same fingerprint, has the same order.
+    """
+    return sorted(images, key=lambda image: (unicodedata.normalize("NFC", image.path), image.path))
 
 
 def _list_table(root: Path, validation: str) -> _Splits:
@@ -381,10 +441,10 @@ def _list_table(root: Path, validation: str) -> _Splits:
     _report(str(root), "image file", f"that {_TABLE} does not list", list(others))
     parts = sorted({part for _, part in images.values()})
     if parts == [""]:
-        return _hold_out_test(root, sorted(image for image, _ in images.values()), validation)
+        return _hold_out_test(root, _in_order(image for image, _ in images.values()), validation)
 
     def read(part: str) -> list[_Image]:
-        return sorted(image for image, own in images.values() if own == part)
+        return _in_order(image for image, own in images.values() if own == part)
 
     return _assign_parts(f"{table}, split ", parts, read, validation)
 

@@ -1,7 +1,7 @@
 """The sections of a report: their figures with captions, and notes about missing figures."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -315,24 +315,29 @@ def _angles(report: ReportData, summaries: style.Summaries) -> _Content:
 def _training(report: ReportData, summaries: style.Summaries) -> _Content:
     figures, notes = [], []
     split = training.evaluated_split(report)
-    if training.has_curve(report, split, "accuracy"):
+    if drawn := training.methods_with_curve(report, split, "accuracy"):
         figures.append(
             FigureSpec(
                 "accuracy",
                 "Accuracy",
-                f"{split.capitalize()} accuracy over the training steps of {_methods(summaries)}.",
+                f"{split.capitalize()} accuracy over the training steps of {_methods(drawn)}.",
                 f"Accuracy on the {split} split during training.{_over_seeds(summaries)}",
                 functools.partial(training.accuracy_curves, report),
             )
         )
+        if others := [method for method in summaries if method not in drawn]:
+            notes.append(
+                f"No accuracy curve of {', '.join(others)}: there is no step at which all seeds "
+                f"were evaluated on the {split} split."
+            )
     else:
         notes.append("No accuracy curve: no metrics.jsonl has an evaluation yet.")
-    if training.has_curve(report, "train", "loss"):
+    if drawn := training.methods_with_curve(report, "train", "loss"):
         figures.append(
             FigureSpec(
                 "losses",
                 "Losses",
-                f"Total loss and its terms over the training steps of {_methods(summaries)}.",
+                f"Total loss and its terms over the training steps of {_methods(drawn)}.",
                 "Total loss and its terms on the training batches; the terms are shown without "
                 "their weights (in nats for ce and kd). The methods differ in terms and settings, "
                 "so their losses are not comparable; compare the distances to the teacher's "
@@ -383,8 +388,8 @@ def _sweeps(report: ReportData, summaries: style.Summaries) -> _Content:
     ), ()
 
 
-def _methods(summaries: style.Summaries) -> str:
-    return f"{len(summaries)} methods" if len(summaries) > 6 else ", ".join(summaries)
+def _methods(methods: Collection[str]) -> str:
+    return f"{len(methods)} methods" if len(methods) > 6 else ", ".join(methods)
 
 
 def _several_seeds(summaries: style.Summaries) -> bool:

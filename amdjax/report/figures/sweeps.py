@@ -3,10 +3,10 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from amdjax.comparison import baseline_of
 from amdjax.report.figures import style
 from amdjax.report.report_data import ModelResult, ReportData
 from amdjax.report.summary import MethodSummary
-from amdjax.training.results import baseline_of
 
 _MAX_REFERENCES = 6  # horizontal lines in one figure
 _SYMBOLS = {"losses.am.weight": "γ", "losses.am.margin": "m", "losses.am.scale": "s"}

@@ -47,7 +47,7 @@ def loss_curves(report: ReportData) -> Figure:
       A figure with a panel for each term.
     """
     styles = style.method_styles(report)
-    terms = [name for name in ("loss", *LOSSES) if has_curve(report, "train", name)]
+    terms = [name for name in ("loss", *LOSSES) if _groups(report, "train", name)]
     figure, grid = style.panels(len(terms), width=3.6, ratio=0.85, most=4)
     drawn = set()
     for axes, term in zip(grid, terms, strict=True):
@@ -65,13 +65,13 @@ def loss_curves(report: ReportData) -> Figure:
 
 
 def evaluated_split(report: ReportData) -> str:
-    """Returns the split on which the networks were evaluated during training."""
-    return "validation" if has_curve(report, "validation", "accuracy") else "test"
+    """Returns the split on which the accuracy curves are: "validation" where any network has it."""
+    return "validation" if methods_with_curve(report, "validation", "accuracy") else "test"
 
 
-def has_curve(report: ReportData, split: str, key: str) -> bool:
-    """Returns whether any metrics file has a quantity, on a split such as "train"."""
-    return bool(_groups(report, split, key))
+def methods_with_curve(report: ReportData, split: str, key: str) -> list[str]:
+    """Returns the methods whose metrics files have a quantity, on a split such as "train"."""
+    return list(_groups(report, split, key))
 
 
 def _groups(report: ReportData, split: str, key: str) -> dict[str, tuple[ModelResult, ...]]:

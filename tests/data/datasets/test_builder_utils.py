@@ -53,6 +53,28 @@ def test_prepare_error_names_a_data_dir_that_cannot_be_written(tmp_path):
         load_dataset(data_settings("digits", tmp_path / "file"))
 
 
+def test_prepare_error_on_a_full_disk_says_what_helps(tmp_path, limit_file_size):
+    import sklearn.datasets  # noqa: F401  its import may write files
+
+    limit_file_size(50_000)
+    message = (
+        rf"^cannot prepare digits in {tmp_path}.*: File too large; raise the limit of the file "
+        r"size or choose another config\.data\.data_dir$"
+    )
+    with pytest.raises(UserError, match=message):
+        load_dataset(data_settings("digits", tmp_path))
+    assert not list(tmp_path.glob("**/*.array_record*"))
+
+
+def test_prepare_does_not_hide_other_errors(tmp_path, monkeypatch):
+    def fail(self, **kwargs):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
+    with pytest.raises(RuntimeError, match="a defect"):
+        load_dataset(data_settings("digits", tmp_path))
+
+
 def test_prepare_accepts_the_files_of_a_concurrent_process(tmp_path, monkeypatch):
     folder = write_folder(tmp_path / "images", per_class=2)
     data = data_settings("folder", tmp_path, folder=str(folder), image_size=32)

@@ -1,5 +1,6 @@
 import os
 import shutil
+import unicodedata
 from pathlib import Path
 
 import ml_collections
@@ -339,6 +340,41 @@ def test_a_class_may_be_called_train(classes):
     assert list_folder(classes).class_names == ["class_1", "class_2", "train"]
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("Training", "Testing"),
+        ("seg_train", "seg_test"),
+        ("train_set", "val2"),
+        ("trains", "Valid_"),
+    ],
+)
+def test_splits_of_other_names_are_not_classes(folder, train, test):
+    move(folder, train=train, test=test)
+    message = f"{train} and {test} would be classes, .* class_0, class_1, class_2; .* rename them"
+    with pytest.raises(UserError, match=message):
+        list_folder(folder)
+
+
+@pytest.mark.parametrize("test", ["valley", "contest", "station"])
+def test_classes_with_the_same_sub_folders_are_classes(folder, test):
+    move(folder, train="trains", test=test)
+    assert list_folder(folder).class_names == sorted(["trains", test])
+
+
+def test_splits_in_every_class_are_not_one_class(folder):
+    root = folder.parent / "inverted"
+    for name in ("class_0", "class_1"):
+        (root / name).mkdir(parents=True)
+        (folder / "train" / name).rename(root / name / "Train")
+        (folder / "test" / name).rename(root / name / "test")
+    message = r"inverted: each class folder \(class_0, class_1\) has .*; move .* to train/CLASS and"
+    with pytest.raises(UserError, match=message):
+        list_folder(root)
+    shutil.rmtree(root / "class_1/Train")
+    assert list_folder(root).class_names == ["class_0", "class_1"]
+
+
 def test_class_folders_error_on_a_single_class(classes):
     shutil.move(classes, classes.parent / "all/images")
     shutil.rmtree(classes.parent / "test")
@@ -372,6 +408,29 @@ def test_a_copy_in_another_normal_form_is_the_same_data(folder):
     assert load_dataset(settings(folder)).class_names[0] == NFC
 
 
+@pytest.mark.parametrize("layout", ["splits", "classes", "table"])
+def test_the_order_of_images_does_not_depend_on_the_normal_form(tmp_path, layout):
+    names = ["arbre", "\u00e9t\u00e9", "ofen", "\u00f6l", "ulm", "zebra"]
+    listed = []
+    for form in ("NFC", "NFD"):
+        root = tmp_path / form / "images"
+        folders = ["train/a", "train/b", "test/a", "test/b"] if layout == "splits" else ["a", "b"]
+        files = [unicodedata.normalize(form, f"{folder}/{name}.png") for folder in folders
+                 for name in names]  # fmt: skip
+        for file in files:
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            (root / file).write_bytes(b"x")
+        if layout == "table":
+            rows = "".join(f"{file},{file[0]}\n" for file in files)
+            (root / "labels.csv").write_text(f"file,label\n{rows}", encoding="utf-8")
+        listed.append(list_folder(root))
+    composed, decomposed = listed
+    assert composed.content_digest == decomposed.content_digest
+    for split, files in decomposed.files.items():
+        assert [unicodedata.normalize("NFC", file) for file in files] == composed.files[split]
+        assert composed.files[split] == sorted(composed.files[split])
+
+
 def test_file_names_need_not_be_utf8(folder):
     name = os.fsdecode(b"train/class_0/\xff\xfe.png")
     (folder / name).write_bytes(encode(BLACK))
@@ -399,14 +458,38 @@ def test_class_names_are_one_line_of_utf8(folder, name, message):
 
 
 def test_the_names_of_prepared_folders_do_not_change(tmp_path):
-    for name in ("train/b/1.png", "train/a a/2.JPG", "val/b/1.png"):
+    for index, name in enumerate(("train/b/1.png", "train/a a/2.JPG", "val/b/1.png")):
         path = tmp_path / "my images" / name
         path.parent.mkdir(parents=True)
         path.write_bytes(b"x" * 5)
-        os.utime(path, ns=(10**18, 10**18))
+        os.utime(path, ns=(10**18, 10**18 + index))
     config = list_folder(tmp_path / "my images")
     # As of version 0.2.0: what was prepared before is found, and a run goes on with it.
-    assert (config.name, config.content_digest) == ("my_images-90e69dd5", "95bd393447fbf597")
+    assert (config.name, config.content_digest) == ("my_images-b9559913", "95bd393447fbf597")
+
+
+def test_the_content_tells_folders_of_equal_times_apart(folder):
+    files = sorted(folder.glob("*/*/*.png"))
+
+    def set_times(*times: int) -> str:
+        for file, time in zip(files, times, strict=True):
+            os.utime(file, ns=(time, time))
+        return list_folder(folder).name
+
+    def invert() -> None:
+        for file in files:
+            file.write_bytes(bytes(255 - byte for byte in file.read_bytes()))
+
+    one, other = (0,) * 18, (0,) * 17 + (1,)
+    equal, different = set_times(*one), set_times(*other)
+    invert()
+    assert set_times(*one) != equal
+    assert set_times(*other) == different  # sizes and times alone, as they tell versions apart
+    invert()
+    assert set_times(*one) == equal
+    files[0].unlink()
+    files[0].symlink_to("nothing")
+    list_folder(folder)  # a file that cannot be read is reported when the folder is prepared
 
 
 @pytest.fixture

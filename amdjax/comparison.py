@@ -1,10 +1,14 @@
-"""Conditions of a run: what must be equal where the accuracies of methods are compared."""
+"""Comparison of methods: paired differences, and the conditions that their runs must share."""
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from amdjax.checkpoint import digest_of, newest_checkpoint
+from amdjax.config import disabled_by
 from amdjax.data.fingerprint import Fingerprint
 from amdjax.data.policies import policy_names
 from amdjax.experiment import EARLY_TEACHER
@@ -12,31 +16,81 @@ from amdjax.losses import LOSSES
 from amdjax.trained import TrainedModel
 from amdjax.workdir import default_settings, flatten_settings
 
+_BASELINE = "kd"
+_ROUNDING = 1e-6  # of accuracies in float32, and less than one image of half a million
 # Settings of a run in which methods may differ and are compared nevertheless: the seed; what
 # belongs to a method (its losses, and the second view of the images, which only some read); and how
 # often a network is evaluated. Those that do not change a training are not among a run's settings.
 _NO_CONDITIONS = ("seed", "losses", "eval_every_epochs", "augment.strong_policy")
-# Setting -> whether it has an effect, given all settings by their dotted names. An optimiser that
-# amdjax does not know may read any of its settings.
-_HAS_EFFECT: dict[str, Callable[[Mapping[str, Any]], bool]] = {
-    "data.validation_seed": lambda settings: settings["data.validation"] > 0,
-    "augment.pad_mode": lambda settings: settings["augment.padding"] > 0,
-    "mix.alpha": lambda settings: settings["mix.name"] in ("mixup", "cutmix"),
-    "mix.probability": lambda settings: settings["mix.name"] != "none",
-    "mix.teacher_sees_mixed": lambda settings: settings["mix.name"] in ("mixup", "cutmix"),
-    "mix.layer": lambda settings: settings["mix.name"] == "moex",
-    "mix.moex_lam": lambda settings: settings["mix.name"] == "moex",
-    "optim.boundaries": lambda settings: settings["optim.schedule"] == "step",
-    "optim.factor": lambda settings: settings["optim.schedule"] == "step",
-    "optim.end_learning_rate": lambda settings: settings["optim.schedule"] != "step",
-    "optim.momentum": lambda settings: settings["optim.name"] not in ("adam", "adamw"),
-    "optim.decay_norms_and_biases": lambda settings: settings["optim.weight_decay"] > 0,
-    "optim.beta1": lambda settings: settings["optim.name"] != "sgd",
-    "optim.beta1_end": lambda settings: (
-        settings["optim.name"] != "sgd" and settings["optim.ramp_down_epochs"] > 0
-    ),
-    "optim.beta2": lambda settings: settings["optim.name"] != "sgd",
-}
+
+
+class Comparison(NamedTuple):
+    """Two methods compared over the same seeds.
+
+    Attributes:
+      method: name of the method.
+      baseline: name of the method that it is compared with.
+      difference: mean over the seeds of the method's final accuracy minus the baseline's.
+      p_value: of Student's paired t-test, two-sided; NaN where it is not defined.
+      seeds: number of seeds.
+    """
+
+    method: str
+    baseline: str
+    difference: float
+    p_value: float
+    seeds: int
+
+
+def baseline_of(methods: Iterable[str], method: str = "") -> str:
+    """Returns the method that another one is compared with: KD, or the first without it.
+
+    Args:
+      methods: all of them, with their swept values.
+      method: that is compared. If KD was trained with its swept value, too, that is its baseline,
+        unless the method is KD. "": any other.
+    """
+    methods = list(methods)
+    alike = "" if method.startswith(f"{_BASELINE}-") else method
+    candidates = (*map(_kd_alike, (alike, "", methods[0])), methods[0])
+    return next(name for name in candidates if name in methods)
+
+
+def _kd_alike(method: str) -> str:
+    """Returns KD with the swept value of a method: "kd-margin=1.5" for "amd_g-margin=1.5"."""
+    _, dash, value = method.partition("-")
+    return f"{_BASELINE}{dash}{value}"
+
+
+def compare_accuracies(accuracies: dict[str, dict[int, float]]) -> list[Comparison]:
+    """Compares each method with its baseline, see `baseline_of`.
+
+    Args:
+      accuracies: method -> seed -> accuracy.
+
+    Returns:
+      A comparison, paired by seed, for each method that shares at least two seeds with another one
+      that is its baseline.
+    """
+    if not accuracies:
+        return []
+    from scipy.stats import ttest_rel  # half a second, which the start of training can do without
+
+    comparisons = []
+    for method in accuracies:
+        baseline = baseline_of(accuracies, method)
+        seeds = sorted(accuracies[method].keys() & accuracies[baseline].keys())
+        if method == baseline or len(seeds) < 2:
+            continue
+        one, other = ([accuracies[name][seed] for seed in seeds] for name in (method, baseline))
+        difference = np.subtract(one, other)
+        # Equal differences leave the test nothing to divide by but rounding.
+        differ = np.ptp(difference) > _ROUNDING
+        p_value = float(ttest_rel(one, other).pvalue) if differ else math.nan
+        comparisons.append(
+            Comparison(method, baseline, float(difference.mean()), p_value, len(seeds))
+        )
+    return comparisons
 
 
 def compare_conditions(
@@ -184,7 +238,7 @@ def _is_condition(key: str, settings: Mapping[str, Any]) -> bool:
         return False
     if section == "augment" and "." in name:
         return _is_of_policy(key, settings["augment.policy"])
-    return key not in _HAS_EFFECT or _HAS_EFFECT[key](settings)
+    return disabled_by(key, settings) is None
 
 
 def _is_of_policy(key: str, policy: str) -> bool:

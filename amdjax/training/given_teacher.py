@@ -1,0 +1,103 @@
+"""The evaluation of a teacher that the config gives, before students learn from it."""
+
+import ml_collections
+from jax.sharding import Mesh
+
+from amdjax import distributed
+from amdjax.checkpoint import read_evaluation, read_origin
+from amdjax.config import compute_dtype
+from amdjax.data import Dataset
+from amdjax.errors import warn
+from amdjax.files import local_path
+from amdjax.models import Ensemble, Model, count_parameters, member_variables
+from amdjax.predictor import create_predictor
+from amdjax.pretrained import (
+    GivenTeacher,
+    TeacherSource,
+    create_teacher,
+    teacher_name,
+    teacher_sources,
+)
+from amdjax.teacher_outputs.accuracy import low_accuracy_warnings
+from amdjax.training import results
+from amdjax.training.trainer import evaluate
+
+
+def import_teacher(
+    config: ml_collections.ConfigDict, teacher: GivenTeacher, dataset: Dataset, mesh: Mesh
+) -> tuple[dict, results.RunResult]:
+    """Copies the teacher that the config gives to all devices, and prints its accuracy.
+
+    Those of the members of an ensemble are printed, too.
+
+    Args:
+      config: of the experiment.
+      teacher: from `load_given_teacher`.
+      dataset: of the experiment.
+      mesh: of all devices.
+
+    Returns:
+      Its variables, replicated, and its result.
+    """
+    sources = teacher_sources(config.teacher)
+    variables = distributed.replicate(teacher.variables, mesh)
+    module = create_teacher(config.teacher, dataset.num_classes, compute_dtype(config))
+    origin: dict = {}
+
+    def known_accuracy(source: TeacherSource) -> float | None:
+        return read_evaluation(local_path(source.checkpoint, "config.teacher")).get("accuracy")
+
+    if isinstance(module, Ensemble):
+        for index, (source, member) in enumerate(zip(sources, module.members, strict=True)):
+            network = member, member_variables(variables, index)
+            subject, known = f"teacher {source.checkpoint}", known_accuracy(source)
+            _evaluate_teacher(config, dataset, mesh, *network, subject, known)
+        subject, known = f"mean of the {len(sources)} teachers", None
+    else:
+        subject, known = f"teacher {sources[0].checkpoint}", known_accuracy(sources[0])
+        origin = read_origin(local_path(sources[0].checkpoint, "config.teacher"))
+    evaluation = _evaluate_teacher(config, dataset, mesh, module, variables, subject, known)
+    return variables, results.RunResult(
+        teacher_name(config.teacher),
+        count_parameters(variables),
+        {0: evaluation},
+        results.origin_of(None, origin),
+    )
+
+
+def _evaluate_teacher(
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    mesh: Mesh,
+    module: Model,
+    variables: dict,
+    subject: str,
+    known: float | None,
+) -> dict[str, float]:
+    """Evaluates a teacher that was trained before, and prints its accuracy.
+
+    Args:
+      config: of the experiment.
+      dataset: of the experiment.
+      mesh: of all devices.
+      module: the network.
+      variables: its variables, replicated.
+      subject: of the line that is printed.
+      known: accuracy of its checkpoint; None if that is not known.
+
+    Returns:
+      The values on the test split, with `VALIDATION` where there is a validation split.
+    """
+    predictor = create_predictor(module, config.augment, {})
+    evaluation = evaluate(predictor, variables, dataset.test, config.batch_size, mesh)
+    accuracy = evaluation["accuracy"]
+    if dataset.validation is not None:
+        held_out = evaluate(predictor, variables, dataset.validation, config.batch_size, mesh)
+        evaluation[results.VALIDATION] = accuracy = held_out["accuracy"]
+    if distributed.is_primary():
+        print(
+            f"{subject}: accuracy on the {dataset.selection_split} split {accuracy:.2%}",
+            flush=True,
+        )
+        warn(*low_accuracy_warnings(accuracy, dataset.num_classes, known))
+    return evaluation

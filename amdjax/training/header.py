@@ -1,0 +1,133 @@
+"""What a training command prints when it starts: its plan, and notes and warnings about it."""
+
+import sys
+from collections.abc import Collection, Sequence
+
+import jax
+import ml_collections
+
+from amdjax import __version__, distributed
+from amdjax.data import Dataset
+from amdjax.errors import warn
+from amdjax.experiment import RunSpec, ignored_settings
+from amdjax.files import local_path
+from amdjax.imports import unrecorded
+from amdjax.models import Model, canonical_model_name, create_model, variable_shapes
+from amdjax.pretrained import create_teacher, teacher_name, teacher_sources
+from amdjax.teacher_outputs.accuracy import low_accuracy_warnings
+from amdjax.training.inputs import Inputs
+from amdjax.training.preflight_warnings import (
+    seen_validation_warnings,
+    small_data_warnings,
+    teacher_warnings,
+)
+
+
+def print_start(
+    config: ml_collections.ConfigDict,
+    specs: Sequence[RunSpec],
+    inputs: Inputs,
+    overridden: Collection[str],
+    num_devices: int,
+) -> None:
+    """Prints what is going to be trained, on what, and what is unusual about it.
+
+    Args:
+      config: of the experiment.
+      specs: its runs.
+      inputs: what they read.
+      overridden: names of settings that the user has changed, see `ignored_settings`.
+      num_devices: of all processes.
+    """
+    for change in inputs.changes:
+        print(change)
+    if note := unrecorded(config):
+        print(note)
+    print_plan(config, specs, inputs, overridden, num_devices)
+    if inputs.initial is not None:
+        print(f"students: start from {config.init_from} at step {inputs.initial.step}")
+        path = local_path(config.init_from, "config.init_from")
+        subject = f"the network {config.init_from}"
+        warn(*seen_validation_warnings(config.data, path, subject))
+    if inputs.outputs is not None:
+        print(inputs.outputs.describe(inputs.accuracy), flush=True)
+        if inputs.accuracy is not None:
+            warn(*low_accuracy_warnings(inputs.accuracy, inputs.dataset.num_classes))
+    sys.stdout.flush()
+
+
+def print_plan(
+    config: ml_collections.ConfigDict,
+    specs: Sequence[RunSpec],
+    inputs: Inputs,
+    overridden: Collection[str],
+    num_devices: int,
+) -> None:
+    """Prints the header, and notes and warnings about settings that may not be what is meant.
+
+    Args:
+      config: of the experiment.
+      specs: its runs.
+      inputs: what they read.
+      overridden: names of settings that the user has changed, see `ignored_settings`.
+      num_devices: of all processes.
+    """
+    for sentence in ignored_settings(config, specs, overridden):
+        print(f"note: {sentence}")
+    warn(*small_data_warnings(config, [len(inputs.data_of(spec).train) for spec in specs]))
+    if inputs.teacher is not None:
+        for source in teacher_sources(config.teacher):
+            warn(*teacher_warnings(config, source))
+    print(header(config, specs, inputs, num_devices))
+    if config.data.unlabeled:
+        print(
+            f"students: {len(inputs.students.train):,} training images, with those of "
+            f"{config.data.unlabeled}, which have no labels"
+        )
+
+
+def header(
+    config: ml_collections.ConfigDict, specs: Sequence[RunSpec], inputs: Inputs, num_devices: int
+) -> str:
+    """Returns the lines that a command prints when it starts: what is trained, with what, on what.
+
+    Args:
+      config: of the experiment.
+      specs: its runs.
+      inputs: what they read.
+      num_devices: of all processes.
+    """
+    dataset = inputs.dataset
+    lengths = {
+        "teacher" if spec.is_teacher else "students": len(inputs.data_of(spec).train)
+        // config.batch_size
+        for spec in specs
+    }
+    steps = f"{lengths['students']:,} steps"
+    if len(set(lengths.values())) > 1:
+        steps = " and ".join(f"{count:,} steps ({role})" for role, count in lengths.items())
+    held_out = "" if dataset.validation is None else f", {len(dataset.validation):,} validation"
+    classes = dataset.num_classes
+    student = canonical_model_name(config.student.name)
+    models = {f"student {student}": create_model(student, classes)}
+    if any(spec.teacher for spec in specs) and not config.teacher.outputs:
+        teacher = create_teacher(config.teacher, classes)
+        models = {f"teacher {teacher_name(config.teacher)}": teacher, **models}
+    networks = ", ".join(
+        f"{name} ({_count(model, dataset):,} parameters)" for name, model in models.items()
+    )
+    return "\n".join(
+        (
+            f"amdjax {__version__}, JAX {jax.__version__}, {num_devices} x "
+            f"{distributed.device_kind()}, {config.dtype}",
+            f"{dataset.name}: {len(dataset.train):,} training{held_out} and "
+            f"{len(dataset.test):,} test images in {dataset.num_classes} classes; "
+            f"{config.epochs} epochs of {steps}, batch {config.batch_size}",
+            f"{networks}; runs: {', '.join(spec.name for spec in specs)}",
+        )
+    )
+
+
+def _count(model: Model, dataset: Dataset) -> int:
+    shapes = variable_shapes(model, dataset.image_shape)
+    return sum(leaf.size for path, leaf in shapes.items() if path.startswith("params/"))

@@ -1,0 +1,132 @@
+"""What an experiment reads besides its config: data sets, given teacher, initial weights."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_collections
+
+from amdjax import distributed
+from amdjax.checkpoint import has_checkpoint
+from amdjax.config import gives_network
+from amdjax.data import Dataset, load_dataset
+from amdjax.data.registry import DatasetSpec
+from amdjax.data.unlabeled import add_unlabeled
+from amdjax.errors import UserError
+from amdjax.experiment import RunSpec
+from amdjax.pretrained import GivenTeacher, load_given_teacher
+from amdjax.teacher_outputs.stored import StoredOutputs, open_outputs
+from amdjax.training.initial import InitialState, load_initial
+from amdjax.workdir import check_data, check_given_teacher
+
+
+class Inputs(NamedTuple):
+    """What an experiment reads besides its config.
+
+    Attributes:
+      dataset: of the teachers.
+      students: data set of the students, with images without labels where the config has some.
+      changes: sentences about images that have changed since a run was started.
+      teacher: the students', where the config gives a network or an ensemble.
+      outputs: the teacher's, where the config has a file of them.
+      accuracy: of these outputs on the training images; None where it is not known.
+      initial: what the students start from; None: from random variables.
+    """
+
+    dataset: Dataset
+    students: Dataset
+    changes: list[str]
+    teacher: GivenTeacher | None
+    outputs: StoredOutputs | None
+    accuracy: float | None
+    initial: InitialState | None
+
+    def data_of(self, spec: RunSpec) -> Dataset:
+        """Returns the data set that a run is trained on."""
+        return self.dataset if spec.is_teacher else self.students
+
+
+def load_inputs(
+    config: ml_collections.ConfigDict, specs: list[RunSpec], data: DatasetSpec, workdir: Path
+) -> Inputs:
+    """Prepares and opens what the runs read, and compares it with what a workdir has.
+
+    Args:
+      config: of the experiment.
+      specs: its runs.
+      data: description of its data set.
+      workdir: of the experiment; it may not exist.
+
+    Raises:
+      UserError: if something cannot be read, or does not fit the rest, or is not what the runs in
+        the workdir or the other processes read.
+    """
+    dataset = load_dataset(config.data, data)
+    students = add_unlabeled(dataset, config.data)
+    outputs, accuracy = None, None
+    if config.teacher.outputs and any(spec.teacher for spec in specs):
+        outputs = open_outputs(config.teacher.outputs)
+        accuracy = outputs.check_rows(students, config.data)
+    _check_same_everywhere(dataset, students, outputs)
+    changes = set()
+    for spec in specs:
+        fingerprint = (dataset if spec.is_teacher else students).fingerprint
+        changes.add(check_data(config, workdir / spec.name, fingerprint))
+    return Inputs(
+        dataset=dataset,
+        students=students,
+        changes=sorted(filter(None, changes)),
+        teacher=_load_teacher(config, specs, dataset, workdir),
+        outputs=outputs,
+        accuracy=accuracy,
+        initial=_load_initial(config, specs, students, workdir),
+    )
+
+
+def _check_same_everywhere(
+    dataset: Dataset, students: Dataset, outputs: StoredOutputs | None
+) -> None:
+    """Makes sure that all processes read the same images, classes and outputs of a teacher.
+
+    Raises:
+      UserError: in all processes, naming those that do not.
+    """
+    seen = [data.fingerprint.to_dict() for data in (dataset, students)]
+    digest = "" if outputs is None else outputs.digest
+    if differing := distributed.differing_processes(json.dumps([seen, digest])):
+        counts = ", ".join(f"{count:,} {split}" for split, count in seen[1]["num_images"].items())
+        raise UserError(
+            f"process {', '.join(map(str, differing))} reads other images, classes or outputs of a "
+            f"teacher than process 0; give all processes the same. This one, process "
+            f"{distributed.process_index()}, has {counts} images in {dataset.num_classes} classes, "
+            f"from {dataset.class_names[0]} to {dataset.class_names[-1]}"
+        )
+
+
+def _load_teacher(
+    config: ml_collections.ConfigDict, specs: list[RunSpec], dataset: Dataset, workdir: Path
+) -> GivenTeacher | None:
+    """Returns the teacher that the config gives; None where it gives no network or none is read.
+
+    Raises:
+      UserError: if it does not fit the data, or is not the one that a student has learned from.
+    """
+    students = [spec for spec in specs if spec.teacher]
+    if not students or not gives_network(config):
+        return None
+    started = distributed.of_primary(all(has_checkpoint(workdir / spec.name) for spec in students))
+    teacher = load_given_teacher(config.teacher, dataset.fingerprint, bool(started))
+    for spec in students:
+        check_given_teacher(workdir / spec.name, teacher.checkpoints)
+    return teacher
+
+
+def _load_initial(
+    config: ml_collections.ConfigDict, specs: list[RunSpec], dataset: Dataset, workdir: Path
+) -> InitialState | None:
+    """Returns what students start from; None where that is nothing, or all have started."""
+    students = [spec for spec in specs if not spec.is_teacher]
+    started = all(has_checkpoint(workdir / spec.name) for spec in students)
+    if not config.init_from or distributed.of_primary(started):
+        return None
+    return load_initial(config, dataset)
