@@ -100,7 +100,8 @@ def test_tpu_pod_training_outlives_the_connection_until_it_is_stopped(machine, s
     folder, environment = machine
     pod = ("pod", "us-east5-a")
     (folder / "amdjax/.venv/bin/python").write_text(TRAINING)
-    words = ["setsid", *SCRIPT, "run", *pod]
+    # These tests may run under nohup, whose children ignore SIGHUP.
+    words = ["env", "--default-signal=HUP", "setsid", *SCRIPT, "run", *pod]
     connection = start_process(words, **environment)
     for name in ("train.log", "train.pid"):
         wait_for_lines(folder / "amdjax" / name, 1, connection)
