@@ -13,7 +13,7 @@ from amdjax.experiment import RunSpec, ignored_settings
 from amdjax.files import local_path
 from amdjax.imports import unrecorded
 from amdjax.models import Model, canonical_model_name, create_model, variable_shapes
-from amdjax.pretrained import create_teacher, teacher_name, teacher_sources
+from amdjax.pretrained import create_teacher, describe_source, teacher_name, teacher_sources
 from amdjax.teacher_outputs.accuracy import low_accuracy_warnings
 from amdjax.training.inputs import Inputs
 from amdjax.training.preflight_warnings import (
@@ -46,9 +46,9 @@ def print_start(
     print_plan(config, specs, inputs, overridden, num_devices)
     if inputs.initial is not None:
         print(f"students: start from {config.init_from} at step {inputs.initial.step}")
-        path = local_path(config.init_from, "config.init_from")
+        run = describe_source(local_path(config.init_from, "config.init_from"))
         subject = f"the network {config.init_from}"
-        warn(*seen_validation_warnings(config.data, path, subject))
+        warn(*seen_validation_warnings(config.data, run, subject))
     if inputs.outputs is not None:
         print(inputs.outputs.describe(inputs.accuracy), flush=True)
         if inputs.accuracy is not None:

@@ -8,6 +8,7 @@ import jax
 import ml_collections
 
 from amdjax import __version__, distributed
+from amdjax.config import flat_settings
 from amdjax.data.augment import create_augment, create_strong_augment
 from amdjax.data.mixing import create_mix
 from amdjax.errors import UserError, first_line, unknown_name
@@ -21,7 +22,6 @@ from amdjax.training.dummy import dummy_inputs, output_shapes
 from amdjax.training.network_checks import check_networks, check_shape
 from amdjax.training.optimizer import create_optimizer
 from amdjax.training.trackers import check_trackers
-from amdjax.workdir import flatten_settings
 
 # Settings by their dotted names: paths, which each process may have under another name; and what
 # does not concern the other processes.
@@ -47,9 +47,9 @@ def check_same_settings(config: ml_collections.ConfigDict) -> None:
     Raises:
       UserError: in all processes, naming those that differ from the first one.
     """
-    settings = flatten_settings(config.to_dict())
-    settings |= {name: bool(settings.get(name)) for name in _PATHS}
-    settings["teacher.ensemble"] = len(settings.get("teacher.ensemble", ()))
+    settings = flat_settings(config)
+    settings |= {name: bool(settings[name]) for name in _PATHS}
+    settings["teacher.ensemble"] = len(settings["teacher.ensemble"])
     compared = {name: settings[name] for name in settings if name not in _OF_PROCESS}
     value = json.dumps([__version__, compared], sort_keys=True, default=str)
     if differing := distributed.differing_processes(value):

@@ -9,6 +9,7 @@ from amdjax.checkpoint import has_checkpoint, newest_checkpoint, step_of
 from amdjax.experiment import RunSpec
 from amdjax.files import local_path
 from amdjax.pretrained import TeacherSource, describe_source
+from amdjax.run_description import RunDescription
 
 _MAX_DROPPED = 0.1  # of the training images, by which an epoch may be shorter without a warning
 
@@ -40,16 +41,15 @@ def small_data_warnings(config: ml_collections.ConfigDict, sizes: Iterable[int])
 
 
 def seen_validation_warnings(
-    data: ml_collections.ConfigDict, path: Path, subject: str
+    data: ml_collections.ConfigDict, run: RunDescription | None, subject: str
 ) -> list[str]:
     """Returns a warning if a network was trained on images that are held out now, else none.
 
     Args:
       data: `config.data`.
-      path: of the network's weights; nothing is known of those that are not of a run.
+      run: that trained the network; None where nothing is known of it, see `describe_source`.
       subject: the network, for the message.
     """
-    run = describe_source(path)
     if run is None or not data.validation:
         return []
     ours = (data.validation, data.validation_seed)
@@ -104,8 +104,8 @@ def teacher_warnings(config: ml_collections.ConfigDict, source: TeacherSource) -
     """
     path = local_path(source.checkpoint, "config.teacher")
     subject = f"the teacher {source.checkpoint}"
-    warnings = seen_validation_warnings(config.data, path, subject)
     run = describe_source(path)
+    warnings = seen_validation_warnings(config.data, run, subject)
     if run is None:
         return warnings
     for key in ("mean", "std"):

@@ -5,6 +5,7 @@ import pytest
 from amdjax.data import Fingerprint
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
+from amdjax.pretrained import describe_source
 from amdjax.training.preflight_warnings import seen_validation_warnings, small_data_warnings
 from amdjax.training.run import prepare
 from amdjax.workdir import describe_run
@@ -90,7 +91,7 @@ def test_seen_validation_warnings_names_a_network_that_has_seen_images_held_out_
     (tmp_path / "kd/checkpoints/8").mkdir(parents=True)
     data.validation, data.validation_seed = ours
     for path in ("kd", "kd/checkpoints", "kd/checkpoints/8"):
-        lines = seen_validation_warnings(data, tmp_path / path, "the network")
+        lines = seen_validation_warnings(data, describe_source(tmp_path / path), "the network")
         assert len(lines) == warns
         assert all("so it has seen images that are held out now" in line for line in lines)
 
@@ -100,4 +101,4 @@ def test_seen_validation_warnings_is_empty_for_a_network_of_another_origin(image
     data.validation = 0.25
     (tmp_path / "teacher.pth").write_bytes(b"x")
     for name in ("teacher.pth", "missing"):
-        assert seen_validation_warnings(data, tmp_path / name, "the network") == []
+        assert seen_validation_warnings(data, describe_source(tmp_path / name), "the network") == []
