@@ -47,12 +47,20 @@ class Fingerprint:
         """
         return cls(
             str(values["name"]),
-            # In normal form C, as `list_folder` names the classes.
-            tuple(unicodedata.normalize("NFC", str(name)) for name in values["class_names"]),
+            tuple(normal_form(str(name)) for name in values["class_names"]),
             tuple(map(int, values["image_shape"])),
             {str(split): int(count) for split, count in values["num_images"].items()},
             str(values["digest"]),
         )
+
+
+def normal_form(name: str) -> str:
+    """Returns a file's or class's name in Unicode's normal form C.
+
+    File systems and archives differ in the form that they keep, and a copy of the same data must
+    have the same names.
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 def digest_of(files: Iterable[tuple[str, int]]) -> str:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import unicodedata
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ from amdjax.data.datasets.imagenet import Imagenet
 from amdjax.data.datasets.mnist import FashionMnist, Mnist
 from amdjax.data.datasets.svhn import SvhnCropped
 from amdjax.data.datasets.tiny_imagenet import TinyImagenet
-from amdjax.data.fingerprint import Fingerprint
+from amdjax.data.fingerprint import Fingerprint, normal_form
 from amdjax.data.prepared_entries import prepared_entries
 from amdjax.data.sources import (
     ImageSource,
@@ -201,8 +200,7 @@ def register_dataset(
     Raises:
       UserError: if the name is taken, or there are fewer than two classes or two of one name.
     """
-    # In normal form C, as a run keeps them.
-    names = tuple(unicodedata.normalize("NFC", str(class_name)) for class_name in class_names)
+    names = tuple(normal_form(str(class_name)) for class_name in class_names)
     if isinstance(class_names, str) or len(names) < 2 or len(set(names)) < len(names):
         raise UserError(
             f"the data set {name!r} needs at least two class_names, all different, not "
@@ -474,8 +472,8 @@ def _hold_out_validation(
     names: list[str], labels: np.ndarray, data: ml_collections.ConfigDict
 ) -> np.ndarray:
     """Returns bool [N], which of the training images are held out for validation."""
-    if data.name == "folder":  # in one normal form, as the names of the classes
-        names = [unicodedata.normalize("NFC", name) for name in names]
+    if data.name == "folder":
+        names = [normal_form(name) for name in names]
     else:  # images that do not change are known by their numbers
         names = [str(index) for index in range(len(names))]
     held_out = hold_out(labels, names, data.validation, data.validation_seed)

@@ -1,11 +1,11 @@
 """Splits that are the same on every machine: by a fraction of each class, or by class."""
 
 import hashlib
-import unicodedata
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from amdjax.data.fingerprint import normal_form
 from amdjax.errors import UserError, unknown_name
 
 
@@ -78,7 +78,7 @@ def known_labels(class_names: Sequence[str], unknown: Sequence[str]) -> np.ndarr
     Raises:
       UserError: if a class is missing or named twice, or fewer than two are left.
     """
-    names = [unicodedata.normalize("NFC", str(name)) for name in unknown]  # as the class names
+    names = [normal_form(str(name)) for name in unknown]
     for name in names:
         if name not in class_names:
             raise unknown_name("class in config.data.unknown_classes", name, class_names)

@@ -220,7 +220,15 @@ def find_student(workdir: Path, config: ml_collections.ConfigDict, method: str |
 def _teacher_of(
     student: TrainedModel, workdir: Path, config: ml_collections.ConfigDict, data: Fingerprint
 ) -> TrainedModel:
-    if gives_network(config) and student.teacher == TEACHER:
+    """Returns the teacher of a student, and that of the last command if it was trained without one.
+
+    Raises:
+      UserError: if it cannot be read, or is not the one that the student learned from.
+    """
+    learned = student.settings.get("teacher", {})
+    if learned.get("checkpoint") == "":  # trained in the workdir, whatever a later command gives
+        teacher = restore(workdir / student.teacher, len(data.class_names))
+    elif gives_network(config) and student.teacher == TEACHER:
         teacher = restore_imported_teacher(config, data)
     elif config.teacher.outputs and student.teacher == TEACHER:
         raise UserError(f"config.teacher.outputs={config.teacher.outputs} has no network")
@@ -228,7 +236,8 @@ def _teacher_of(
         teacher = restore(workdir / student.teacher, len(data.class_names))
     if not learned_from(student, teacher, workdir):
         raise UserError(
-            f"{student.name} learned from another teacher than that of the workdir's last command"
+            f"the teacher that {student.name} learned from is neither in the workdir nor given by "
+            "its last command"
         )
     return teacher
 

@@ -22,6 +22,7 @@ from amdjax.comparison import (
     compare_conditions,
     conditions_of,
     learned_from,
+    method_settings,
     trained_teacher,
 )
 from amdjax.data import Dataset, EvalBatches, load_dataset
@@ -206,16 +207,21 @@ def _with_input(
 def _different(
     networks: Sequence[TrainedModel], workdir: Path, max_steps: int
 ) -> dict[str, dict[int, str]]:
-    """Returns the students that are not compared: unfinished ones, and `compare_conditions`."""
+    """Returns the students that are not compared, and why.
+
+    These are the unfinished ones, those of `compare_conditions`, and those that differ from most
+    seeds of their method in the settings that belong to it.
+    """
     conditions: dict[str, dict[int, dict[str, Any] | None]] = {}
-    unfinished: dict[str, dict[int, str]] = {}
+    methods: dict[str, dict[int, dict[str, Any] | None]] = {}
+    different: dict[str, dict[int, str]] = {}
     for network in networks:
         if network.data is None or network.is_teacher:
             continue
         by_seed = conditions.setdefault(network.label, {})
         if network.step < network.planned_steps(max_steps):
             reason = "its training is not finished"
-            unfinished.setdefault(network.label, {})[network.seed] = reason
+            different.setdefault(network.label, {})[network.seed] = reason
             continue
         by_seed[network.seed] = {
             **conditions_of(
@@ -226,14 +232,16 @@ def _different(
             ),
             "steps": network.step,
         }
-    different = compare_conditions(conditions, baseline_of(conditions)) if conditions else {}
+        of_method = method_settings(network.settings)
+        methods.setdefault(network.label, {})[network.seed] = of_method
     if len(conditions) < 2 and not any(conditions.values()):
         return {}  # there is nothing that a run could be compared with
-    return {
-        label: different.get(label, {}) | unfinished.get(label, {})
-        for label in conditions
-        if label in different or label in unfinished
-    }
+    compared = [(conditions, baseline_of(conditions))]
+    compared += [({label: by_seed}, label) for label, by_seed in methods.items()]
+    for runs, reference in compared:
+        for label, by_seed in compare_conditions(runs, reference).items():
+            different[label] = by_seed | different.get(label, {})
+    return {label: different[label] for label in conditions if label in different}
 
 
 def _leave_out(

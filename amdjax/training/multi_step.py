@@ -97,7 +97,7 @@ class StepRunner:
     def _stream(
         self, start: int, total: int, on_compiled: Callable[[], None]
     ) -> Iterator[RunSteps]:
-        call = self._caller(self._trainer.compiled_step(len(self._seeds)), on_compiled)
+        call = self._compiling(self._trainer.compiled_step(len(self._seeds)), on_compiled)
         batches: list[Batches] = list(self._batches)
         if self._rows:
             batches = [JoinedBatches(one, self._rows) for one in self._batches]
@@ -115,7 +115,7 @@ class StepRunner:
     def _keep_on_device(self, on_compiled: Callable[[], None]) -> Iterator[RunSteps]:
         # The same examples in the same order with the same random numbers as `_stream`.
         step = self._trainer.compiled_step(len(self._seeds), on_device=True)
-        call = self._caller(step, on_compiled)
+        call = self._compiling(step, on_compiled)
         examples = jax.tree.map(np.asarray, self._examples())  # of `LazyRows` too
         examples = distributed.replicate(examples, self._mesh, compare=False)
 
@@ -134,8 +134,8 @@ class StepRunner:
 
         yield run_steps
 
-    def _caller(self, step: Any, on_compiled: Callable[[], None]) -> Callable[..., tuple]:
-        """Returns a function that calls the step with tuples of states, compiled before the first.
+    def _compiling(self, step: Any, on_compiled: Callable[[], None]) -> Callable[..., tuple]:
+        """Returns a function that calls the step with tuples of states, and first compiles it.
 
         Args:
           step: a compiled train step, or several as one program.

@@ -254,14 +254,21 @@ def test_load_models_leaves_out_a_teacher_that_the_student_did_not_learn_from(
     workdir, tmp_path, capsys
 ):
     changed = copy(workdir, tmp_path / "run")
+
+    def loaded() -> list[str]:
+        return [one.name for one in load_models(changed).models]
+
     teacher = json.loads((changed / "config.json").read_text())["teacher"]
     other = {"name": "resnet8", "checkpoint": str(workdir / "kd")}
     change(changed / "config.json", teacher={**teacher, **other})
-    assert [one.name for one in load_models(changed).models] == ["kd"]
-    assert "without a teacher: kd learned from another teacher" in capsys.readouterr().err
-    same = {"checkpoint": str(workdir / "teacher")}
-    change(changed / "config.json", teacher={**teacher, **same})
-    assert [one.name for one in load_models(changed).models] == ["kd", "teacher"]
+    assert loaded() == ["kd", "teacher"]  # that of the workdir
+    learned = {"name": "wrn_10_1", "checkpoint": str(workdir / "teacher")}
+    change_settings(changed / "kd", teacher=learned)
+    assert loaded() == ["kd"]
+    message = "without a teacher: the teacher that kd learned from is neither in the workdir nor"
+    assert message in capsys.readouterr().err
+    change(changed / "config.json", teacher={**teacher, **learned})
+    assert loaded() == ["kd", "teacher"]
 
 
 def test_load_models_refuses_a_network_of_images_that_are_not_square(workdir, tmp_path):

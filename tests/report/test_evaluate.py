@@ -94,6 +94,18 @@ def test_students_of_other_settings_are_not_compared(workdir):
     assert evaluate._different([first], workdir, max_steps=16) == {}
 
 
+def test_seeds_with_other_settings_of_their_method_are_not_averaged(workdir):
+    network = restore(workdir / "kd")
+    other = {**network.settings["losses"]["kd"], "temperature": 9.0}
+    settings = {**network.settings, "losses": {**network.settings["losses"], "kd": other}}
+    seeds = [dataclasses.replace(network, seed=seed) for seed in (0, 1)]
+    changed = dataclasses.replace(network, seed=2, settings=settings)
+    other_method = dataclasses.replace(changed, method="at", seed=0)
+    different = evaluate._different([*seeds, changed, other_method], workdir, max_steps=0)
+    temperature = network.settings["losses"]["kd"]["temperature"]
+    assert different == {"kd": {2: f"losses.kd.temperature: 9.0, kd {temperature}"}}
+
+
 def test_seeds_that_are_not_compared_are_left_out_if_their_method_has_others(workdir):
     network = restore(workdir / "kd")
     networks = [

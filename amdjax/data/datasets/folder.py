@@ -10,7 +10,6 @@ import math
 import os
 import re
 import sys
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from amdjax.data.datasets.builder_utils import ImageFile, checked_examples, image_info
-from amdjax.data.fingerprint import digest_of
+from amdjax.data.fingerprint import digest_of, normal_form
 from amdjax.data.image_io import IMAGE_SUFFIXES
 from amdjax.data.splits import hold_out
 from amdjax.errors import UserError, one_line, unknown_name
@@ -335,7 +334,7 @@ def _assign_parts(
 
 def _deeper_classes(train: str, class_name: str, images: Sequence[_Image]) -> str:
     """Returns a hint for an error: the sub-folders of the only class folder, if it has some."""
-    paths = (unicodedata.normalize("NFC", image.path).split("/") for image in images)
+    paths = (normal_form(image.path).split("/") for image in images)
     names = {parts[2] for parts in paths if len(parts) > 3 and parts[:2] == [train, class_name]}
     if not names:
         return ""
@@ -392,7 +391,7 @@ def _list_classes(root: Path, prefix: str) -> list[_Image]:
         for file in walk_images(folder.path, (os.path.realpath(base),), left_out):
             path = file.path.removeprefix(str(root)).lstrip("/")
             size, time = _stat(file)
-            key = unicodedata.normalize("NFC", path.removeprefix(prefix))
+            key = normal_form(path.removeprefix(prefix))
             images.append(_Image(path, class_name, size, time, key))
         if len(images) == count:
             empty.append(folder.path)
@@ -406,7 +405,7 @@ def _in_order(images: Iterable[_Image]) -> list[_Image]:
 
     So a copy in another normal form, which has the same fingerprint, has the same order.
     """
-    return sorted(images, key=lambda image: (unicodedata.normalize("NFC", image.path), image.path))
+    return sorted(images, key=lambda image: (normal_form(image.path), image.path))
 
 
 def _list_table(root: Path, validation: str) -> _Splits:
@@ -429,7 +428,7 @@ def _list_table(root: Path, validation: str) -> _Splits:
             raise unknown_name(f"split in {place}", row["split"], (_TRAIN, *_TESTS))
         class_name = _class_name(row["label"], place)
         size, time = _stat(root / path)
-        key = unicodedata.normalize("NFC", f"{class_name}/{path}")
+        key = normal_form(f"{class_name}/{path}")
         images[path] = _Image(path, class_name, size, time, key), part
     left_out: dict[str, list[str]] = collections.defaultdict(list)
     others = (
@@ -494,7 +493,7 @@ def _class_name(text: str, place: str) -> str:
     Raises:
       UserError: if it cannot be written as one line of UTF-8 without control characters.
     """
-    name = unicodedata.normalize("NFC", text)
+    name = normal_form(text)
     try:
         name.encode()
     except UnicodeEncodeError as error:
