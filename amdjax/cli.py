@@ -102,6 +102,20 @@ def _literal(text: str) -> Any:
 config_flags.register_flag_parser_for_type(tuple, _ListParser())
 
 
+def check_no_arguments(arguments: list[str], hint: str) -> None:
+    """Makes sure that a command was given flags alone.
+
+    Args:
+      arguments: that are not flags, the program's name first.
+      hint: what may be meant.
+
+    Raises:
+      UserError: naming the first argument that is not a flag.
+    """
+    if len(arguments) > 1:
+        raise UserError(f"unexpected argument {arguments[1]!r}; {hint}")
+
+
 def run_command(main: Callable[[list[str]], None]) -> None:
     """Runs `main` with the arguments that are not flags; a user's error ends with exit code 2.
 

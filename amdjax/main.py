@@ -8,7 +8,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from amdjax import distributed
-from amdjax.cli import run_command
+from amdjax.cli import check_no_arguments, run_command
 from amdjax.errors import UserError
 from amdjax.files import local_path
 from amdjax.listing import list_registries
@@ -31,8 +31,9 @@ _LIST = flags.DEFINE_bool(
 )
 
 
-def main(_: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Runs the config and leaves everything in the workdir; or prepares its data or lists names."""
+    check_no_arguments(arguments, "write lists without blanks: --config.methods=kd,at")
     if _LIST.value:
         print(list_registries())
         return

@@ -83,7 +83,7 @@ def test_restore_latest_returns_state_and_log(tmp_path):
     np.testing.assert_array_equal(restored["params"]["w"], np.full((3, 2), 4))
 
 
-@pytest.mark.parametrize("bit", range(8))
+@pytest.mark.parametrize("bit", [0, 7])
 def test_flipped_bit_is_found_and_the_checkpoint_before_is_used(tmp_path, capsys, bit):
     _save(tmp_path, {4: 0.5, 8: 0.9})
     _flip(_array_file(tmp_path, 8), bit)

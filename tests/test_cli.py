@@ -193,8 +193,3 @@ def test_parse_flags_refuses_a_missing_config_file(words):
 def test_parse_flags_names_similar_recipes(value, message):
     with pytest.raises(UserError, match=message):
         _parse(f"--config={value}")
-
-
-def test_parse_flags_names_an_unknown_setup():
-    with pytest.raises(UserError, match=r"unknown set-up of cifar10\.py 'e'; known: a, b, c, d"):
-        _parse("--config=cifar10.py:e")

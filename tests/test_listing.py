@@ -11,11 +11,25 @@ from amdjax.training.trackers import TRACKERS
 
 
 def test_list_registries_has_a_line_for_every_entry():
-    lines = {line.split()[0]: line for line in list_registries().splitlines() if line[:2] == "  "}
-    for registry in (METHODS, LOSSES, MODELS, DATASETS, AUGMENTATIONS, MIXES, OPTIMIZERS, TRACKERS):
-        for name in registry:
-            assert len(lines[name].split()) > 1
-    assert "margin=1.35" in list_registries()
-    for path in RECIPES.glob("[!_]*.py"):
-        assert path.stem == "default" or len(lines[path.name].split()) > 1
-    assert lines["cifar10.py"].endswith("augmentation. Set-ups: a, b, c, d")
+    sections = {}
+    for section in list_registries().split("\n\n"):
+        title, *lines = section.splitlines()
+        sections[title.partition(" (")[0]] = {line.split()[0]: line for line in lines}
+    registries = {
+        "methods": METHODS,
+        "losses": LOSSES,
+        "networks": MODELS,
+        "data sets": DATASETS,
+        "augmentations": AUGMENTATIONS,
+        "mixes": MIXES,
+        "optimisers": OPTIMIZERS,
+        "trackers": TRACKERS,
+    }
+    assert sections.keys() == {"recipes", *registries}
+    for title, registry in registries.items():
+        assert sections[title].keys() == registry.keys()
+        assert all(len(line.split()) > 1 for line in sections[title].values())
+    assert "margin=1.35" in sections["losses"]["am"]
+    recipes = {path.name for path in RECIPES.glob("[!_]*.py")} - {"default.py"}
+    assert sections["recipes"].keys() == recipes
+    assert sections["recipes"]["cifar10.py"].endswith("augmentation. Set-ups: a, b, c, d")

@@ -14,7 +14,7 @@ from amdjax.errors import UserError, unknown_name
 from amdjax.losses import functional
 from amdjax.models import Outputs
 
-_COLORS = "inferno"  # from dark to bright, so that it is legible without colour
+COLORS = "inferno"  # from dark to bright, so that it is legible without colour
 _OPACITY = 0.75  # of the brightest colour
 
 
@@ -84,7 +84,7 @@ def overlay(images: np.ndarray, heat: np.ndarray) -> np.ndarray:
       float [...,H,W,3], in [0, 1].
     """
     heat = np.asarray(heat)
-    colors = mpl.colormaps[_COLORS](heat)[..., :3]
+    colors = mpl.colormaps[COLORS](heat)[..., :3]
     return images + _OPACITY * heat[..., None] * (colors - images)
 
 

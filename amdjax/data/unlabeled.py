@@ -13,7 +13,7 @@ import numpy as np
 
 from amdjax.data.datasets.builder_utils import ImageFile, checked_examples
 from amdjax.data.datasets.folder import BAD_FILES_ADVICE, report_left_out, walk_images
-from amdjax.data.fingerprint import digest_of
+from amdjax.data.fingerprint import digest_of, normal_form
 from amdjax.data.registry import Dataset
 from amdjax.data.sources import (
     ImageSource,
@@ -70,8 +70,9 @@ def add_unlabeled(dataset: Dataset, data: ml_collections.ConfigDict) -> Dataset:
         train.arrays()[1][-len(sizes) :] = NO_LABEL
     if labeled is not None:
         train = _Joined(labeled, train)
+    names = [(normal_form(name), size) for name, size in sizes.items()]
     only = "only" if data.unlabeled_only else "and"
-    digest = digest_of([*sizes.items(), (f"{only} {dataset.digest}", 0)])
+    digest = digest_of([*names, (f"{only} {dataset.digest}", 0)])
     return dataclasses.replace(dataset, train=train, digest=digest)
 
 
@@ -82,7 +83,9 @@ def _memory(dataset: Dataset) -> int:
 
 
 def list_images(root: Path, setting: str) -> dict[str, int]:
-    """Returns the images in a folder, at any depth: sorted path relative to it -> size in bytes.
+    """Returns the images in a folder, at any depth: path relative to it -> size in bytes.
+
+    They are sorted by their paths in normal form C, so that a copy has the same order.
 
     What is left out, see `walk_images`, is reported on stderr.
 
@@ -104,7 +107,7 @@ def list_images(root: Path, setting: str) -> dict[str, int]:
     report_left_out(str(root), left_out)
     if not sizes:
         raise UserError(f"{setting}: {root} is not a folder with images")
-    return dict(sorted(sizes.items()))
+    return {name: sizes[name] for name in sorted(sizes, key=lambda name: (normal_form(name), name))}
 
 
 class ImageFiles:
@@ -174,15 +177,18 @@ class _Joined:
         self, indices: np.ndarray, crop_seed: tuple[int, int] = (0, 0)
     ) -> tuple[np.ndarray, np.ndarray]:
         parts = [source.read(own, crop_seed) for source, own in self._by_source(indices)]
-        order = np.argsort(np.argsort(indices >= len(self._first), kind="stable"))
+        order = self._order(indices)
         images, labels = (np.concatenate(arrays)[order] for arrays in zip(*parts, strict=True))
         return images, labels
 
     def entries(self, indices: np.ndarray) -> list[tuple[str, int]]:
         parts = [source.entries(own) for source, own in self._by_source(indices)]
         entries = [entry for part in parts for entry in part]
-        order = np.argsort(np.argsort(indices >= len(self._first), kind="stable"))
-        return [entries[row] for row in order]
+        return [entries[row] for row in self._order(indices)]
+
+    def _order(self, indices: np.ndarray) -> np.ndarray:
+        """Returns the position of each index among the examples of `_by_source`."""
+        return np.argsort(np.argsort(indices >= len(self._first), kind="stable"))
 
     def _by_source(self, indices: np.ndarray) -> Iterator[tuple[ImageSource, np.ndarray]]:
         """Yields each source that has examples among the indices, with its own indices of them."""

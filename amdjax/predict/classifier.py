@@ -24,7 +24,7 @@ from amdjax.checkpoint import has_checkpoint
 from amdjax.comparison import learned_from
 from amdjax.config import gives_network
 from amdjax.data import Dataset, EvalBatches, load_dataset
-from amdjax.data.fingerprint import Fingerprint, check_classes
+from amdjax.data.fingerprint import Fingerprint, compare_classes
 from amdjax.errors import UserError, unknown_name
 from amdjax.experiment import TEACHER, plan_runs
 from amdjax.files import write_atomically
@@ -148,27 +148,19 @@ def calibrate(
     Returns:
       The networks; where the data cannot be read, their temperature is None and stderr says so.
     """
-    data_settings = run_data(config.data, networks[0].settings)
-    data_settings.memory_gib = 0.0  # no image is read twice
-    open_data = functools.cache(lambda: load_dataset(data_settings))
-    cache = _read_cache(workdir / CACHE_FILE)
-    before = json.dumps(cache)
-    models = []
-    for network in networks:
-        digest = _digest(network.variables)
-        if digest not in cache:
-            try:
-                check_classes(data, open_data().fingerprint, network.name)
-                cache[digest] = _fit(network, open_data())
-            except UserError as error:
-                print(f"{network.name}: not calibrated: {error}", file=sys.stderr)
-        models.append(CalibratedModel(network, cache.get(digest)))
-    if json.dumps(cache) != before:
+    temperatures = _read_cache(workdir / CACHE_FILE)
+    digests = [_digest(network.variables) for network in networks]
+    missing = [pair for pair in zip(digests, networks, strict=True) if pair[0] not in temperatures]
+    if missing and (fitted := _fit_all(missing, run_data(config.data, networks[0].settings), data)):
+        temperatures |= fitted
         try:
-            write_atomically(workdir / CACHE_FILE, json.dumps(cache, indent=2) + "\n")
+            write_atomically(workdir / CACHE_FILE, json.dumps(temperatures, indent=2) + "\n")
         except OSError as error:
             print(f"cannot store the temperatures: {error}", file=sys.stderr)
-    return models
+    return [
+        CalibratedModel(network, temperatures.get(digest))
+        for digest, network in zip(digests, networks, strict=True)
+    ]
 
 
 def format_table(probabilities: dict[str, np.ndarray], class_names: Sequence[str]) -> str:
@@ -255,6 +247,30 @@ def _digest(variables: dict) -> str:
     for leaf in jax.tree.leaves(variables):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
+
+
+def _fit_all(
+    networks: Sequence[tuple[str, TrainedModel]],
+    data_settings: ml_collections.ConfigDict,
+    data: Fingerprint,
+) -> dict[str, float]:
+    """Returns the temperatures of networks by digest, without those that cannot be calibrated."""
+    temperatures = {}
+    data_settings.memory_gib = 0.0  # no image is read twice
+    try:
+        dataset = load_dataset(data_settings)
+        if difference := compare_classes(data, dataset.fingerprint):
+            raise UserError(f"the data have other classes now ({difference})")
+    except UserError as error:
+        names = " and ".join(network.name for _, network in networks)
+        print(f"{names}: not calibrated: {error}", file=sys.stderr)
+        return {}
+    for digest, network in networks:
+        try:
+            temperatures[digest] = _fit(network, dataset)
+        except UserError as error:
+            print(f"{network.name}: not calibrated: {error}", file=sys.stderr)
+    return temperatures
 
 
 def _fit(network: TrainedModel, dataset: Dataset) -> float:

@@ -3,7 +3,7 @@
 from absl import flags
 
 from amdjax import distributed
-from amdjax.cli import run_command
+from amdjax.cli import check_no_arguments, run_command
 from amdjax.errors import UserError
 from amdjax.files import check_writable, local_path
 from amdjax.report.evaluate import evaluate_workdir
@@ -28,10 +28,7 @@ def main(arguments: list[str]) -> None:
     """Evaluates the networks of the workdir and writes page, figures and numbers."""
     if _WORKDIR.value is None:
         raise UserError("--workdir=DIR is missing, the folder of a run of amdjax.main")
-    if len(arguments) > 1:
-        raise UserError(
-            f"unexpected argument {arguments[1]}; choose test images with --images=3,17"
-        )
+    check_no_arguments(arguments, "choose test images with --images=3,17")
     distributed.check_devices()
     workdir, indices = local_path(_WORKDIR.value, "--workdir"), _indices(_IMAGES.value)
     folder = workdir / "report"

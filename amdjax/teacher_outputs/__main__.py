@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from amdjax.cli import run_command
+from amdjax.cli import check_no_arguments, run_command
 from amdjax.config import validate
 from amdjax.data import Dataset, load_dataset
 from amdjax.data.sources import CHUNK
@@ -45,8 +45,9 @@ _LIST = flags.DEFINE_bool(
 )
 
 
-def main(_: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Writes the outputs of a teacher, or prints the order of the training images."""
+    check_no_arguments(arguments, "write each as --NAME=VALUE")
     config = _CONFIG.value
     if config is None:
         raise UserError("--config=NAME.py is missing, the recipe of the students")

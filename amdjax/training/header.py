@@ -20,10 +20,11 @@ from amdjax.training.preflight_warnings import (
     seen_validation_warnings,
     small_data_warnings,
     teacher_warnings,
+    unlabeled_warnings,
 )
 
 
-def print_start(
+def print_plan(
     config: ml_collections.ConfigDict,
     specs: Sequence[RunSpec],
     inputs: Inputs,
@@ -43,37 +44,9 @@ def print_start(
         print(change)
     if note := unrecorded(config):
         print(note)
-    print_plan(config, specs, inputs, overridden, num_devices)
-    if inputs.initial is not None:
-        print(f"students: start from {config.init_from} at step {inputs.initial.step}")
-        run = describe_source(local_path(config.init_from, "config.init_from"))
-        subject = f"the network {config.init_from}"
-        warn(*seen_validation_warnings(config.data, run, subject))
-    if inputs.outputs is not None:
-        print(inputs.outputs.describe(inputs.accuracy), flush=True)
-        if inputs.accuracy is not None:
-            warn(*low_accuracy_warnings(inputs.accuracy, inputs.dataset.num_classes))
-    sys.stdout.flush()
-
-
-def print_plan(
-    config: ml_collections.ConfigDict,
-    specs: Sequence[RunSpec],
-    inputs: Inputs,
-    overridden: Collection[str],
-    num_devices: int,
-) -> None:
-    """Prints the header, and notes and warnings about settings that may not be what is meant.
-
-    Args:
-      config: of the experiment.
-      specs: its runs.
-      inputs: what they read.
-      overridden: names of settings that the user has changed, see `ignored_settings`.
-      num_devices: of all processes.
-    """
     for sentence in ignored_settings(config, specs, overridden):
         print(f"note: {sentence}")
+    warn(*unlabeled_warnings(config.data))
     warn(*small_data_warnings(config, [len(inputs.data_of(spec).train) for spec in specs]))
     if inputs.teacher is not None:
         for source in teacher_sources(config.teacher):
@@ -84,6 +57,16 @@ def print_plan(
             f"students: {len(inputs.students.train):,} training images, with those of "
             f"{config.data.unlabeled}, which have no labels"
         )
+    if inputs.initial is not None:
+        print(f"students: start from {config.init_from} at step {inputs.initial.step}")
+        run = describe_source(local_path(config.init_from, "config.init_from"))
+        subject = f"the network {config.init_from}"
+        warn(*seen_validation_warnings(config.data, run, subject))
+    if inputs.outputs is not None:
+        print(inputs.outputs.describe(inputs.accuracy))
+        if inputs.accuracy is not None:
+            warn(*low_accuracy_warnings(inputs.accuracy, inputs.dataset.num_classes))
+    sys.stdout.flush()
 
 
 def header(

@@ -40,6 +40,29 @@ def small_data_warnings(config: ml_collections.ConfigDict, sizes: Iterable[int])
     return warnings
 
 
+def unlabeled_warnings(data: ml_collections.ConfigDict) -> list[str]:
+    """Returns a warning if images without labels may be those of another split, else none.
+
+    Args:
+      data: `config.data`.
+    """
+    if data.name != "folder" or not data.unlabeled:
+        return []
+    labeled = local_path(data.folder, "config.data.folder").resolve()
+    unlabeled = local_path(data.unlabeled, "config.data.unlabeled").resolve()
+    if unlabeled.is_relative_to(labeled):
+        part = unlabeled.relative_to(labeled).parts[:1]
+        if part and part[0].lower() == "train" and not data.validation:
+            return []  # the training images, once more without their labels
+    elif not labeled.is_relative_to(unlabeled):
+        return []
+    return [
+        f"config.data.unlabeled={data.unlabeled} and config.data.folder={data.folder} have images "
+        "in common, so the students may be trained on images of the test or validation split; keep "
+        "the images without labels in another folder"
+    ]
+
+
 def seen_validation_warnings(
     data: ml_collections.ConfigDict, run: RunDescription | None, subject: str
 ) -> list[str]:

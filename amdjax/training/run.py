@@ -25,7 +25,7 @@ from amdjax.run_description import read_run, write_run
 from amdjax.teacher_outputs.stored import StoredOutputs
 from amdjax.training import results
 from amdjax.training.given_teacher import import_teacher
-from amdjax.training.header import print_plan, print_start
+from amdjax.training.header import print_plan
 from amdjax.training.initial import InitialState
 from amdjax.training.inputs import Inputs, load_inputs
 from amdjax.training.loop import RunState, train_loop
@@ -64,7 +64,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, overridden: Collection
         inputs = load_inputs(config, specs, data, workdir)
         if distributed.is_primary():
             write_config(config, workdir)
-            print_start(config, specs, inputs, overridden, mesh.size)
+            print_plan(config, specs, inputs, overridden, mesh.size)
         return _train_all(config, specs, inputs, workdir, mesh, lock)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from amdjax.data import DATASETS, describe_dataset, load_dataset
+from amdjax.data import describe_dataset, load_dataset
 from amdjax.data.sources import InMemorySource, StreamedSource, read_entries
 from amdjax.data.splits import hold_out, known_labels
 from amdjax.errors import UserError
@@ -19,10 +19,6 @@ def digits_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data_dir = tmp_path_factory.mktemp("digits")
     load_dataset(data_settings("digits", data_dir))
     return data_dir
-
-
-def test_every_entry_has_a_summary():
-    assert all(entry.summary for entry in DATASETS.values())
 
 
 def test_load_dataset_error_suggests_a_name(tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import unicodedata
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from amdjax.losses.registry import LossSpec
 from amdjax.models import Outputs
 from amdjax.training.header import header
 from amdjax.training.inputs import Inputs
+from amdjax.training.preflight_warnings import unlabeled_warnings
 from amdjax.training.run import prepare, run
 from tests.make_data import data_settings, encode, random_images
 from tests.tiny_run import tiny_config
@@ -104,6 +106,36 @@ def test_add_unlabeled_changes_the_fingerprint(folder):
     assert add_unlabeled(dataset, data) is dataset
 
 
+def test_add_unlabeled_of_a_copy_in_another_normal_form_is_the_same(tmp_path):
+    joined = []
+    for form in ("NFC", "NFD"):
+        root = tmp_path / form
+        root.mkdir()
+        for seed, name in enumerate(("ez.png", "\u00e9t\u00e9.png", "zz.png")):
+            path = root / unicodedata.normalize(form, name)
+            path.write_bytes(encode(random_images(16, 16, 3, seed=seed)))
+        joined.append(add_unlabeled(_dataset(), _settings(root)))
+    one, other = joined
+    assert one.digest == other.digest
+    np.testing.assert_array_equal(one.train.arrays()[0], other.train.arrays()[0])
+
+
+def test_unlabeled_warnings_names_folders_with_images_in_common(tmp_path):
+    def warnings(folder: str, **values: object) -> list[str]:
+        paths = {"folder": str(tmp_path / "images"), "unlabeled": str(tmp_path / folder)}
+        data = default.get_config().data
+        data.update({"name": "folder"} | paths | values)
+        return unlabeled_warnings(data)
+
+    for name in ("", "images", "images/test", "images/a"):
+        (line,) = warnings(name)
+        assert "have images in common" in line
+    assert warnings("images/train") == []
+    assert len(warnings("images/train", validation=0.1)) == 1
+    assert warnings("images_2") == warnings("more", validation=0.1) == []
+    assert warnings("images", name="cifar10") == []
+
+
 def test_add_unlabeled_refuses_what_it_cannot_use(folder, tmp_path):
     data = _settings(tmp_path / "nothing")
     with pytest.raises(UserError, match="nothing is not a folder with images"):
@@ -142,8 +174,8 @@ def test_list_images_follows_links_and_counts_what_is_left_out(folder, tmp_path,
     names = ["Z.png", "b.png", "link/linked.png", "more/a.JPG", "more/c.png"]
     assert list(list_images(folder, "config.data.unlabeled")) == names
     assert sorted(capfd.readouterr().err.splitlines()) == [
-        f"{folder}: left out 1 file that cannot be an image (a pipe, socket or device): pipe.png",
-        f"{folder}: left out 1 file that links to a folder above it: more/loop",
+        f"{folder}: left out 1 file linking to a folder above: more/loop",
+        f"{folder}: left out 1 file that cannot hold an image (a pipe, socket or device): pipe.png",
         f"{folder}: left out 1 file without an image suffix: notes.txt",
     ]
 

@@ -59,9 +59,9 @@ def test_teacher_receives_no_gradient(loss):
 
 @pytest.mark.parametrize("loss", ALL_LOSSES)
 def test_gradient_agrees_with_finite_differences(loss):
-    # The AM loss is about 1e-4 here, below the tolerances.
-    scale = 1e3 if "am" in loss.__name__ else 1.0
     student, teacher = _pair(loss)
+    gradient = jax.grad(lambda s: jnp.sum(loss(s, teacher)))(student)
+    scale = 1 / np.linalg.norm(gradient)  # the tolerances are absolute, too
     with jax.enable_x64(True):
         check_grads(
             lambda s: scale * jnp.sum(loss(s, teacher)),
@@ -72,14 +72,6 @@ def test_gradient_agrees_with_finite_differences(loss):
             atol=2e-2,
             rtol=2e-2,
         )
-
-
-@pytest.mark.parametrize("loss", ALL_LOSSES)
-def test_jit_keeps_the_value(loss):
-    student, teacher = _pair(loss)
-    np.testing.assert_allclose(
-        jax.jit(loss)(student, teacher), loss(student, teacher), rtol=1e-4, atol=1e-10
-    )
 
 
 @pytest.mark.parametrize("loss", [loss for loss in ALL_LOSSES if loss is not losses.cc_loss])

@@ -1,7 +1,7 @@
 """Imported PyTorch models have the values, statistics and gradients of PyTorch."""
 
+import functools
 import re
-from functools import partial
 
 import jax
 import numpy as np
@@ -21,15 +21,19 @@ def _setup(name):
     return arrays, state_dict, import_torch_state_dict(name, state_dict), create_model(name, 10)
 
 
+@functools.cache  # compiled once for all tests
+def _evaluate(name):
+    arrays, _, variables, model = _setup(name)
+    return jax.jit(model.apply)(variables, nhwc(arrays["image"]))
+
+
 @pytest.mark.accelerator
 @pytest.mark.parametrize("name", NAMES)
 def test_imported_model_has_the_logits_and_statistics_of_pytorch(name: str):
     arrays, state_dict, variables, model = _setup(name)
-    images = nhwc(arrays["image"])
-    outputs = jax.jit(model.apply)(variables, images)
-    np.testing.assert_allclose(outputs.logits, arrays["logits_eval"], atol=1e-4)
-    train = partial(model.apply, train=True, mutable=["batch_stats"])
-    outputs, updates = jax.jit(train)(variables, images)
+    np.testing.assert_allclose(_evaluate(name).logits, arrays["logits_eval"], atol=1e-4)
+    train = functools.partial(model.apply, train=True, mutable=["batch_stats"])
+    outputs, updates = jax.jit(train)(variables, nhwc(arrays["image"]))
     np.testing.assert_allclose(outputs.logits, arrays["logits_train"], atol=1e-4)
     after = import_torch_state_dict(name, {**state_dict, **prefixed(arrays, "after_train")})
     jax.tree.map(
@@ -47,15 +51,13 @@ def test_imported_model_has_the_number_of_parameters_of_pytorch(name: str):
 
 @pytest.mark.accelerator
 def test_wide_resnet_has_the_features_of_pytorch():
-    arrays, _, variables, model = _setup("wrn_16_1")
-    features = jax.jit(model.apply)(variables, nhwc(arrays["image"][:1])).features
+    arrays, features = load("model_wrn_16_1"), _evaluate("wrn_16_1").features
     for i, layer in enumerate(("stage1", "stage2", "stage3")):
-        np.testing.assert_allclose(features[layer], nhwc(arrays[f"feat_eval_{i}"]), atol=1e-4)
+        np.testing.assert_allclose(features[layer][:1], nhwc(arrays[f"feat_eval_{i}"]), atol=1e-4)
 
 
 def test_resnet_has_the_feature_norms_of_pytorch():
-    arrays, _, variables, model = _setup("resnet20")
-    features = jax.jit(model.apply)(variables, nhwc(arrays["image"])).features
+    arrays, features = load("model_resnet20"), _evaluate("resnet20").features
     for i, layer in enumerate(("stage1", "stage2", "stage3")):
         np.testing.assert_allclose(
             np.linalg.norm(features[layer]), arrays[f"feat_eval_norm_{i}"], rtol=1e-5

@@ -36,7 +36,7 @@ def test_find_images_walks_folders_as_for_training(tmp_path, capsys):
     assert find_images([str(tmp_path / "x/.ipynb_*")]) == [tmp_path / "x/.ipynb_checkpoints/2.png"]
     err = capsys.readouterr().err
     assert "left out 1 file without an image suffix: notes.txt" in err
-    assert "left out 1 file that links to a folder above it: up" in err
+    assert "left out 1 file linking to a folder above: up" in err
 
 
 def test_find_images_names_a_folder_that_cannot_be_read(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The command `python -m amdjax.predict` and its parts."""
 
 import csv
+import errno
 import json
 import os
 import re
@@ -17,11 +18,12 @@ from PIL import Image
 from amdjax.analysis import fit_temperature, split_half
 from amdjax.data import load_dataset
 from amdjax.errors import UserError
+from amdjax.predict import classifier
 from amdjax.predict.classifier import CACHE_FILE, format_table, load_models
 from amdjax.predict.images import find_images, overlay_cam, read_images
 from amdjax.predict.table import Predictions, output_file, write_json
 from amdjax.report.evaluate import evaluate_workdir
-from amdjax.workdir import read_config
+from amdjax.workdir import read_config, write_config
 from tests.tiny_run import QUICK_COMPILATION, ROOT
 from tests.trained_run import add_student, change, change_run, change_settings, copy
 
@@ -185,7 +187,7 @@ def test_load_models_fits_the_temperatures_of_the_report_once(workdir, tmp_path,
         _replace(changed / "kd" / folder, changed / "teacher" / folder)
     (changed / CACHE_FILE).unlink()
     assert [one.temperature for one in load_models(changed, "kd").models] == [None]
-    assert "not calibrated: " in capsys.readouterr().err
+    assert capsys.readouterr().err.count("not calibrated: ") == 1
 
 
 def _replace(path: Path, other: Path) -> None:
@@ -196,23 +198,46 @@ def _replace(path: Path, other: Path) -> None:
         path.write_bytes(other.read_bytes())
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda path: path.write_bytes(b"\xff"),
-        lambda path: change(path, temperatures=None),
-        lambda path: change(path, temperatures={"kd": {}, "teacher": {"digest": "x"}}),
-        lambda path: (path.unlink(), path.mkdir()),  # cannot be written
-    ],
-)
-def test_load_models_replaces_a_damaged_cache(workdir, tmp_path, damage, capsys):
+@pytest.mark.parametrize("content", [b"\xff", b'{"kd": null}', b"[]"])
+def test_load_models_replaces_damaged_temperatures(workdir, tmp_path, content):
     changed = copy(workdir, tmp_path / "run")
     temperatures = [one.temperature for one in load_models(changed).models]
-    damage(changed / CACHE_FILE)
-    again = load_models(changed)
-    assert [one.temperature for one in again.models] == temperatures
-    stored = (changed / CACHE_FILE).is_file()
-    assert stored != ("cannot store the temperatures" in capsys.readouterr().err)
+    (changed / CACHE_FILE).write_bytes(content)
+    assert [one.temperature for one in load_models(changed).models] == temperatures
+    stored = json.loads((changed / CACHE_FILE).read_text())
+    assert sorted(stored.values()) == sorted(temperatures)
+
+
+def test_load_models_of_a_read_only_workdir_fits_the_temperatures_each_time(
+    workdir, tmp_path, monkeypatch, capsys
+):
+    changed = copy(workdir, tmp_path / "run")
+    temperatures = [one.temperature for one in load_models(changed).models]
+    (changed / CACHE_FILE).unlink()
+
+    def write(path: Path, text: str) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(classifier, "write_atomically", write)
+    assert [one.temperature for one in load_models(changed).models] == temperatures
+    assert "cannot store the temperatures: [Errno 30] Read-only" in capsys.readouterr().err
+
+
+def test_load_models_keeps_the_class_names_of_the_training(workdir, tmp_path, capsys):
+    changed = copy(workdir, tmp_path / "run")
+    (changed / CACHE_FILE).unlink(missing_ok=True)
+    config = read_config(changed)
+    images = Path(shutil.copytree(config.data.folder, tmp_path / "images"))
+    names = sorted(path.name for path in (images / "train").iterdir())
+    for split in ("train", "test"):
+        (images / split / names[0]).rename(images / split / "renamed")
+    config.data.folder = str(images)
+    write_config(config, changed)
+    loaded = load_models(changed)
+    assert loaded.class_names == tuple(names)
+    assert [one.temperature for one in loaded.models] == [None, None]
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert line.startswith("kd and teacher: not calibrated: the data have other classes now (")
 
 
 def test_grad_cam_has_the_size_of_its_layer(workdir):

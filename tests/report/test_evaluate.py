@@ -18,6 +18,7 @@ from amdjax.report.evaluate import LAYERS, compare_maps, disagreement, evaluate_
 from amdjax.report.report_data import ModelResult, ReportData
 from amdjax.trained import restore, restore_all
 from amdjax.workdir import read_config, write_config
+from amdjax.workdir_lock import WorkdirLock
 from tests.trained_run import add_student, change, change_run, copy
 
 
@@ -252,7 +253,8 @@ def test_curves_skip_incomplete_lines(workdir, report, tmp_path):
 
 
 def test_indices_choose_the_samples(workdir):
-    report = evaluate_workdir(workdir, indices=(7, 2, 30, 0, 1, 5))
+    with WorkdirLock(workdir):  # of a command that is running
+        report = evaluate_workdir(workdir, indices=(7, 2, 30, 0, 1, 5))
     assert report.samples.tolist() == [7, 2, 30, 0, 1, 5]
     assert not report.by_disagreement
     assert report.networks[0].maps["stage1"].shape[0] == 6
@@ -325,7 +327,7 @@ def test_evaluate_workdir_names_missing_data(workdir, tmp_path):
     changed = copy(workdir, tmp_path / "run")
     data = read_config(changed).data.to_dict()
     change(changed / "config.json", data={**data, "folder": str(tmp_path / "missing")})
-    with pytest.raises(UserError, match="missing"):
+    with pytest.raises(UserError, match=rf"{tmp_path}/missing cannot be listed"):
         evaluate_workdir(changed)
 
 

@@ -36,7 +36,7 @@ def test_report_command_reports_usage_errors_in_one_line():
     cases = {
         (): "--workdir=DIR is missing",
         ("--workdir=nowhere", "--images=one"): "--images must be whole numbers, not one",
-        ("--workdir=nowhere", "3"): "unexpected argument 3",
+        ("--workdir=nowhere", "3"): "unexpected argument '3'",
     }
     processes = [start([*REPORT, *words]) for words in cases]
     for process, message in zip(processes, cases.values(), strict=True):

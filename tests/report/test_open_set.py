@@ -20,6 +20,7 @@ from amdjax.trained import restore
 from amdjax.workdir import read_config
 from tests.make_data import encode, random_images
 from tests.report.fake_report import fake_report
+from tests.trained_run import change, copy
 
 KEYS = {f"{score}_{key}" for score in OPEN_SET_SCORES for key in ("auroc", "fpr95")}
 
@@ -66,9 +67,14 @@ def test_evaluate_workdir_compares_test_images_with_unknown_images(trained: Path
             assert network.open_set[f"{name}_fpr95"] == pytest.approx(fpr, abs=1.5 / 11)
 
 
-def test_evaluate_workdir_refuses_unknown_images_that_are_missing(trained: Path):
-    with pytest.raises(UserError, match="'nowhere' is neither another data set"):
+def test_evaluate_workdir_takes_the_unknown_images_of_the_config(trained: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="nowhere"):
         evaluate_workdir(trained, unknown="nowhere")
+    changed = copy(trained, tmp_path / "run")
+    data = read_config(changed).data.to_dict()
+    change(changed / "config.json", data={**data, "unknown": "nothing"})
+    with pytest.raises(UserError, match="nothing"):
+        evaluate_workdir(changed)
 
 
 def test_measure_is_perfect_where_the_scores_are_separate():

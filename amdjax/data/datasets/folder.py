@@ -465,6 +465,9 @@ def _read_table(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
                     f"not {','.join(columns)!r}"
                 )
             known = [column for column in ("file", "label", "split") if column in columns]
+            for column in known:
+                if columns.count(column) > 1:
+                    raise UserError(f"{table}: the first line has the column {column} twice")
             is_empty = True
             for row in reader:
                 is_empty = False
@@ -531,7 +534,7 @@ def walk_images(
         if not file.name.lower().endswith(IMAGE_SUFFIXES):
             left_out["without an image suffix"].append(file.path)
         elif not file.is_file() and is_special(Path(file.path)):
-            left_out["that cannot be an image (a pipe, socket or device)"].append(file.path)
+            left_out["that cannot hold an image (a pipe, socket or device)"].append(file.path)
         else:
             yield file
 
@@ -551,7 +554,7 @@ def _walk(
         if not entry.is_dir():
             yield entry
         elif entry.is_symlink() and os.path.realpath(entry.path) in parents:
-            left_out["that links to a folder above it"].append(entry.path)
+            left_out["linking to a folder above"].append(entry.path)
         else:
             yield from _walk(entry.path, parents, left_out)
 

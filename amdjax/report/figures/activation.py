@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from amdjax.analysis.gradcam import overlay, to_unit, upsample
+from amdjax.analysis.gradcam import COLORS, overlay, to_unit, upsample
 from amdjax.report.figures import style
 from amdjax.report.report_data import LEVELS, ReportData
 from amdjax.report.summary import Stat
@@ -28,7 +28,6 @@ _LINE = 0.22  # of a heading
 _COLOR_BAR = 0.6
 _MIN_INCHES = 6.0  # width of a figure, for the text of the colour bar
 _LETTERS = 9  # of a method's label in one line of a heading
-_COLORS = "inferno"  # the same as in `overlay`
 
 
 class _Column(NamedTuple):
@@ -67,7 +66,7 @@ def attention_maps(report: ReportData) -> Figure:
       A figure with a group of columns for each level.
     """
     count = num_images(report)
-    color_map = mpl.colormaps[_COLORS]
+    color_map = mpl.colormaps[COLORS]
     columns = []
     for layer in _layers(report):
         for network in report.first_seeds:

@@ -55,7 +55,7 @@ def test_list_folder_reports_the_files_that_are_left_out(folder, capfd):
     assert sorted(capfd.readouterr().err.splitlines()) == [
         f"{train}: left out 1 class folder without images: class_3",
         f"{train}: left out 1 file outside the class folders: loose.png",
-        f"{train}: left out 1 file that cannot be an image (a pipe, socket or device): "
+        f"{train}: left out 1 file that cannot hold an image (a pipe, socket or device): "
         "class_2/pipe.png",
         f"{train}: left out 5 files without an image suffix: class_0/Thumbs.db, "
         "class_1/notes0.txt, class_1/notes1.txt, ...",
@@ -92,7 +92,7 @@ def test_list_folder_ignores_hidden_files_silently(folder, capfd):
 def test_list_folder_does_not_follow_links_to_parents(folder, capfd):
     (folder / "train/class_0/loop").symlink_to(folder / "train")
     assert len(list_folder(folder).files["train"]) == 12
-    assert "1 file that links to a folder above it: class_0/loop" in capfd.readouterr().err
+    assert "1 file linking to a folder above: class_0/loop" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -563,6 +563,7 @@ def test_table_names_all_missing_files(table):
         ("file,label\n", "lists no images"),
         ("file,label\n0.png,a\n1.png,\n", "line 3: no label is given"),
         ("file,label\n0.png\n", "line 2: no label is given"),
+        ("file,label,label\n0.png,a,b\n", "the first line has the column label twice"),
         ("file,label\n0.png,a\n./0.png,b\n", "line 3: the file './0.png' is listed twice"),
         ("file,label\n../0.png,a\n", r"line 2: the file '\.\./0\.png' must be below"),
         ("file,label\n/0.png,a\n", "line 2: the file '/0.png' must be relative to /"),
