@@ -35,6 +35,12 @@ from amdjax.recipes import RECIPES, check_recipe, find_recipe
 
 _CONFIG_FLAGS = ("--config", "-config")
 _IMPORT_FLAGS = ("--config.imports", "-config.imports")
+# What absl and Python say about a value, and what it must be.
+_KINDS = {
+    "invalid literal for int()": "a whole number",
+    "could not convert string to float": "a number",
+    "('Non-boolean argument to boolean flag'": "True or False",
+}
 
 
 class _ListParser(flags.ArgumentParser):
@@ -214,7 +220,7 @@ def parse_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> 
     try:
         arguments = values(words)
     except Exception as error:
-        raise _config_file_error(error, file) or _flag_error(error, words) from error
+        raise _config_file_error(error, file) or _flag_error(error, words, values) from error
     if file is not None:
         _check_config(values["config"].value, file)
     return arguments
@@ -242,24 +248,46 @@ def _config_file_error(error: Exception, file: str | None) -> UserError | None:
         # ml_collections raises the recipe's error a second time, with the traceback as its text.
         if isinstance(cause, UserError) and not str(cause).startswith("Error whilst parsing"):
             return cause
-    for cause in reversed(causes if file is not None else []):
+    if file is None:
+        return None
+    for cause in reversed(causes):
         if isinstance(cause, SyntaxError) and cause.filename == file:
             return UserError(f"--config: {file}, line {cause.lineno}: {cause.msg}")
         frames = traceback.extract_tb(cause.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == file]
         if lines:
             return UserError(f"--config: {file}, line {lines[-1]}: {type(cause).__name__}: {cause}")
+        # ml_collections calls get_config with the set-up, if there is one.
+        name = Path(file).name if Path(file).parent == RECIPES else file
+        if isinstance(cause, TypeError) and str(cause).startswith("get_config() takes"):
+            return UserError(f"{name} has no set-ups; write --config={name}")
+        if isinstance(cause, TypeError) and str(cause).startswith("get_config() missing"):
+            return UserError(f"{name} needs a set-up; write --config={name}:SETUP")
     return None
 
 
-def _flag_error(error: Exception, words: Sequence[str]) -> Exception:
+def _flag_error(error: Exception, words: Sequence[str], values: flags.FlagValues) -> Exception:
     """Returns the error for a wrong flag; other errors are returned as they are."""
     message = one_line(str(error.args[0] if error.args else error))  # str(KeyError) has quotes
     if isinstance(error, AttributeError) and "get_config" in message:
         return UserError("--config: the file has no function get_config")
+    known = flat_settings(default.get_config())
+    groups = {key.rsplit(".", depth)[0] for key in known for depth in range(key.count(".") + 1)}
+    unknown = error.flagname if isinstance(error, flags.UnrecognizedFlagError) else None
+    if unknown in groups and "config" in values:
+        return UserError(f"unknown flag --{unknown}; did you mean --config.{unknown}?")
+    if found := re.match(r"flag --config\.(\S+?)=.* as a ConfigDict: ", message):
+        names = [key for key in known if key.startswith(f"{found[1]}.")]
+        if names:
+            example = min(names, key=lambda key: not key.endswith(".name"))
+            return UserError(
+                f"--config.{found[1]} is a group of settings; set one of them, such as "
+                f"--config.{example}"
+            )
+    for reason, kind in _KINDS.items():
+        if found := re.match(f"flag (\\S+?)=(.*): {re.escape(reason)}", message):
+            return UserError(f"{found[1]} must be {kind}, not {found[2]!r}")
     if isinstance(error, AttributeError | KeyError):
-        known = flat_settings(default.get_config())
-        groups = {key.rsplit(".", depth)[0] for key in known for depth in range(key.count(".") + 1)}
         for word in words:
             match = re.match(r"--?config\.([^=]+)", word)
             if match and match[1] not in groups:

@@ -8,6 +8,7 @@ import flax.traverse_util
 import jax.numpy as jnp
 import ml_collections
 
+from amdjax.configs import default
 from amdjax.data.policies import NUM_LEVELS
 from amdjax.errors import UserError, unknown_name
 from amdjax.methods import METHODS, canonical_name
@@ -136,6 +137,7 @@ def _other_than(*names: str) -> Callable[[str], bool]:
 # Setting -> others, with the values that it needs to have an effect. An optimiser that amdjax does
 # not know may read any of its settings.
 _NEEDS: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "sweep.choices": {"sweep.key": _other_than("")},
     "data.validation_seed": {"data.validation": _positive},
     "augment.pad_mode": {"augment.padding": _positive},
     "mix.alpha": {"mix.name": _one_of("mixup", "cutmix")},
@@ -158,9 +160,13 @@ def validate(config: ml_collections.ConfigDict) -> None:
     """Checks each value of a config by itself.
 
     Raises:
-      UserError: on the first invalid value.
+      UserError: on the first invalid value, or a setting that does not exist.
     """
-    for key, value in flat_settings(config).items():
+    settings = flat_settings(config)
+    known = flat_settings(default.get_config(imports=config.imports))
+    if unknown := sorted(settings.keys() - known):
+        raise unknown_name("config key", unknown[0], known)
+    for key, value in settings.items():
         _check_range(f"config.{key}", value, _RANGES.get(key))
     check_losses(config.losses.to_dict())
     if config.dtype not in _DTYPES:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from amdjax.errors import UserError
+
+_Value = TypeVar("_Value", int, bool)
 
 BATCH_AXIS = "batch"
 # On CPU: convolutions of oneDNN (JAX 0.10 has none), and none of YNNPACK, whose gradients of
@@ -359,11 +361,11 @@ def process_count() -> int:
     return jax.process_count()
 
 
-def of_primary(value: int) -> int:
-    """Returns the first process's number; to be called by all processes at the same step."""
+def of_primary(value: _Value) -> _Value:
+    """Returns the first process's number or bool; all processes call it at the same step."""
     if process_count() == 1:
         return value
-    return int(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+    return type(value)(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
 def differing_processes(value: str) -> list[int]:

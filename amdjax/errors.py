@@ -2,9 +2,15 @@
 
 import difflib
 import sys
+import sysconfig
+import traceback
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import jax
+
+_PACKAGE = Path(__file__).resolve().parent
+_LIBRARIES = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))
 
 
 class UserError(ValueError):
@@ -52,6 +58,30 @@ def one_line(message: BaseException | str) -> str:
 def first_line(message: BaseException | str) -> str:
     """Returns the first line of a text, or of the message of an exception or else its type."""
     return next(iter(_text(message).splitlines()), "")
+
+
+def summary(error: Exception) -> str:
+    """Returns the type of an error with the first line of its message."""
+    return f"{type(error).__name__}: {first_line(str(error)).rstrip('.')}"
+
+
+def user_line(error: BaseException, called_by: str = "") -> str:
+    """Returns the innermost line of an error that is in neither amdjax nor a library.
+
+    Args:
+      error: that was raised.
+      called_by: file of the package, of which only what it has called counts; "": all lines.
+
+    Returns:
+      "FILE, line N: "; "" if there is no such line.
+    """
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename == called_by:
+            break
+        file = Path(frame.filename).resolve()
+        if file.is_file() and not any(map(file.is_relative_to, (_PACKAGE, *_LIBRARIES))):
+            return f"{file}, line {frame.lineno}: "
+    return ""
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:

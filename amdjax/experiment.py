@@ -8,6 +8,7 @@ from typing import Any
 import ml_collections
 
 from amdjax.config import check_losses, disabled_by, flat_settings, given_teacher
+from amdjax.data.policies import policy_names
 from amdjax.errors import UserError, unknown_name
 from amdjax.losses import Objective, build_objective
 from amdjax.methods import canonical_name, method_losses, needs_early_teacher
@@ -152,9 +153,9 @@ def ignored_settings(
 ) -> list[str]:
     """Returns a sentence for each setting that has no effect on any run.
 
-    These are the settings of a loss that every method with the loss overrides, those that another
-    setting disables, see `disabled_by`, and those of a teacher that is not trained. Losses that no
-    method has do not count, and neither does a swept setting.
+    These are the settings of a loss that no method has or that every method with it overrides,
+    those that another setting disables, see `disabled_by`, those of a teacher that is not trained,
+    and those of augmentations and sweeps that no method uses. A swept setting does not count.
 
     Args:
       config: of the experiment.
@@ -181,7 +182,26 @@ def _unread(name: str, settings: Mapping[str, Any], specs: Sequence[RunSpec]) ->
         return ": it is a setting of eskd"
     if name == "teacher.learning_rate" and not teachers:
         return ": no teacher is trained"
+    key = settings["sweep.key"]
+    if name in ("sweep.key", "sweep.choices") and key and not any(one.sweep_key for one in specs):
+        return f": no method of config.methods reads config.{key}"
+    match name.split("."):
+        case "losses", loss, _ if not any(loss in spec.losses for spec in specs):
+            return f": no method of config.methods has the loss {loss}"
+        case "augment", "strong_policy" if not _has_strong_view(specs):
+            return ": no method of config.methods compares two views of each image"
+        case "augment", augmentation, _:
+            keys = ["augment.policy"]
+            if _has_strong_view(specs):
+                keys.append("augment.strong_policy")
+            if not any(augmentation in policy_names(settings[key]) for key in keys):
+                return " with " + " and ".join(f"config.{key}={settings[key]!r}" for key in keys)
     return ""
+
+
+def _has_strong_view(specs: Sequence[RunSpec]) -> bool:
+    """Returns whether a run reads the second view of `augment.strong_policy`."""
+    return any(build_objective(spec.losses).needs_strong_view for spec in specs)
 
 
 def _overridden(name: str, settings: Mapping[str, Any], specs: Sequence[RunSpec]) -> str:
@@ -253,11 +273,15 @@ def _student(
     teacher = None
     if objective.needs_teacher:
         teacher = EARLY_TEACHER if needs_early_teacher(method) else TEACHER
-    if objective.needs_hard_labels and config.mix.name != "none":
+    if (hard := objective.hard_label_losses) and config.mix.name != "none":
+        hints = [
+            f", or config.losses.{name}.pair_labels to predicted"
+            for name in hard
+            if "pair_labels" in losses[name]
+        ]
         raise UserError(
-            f"{method}: {' and '.join(objective.needs_hard_labels)} needs class labels and cannot "
-            f"use the mixed labels of config.mix.name={config.mix.name!r}; set it to none (pairs "
-            "are defined for mixed images with config.losses.amc.pair_labels=predicted)"
+            f"{method}: {' and '.join(hard)} needs class labels and cannot use the mixed labels of "
+            f"config.mix.name={config.mix.name!r}; set it to none{''.join(hints)}"
         )
     if config.data.unlabeled:
         _check_unlabeled(config, method, objective)
@@ -280,9 +304,9 @@ def _check_unlabeled(config: ml_collections.ConfigDict, method: str, objective: 
             f"{method}: every loss reads labels, so the images of config.data.unlabeled teach "
             "nothing; choose methods with losses of the teacher's outputs, such as kd and at"
         )
-    if objective.needs_all_labels:
+    if objective.label_comparing_losses:
         raise UserError(
-            f"{method}: {' and '.join(objective.needs_all_labels)} compares images by their "
+            f"{method}: {' and '.join(objective.label_comparing_losses)} compares images by their "
             "labels, which those of config.data.unlabeled do not have; choose another method"
         )
     if objective.label_losses and config.mix.name != "none":

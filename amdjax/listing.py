@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 
+from amdjax.configs import default
 from amdjax.data.mixing import MIXES
 from amdjax.data.policies import AUGMENTATIONS
 from amdjax.data.registry import DATASETS
 from amdjax.losses import LOSSES
-from amdjax.losses.registry import SCHEDULE
+from amdjax.losses.spec import SCHEDULE
 from amdjax.methods import METHODS
 from amdjax.models import MODELS
 from amdjax.recipes import list_recipes
@@ -31,14 +32,13 @@ def list_registries() -> str:
 
 
 def _losses() -> Iterable[tuple[str, str]]:
-    """Yields each loss with its summary and its settings, but for the schedule of the weight."""
-    for name, spec in LOSSES.items():
-        settings = spec.defaults()
+    """Yields each loss with its summary and its defaults, but for the schedule of the weight."""
+    for name, settings in default.get_config().losses.to_dict().items():
         weight = settings.pop("weight")
         for key in SCHEDULE:
             settings.pop(key)
         text = ", ".join(f"{key}={value}" for key, value in {"weight": weight, **settings}.items())
-        yield name, f"{spec.summary}: {text}"
+        yield name, f"{LOSSES[name].summary}: {text}"
 
 
 def _summaries(registry: dict) -> Iterable[tuple[str, str]]:

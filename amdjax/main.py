@@ -21,7 +21,11 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of checkpoints, metrics and results; default: runs/CONFIG (-SETUP)."
 )
 _STOP_CODE = flags.DEFINE_integer(
-    "stop_code", 0, "Exit code after SIGTERM or Ctrl-C, for a scheduler that starts the run again."
+    "stop_code",
+    0,
+    "Exit code after SIGTERM or Ctrl-C, for a scheduler that starts the run again.",
+    lower_bound=0,
+    upper_bound=255,  # exit codes are one byte
 )
 _PREPARE_ONLY = flags.DEFINE_bool(
     "prepare_only", False, "Prepare the data and check the settings, and train nothing."

@@ -191,16 +191,25 @@ def load_teacher(
       UserError: if the file is missing, damaged, of another model, or of other classes, or a loss
         of the teacher's run defines its predictions.
     """
-    file = local_path(path, setting)
-    if not file.exists():
-        raise UserError(f"{setting}: {path} does not exist")
-    weights = find_weights(file)
+    file = find_source(path, setting)
+    weights, run = find_weights(file), None
     if weights is not None:
         teacher = GivenTeacher(read_weights(weights, name))
     else:
-        _check_run(file, data, f"{setting}: {path}", started)
+        run = describe_source(file)
+        if run is not None:
+            _check_run(run, data, f"{setting}: {path}", started)
         teacher = _read_teacher(file, path)
-    check_variables(teacher.variables, name, len(data.class_names), file, data.image_shape)
+    try:
+        check_variables(teacher.variables, name, len(data.class_names), file, data.image_shape)
+    except UserError as error:
+        if run is None or run.model == canonical_model_name(name):
+            raise
+        names = "ensemble_models" if setting == "config.teacher.ensemble" else "name"
+        raise UserError(
+            f"{setting}: {path} has the network {run.model}, not {name}; correct "
+            f"config.teacher.{names}"
+        ) from error
     return teacher
 
 
@@ -213,11 +222,11 @@ def _read_teacher(file: Path, source: str) -> GivenTeacher:
     return GivenTeacher(network_of(state), (read,))
 
 
-def _check_run(path: Path, data: Fingerprint, subject: str, started: bool) -> None:
+def _check_run(run: RunDescription, data: Fingerprint, subject: str, started: bool) -> None:
     """Makes sure that students can learn from the outputs of a network of a run.
 
     Args:
-      path: of the run or of a checkpoint; nothing is known of those without a description.
+      run: that trained the network.
       data: fingerprint of the data set.
       subject: the network, for the message.
       started: as for `load_teacher`.
@@ -225,9 +234,6 @@ def _check_run(path: Path, data: Fingerprint, subject: str, started: bool) -> No
     Raises:
       UserError: if it was trained on other classes, or a loss defines its predictions.
     """
-    run = describe_source(path)
-    if run is None:
-        return
     if difference := compare_classes(run.data, data):
         problem = (
             f"{subject} was trained on other classes than those of the data ({difference}), and "
@@ -252,6 +258,26 @@ def _check_run(path: Path, data: Fingerprint, subject: str, started: bool) -> No
         raise UserError(f"{problem}: {remedy}")
     if distributed.is_primary():
         warn(f"{problem}; the students have started so and continue")
+
+
+def find_source(text: str, setting: str) -> Path:
+    """Returns the path of trained weights.
+
+    Args:
+      text: value of the setting.
+      setting: that names the path, for messages.
+
+    Raises:
+      UserError: if nothing is there, or it is a workdir and not one of its runs.
+    """
+    path = local_path(text, setting)
+    if not path.exists():
+        raise UserError(f"{setting}: {text} does not exist")
+    runs = sorted(filter(has_checkpoint, path.iterdir())) if path.is_dir() else []
+    if runs and find_run(path) is None and find_weights(path) is None:
+        names = ", ".join(map(str, runs))
+        raise UserError(f"{setting}: {text} is a workdir; name one of its runs: {names}")
+    return path
 
 
 def describe_source(path: Path) -> RunDescription | None:

@@ -39,8 +39,13 @@ def check_recipe(file: str) -> None:
     """
     if Path(file).is_file():
         return
+    name = Path(file).name.removesuffix(".py")
     if file and Path(file).name == file:
-        raise unknown_name("file or recipe", file.removesuffix(".py"), _names())
+        raise unknown_name("file or recipe", name, _names())
+    if name in _names():
+        raise UserError(
+            f"--config: {file} is not there; packaged recipes need no folder: --config={name}.py"
+        )
     raise UserError(f"--config: {file or 'the name of a recipe'} is not there")
 
 

@@ -85,7 +85,13 @@ class TrainedModel(RunIdentity):
         return self.settings.get("data", {}).get("random_resized_crop", False)
 
     def logits(self, images: np.ndarray) -> jax.Array:
-        """Returns the logits, float32 [B,C], of images, uint8 RGB [B,H,W,3]."""
+        """Returns the logits, float32 [B,C], of images, uint8 RGB [B,H,W,3].
+
+        Raises:
+          UserError: if the images have another dtype, and so perhaps another scale.
+        """
+        if images.dtype != np.uint8:
+            raise UserError(f"images must be uint8 from 0 to 255, not {images.dtype}")
         return forward(self.predictor, self.variables, images)
 
 

@@ -197,6 +197,12 @@ def read_config(workdir: Path, data_dir: str | None = None) -> ml_collections.Co
     if not workdir.is_dir():
         raise UserError(f"--workdir: {workdir} is not a folder")
     path = workdir / _CONFIG_FILE
+    if not path.exists() and (workdir / RUN_FILE).exists():
+        run = workdir.absolute()
+        raise UserError(
+            f"{workdir} is the folder of one run; give --workdir={run.parent}, and to predict or "
+            f"export with this run also --method={run.name}"
+        )
     if not path.exists():
         raise UserError(f"{workdir} has no {_CONFIG_FILE}, so amdjax.main was never started in it")
     if any(workdir.glob(f"*/{OLD_RUN_FILE}")) and not any(workdir.glob(f"*/{RUN_FILE}")):

@@ -15,6 +15,7 @@ from amdjax.configs import default
 from amdjax.data import Dataset, InMemorySource
 from amdjax.experiment import TEACHER, RunSpec
 from amdjax.models import Model, Outputs, count_parameters, init_variables
+from amdjax.training.evaluation import compiled_eval_step
 from amdjax.training.multi_step import RunSteps, StepRunner
 from amdjax.training.teacher_cache import cache_teacher_outputs
 from amdjax.training.train_state import TrainState
@@ -188,7 +189,7 @@ def prepare(
 
         return train
 
-    eval_step = row.trainer.compiled_eval_step()
+    eval_step = compiled_eval_step(row.trainer.predictor, row.trainer.mesh)
     sample = distributed.shard(
         {**row.trainer.train_batches(seed=0)[0], "mask": np.ones(batch, bool)}, row.trainer.mesh
     )

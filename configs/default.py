@@ -174,8 +174,8 @@ def get_config(*, imports: Sequence[str] = ()) -> ml_collections.ConfigDict:
     # Evaluates (and teaches with) exponential moving averages of the variables; 0: the last ones.
     config.ema_decay = 0.0
 
-    # Weight and hyper-parameters of every loss; config.methods decides which are used. The defaults
-    # are those of the functions in amdjax/losses/; `amdjax --list` prints them all.
+    # Weight and other settings of every loss; config.methods decides which are used. The defaults
+    # are those of amdjax/losses/, but for these; `amdjax --list` prints all without the schedule.
     config.losses = default_losses()
     config.losses.ce.weight = 0.1
     config.losses.kd.weight = 0.9

@@ -111,7 +111,16 @@ def _parse(*words):
     [
         ("--config.studnt.name=x", "unknown config key 'studnt.name'; did you mean student.name"),
         ("--config.losses.am.margn=2", r"'losses\.am\.margn'; did you mean losses\.am\.margin"),
-        ("--config.epochs=many", r"config\.epochs=many"),
+        ("--config.epochs=1.5", r"^--config\.epochs must be a whole number, not '1\.5'$"),
+        ("--config.seed=: a", r"^--config\.seed must be a whole number, not ': a'$"),
+        ("--config.ema_decay=much", r"^--config\.ema_decay must be a number, not 'much'$"),
+        (
+            "--config.teacher.cached=yes",
+            r"^--config\.teacher\.cached must be True or False, not 'y",
+        ),
+        ("--config.teacher=resnet18", r"group of settings; .*, such as --config\.teacher\.name$"),
+        ("--config.losses.kd=3", r"kd is a group of settings; .* such as --config\.losses\.kd\."),
+        ("--methods=kd", r"unknown flag --methods; did you mean --config\.methods\?"),
         ("--config.augment.mean=(1.0,", "is not a Python tuple"),
         ("--wrkdir=x", "Did you mean: workdir"),
     ],
@@ -176,6 +185,21 @@ def test_parse_flags_names_the_fault_of_a_config_file(tmp_path, text, message):
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("parameters", "setup", "message"),
+    [
+        ("", ":a", r"mine\.py has no set-ups; write --config=\S+mine\.py$"),
+        ("setup", "", r"mine\.py needs a set-up; write --config=\S+mine\.py:SETUP$"),
+    ],
+)
+def test_parse_flags_names_a_setup_too_many_or_too_few(tmp_path, parameters, setup, message):
+    (tmp_path / "mine.py").write_text(f"def get_config({parameters}):\n    return 1\n")
+    with pytest.raises(UserError, match=message):
+        _parse(f"--config={tmp_path / 'mine.py'}{setup}")
+    with pytest.raises(UserError, match=r"^digits\.py has no set-ups; write --config=digits\.py$"):
+        _parse("--config=digits:a")
+
+
 @pytest.mark.parametrize("words", [["--config=nowhere/a.py"], ["--config="], ["--config"]])
 def test_parse_flags_refuses_a_missing_config_file(words):
     with pytest.raises(UserError, match=r"--config: .* is not there"):
@@ -187,6 +211,7 @@ def test_parse_flags_refuses_a_missing_config_file(words):
     [
         ("cifar11.py", "unknown file or recipe 'cifar11'; did you mean cifar10 or cifar100"),
         ("tinyimagenet:a", "unknown file or recipe 'tinyimagenet'; did you mean tiny_imagenet"),
+        ("nowhere/cifar10.py:b", "no folder: --config=cifar10.py$"),
         ("zzzz.py", "unknown file or recipe 'zzzz'; known: amc, amc_cifar10, cifar10, "),
     ],
 )

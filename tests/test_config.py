@@ -89,5 +89,12 @@ def test_validate_names_a_seed_that_is_out_of_range(seed):
         validate(config)
 
 
+def test_validate_names_a_setting_that_does_not_exist():
+    config = default.get_config()
+    config.student.nam = "resnet20"
+    with pytest.raises(UserError, match=r"config key 'student\.nam'; did you mean student\.name"):
+        validate(config)
+
+
 def test_validate_accepts_the_defaults():
     validate(default.get_config())

@@ -128,7 +128,15 @@ def test_plan_runs_names_a_swept_value_and_a_method_out_of_range(monkeypatch):
             ],
         ),
         (("scratch", "kd"), {"ce.weight": 0.5}, []),  # kd uses it
-        (("scratch",), {"ce.weight": 1.0, "kd.temperature": 8.0}, []),  # scratch has no KD
+        (
+            ("scratch",),
+            {"ce.weight": 1.0, "kd.temperature": 8.0},
+            [
+                "config.losses.kd.temperature=8.0 has no effect: no method of config.methods has "
+                "the loss kd"
+            ],
+        ),
+        (("simkd",), {"ce.label_smoothing": 0.1}, []),  # the teacher has cross-entropy
         (("kd_ls",), {}, []),
     ],
 )
@@ -175,6 +183,41 @@ def test_ignored_settings_leaves_out_a_swept_one():
             {"methods": ("scratch",), "teacher.learning_rate": 0.2},
             ["config.teacher.learning_rate=0.2 has no effect: no teacher is trained"],
         ),
+        (
+            {"sweep.choices": (1.1, 1.35)},
+            ["config.sweep.choices=(1.1, 1.35) has no effect with config.sweep.key=''"],
+        ),
+        ({"sweep.key": "losses.am.margin", "sweep.choices": (1.1, 1.35)}, []),
+        (
+            {"methods": ("kd",), "sweep.key": "losses.am.margin", "sweep.choices": (1.1,)},
+            [
+                f"config.{setting} has no effect: no method of config.methods reads "
+                "config.losses.am.margin"
+                for setting in ("sweep.key='losses.am.margin'", "sweep.choices=(1.1,)")
+            ],
+        ),
+        (
+            {"augment.randaugment.num_ops": 3, "augment.strong_policy": "trivialaugment"},
+            [
+                "config.augment.randaugment.num_ops=3 has no effect with config.augment.policy="
+                "'none'",
+                "config.augment.strong_policy='trivialaugment' has no effect: no method of "
+                "config.methods compares two views of each image",
+            ],
+        ),
+        (
+            {
+                "methods": ("mlkd",),
+                "augment.randaugment.num_ops": 3,
+                "augment.strong_policy": "trivialaugment",
+            },
+            [
+                "config.augment.randaugment.num_ops=3 has no effect with config.augment.policy="
+                "'none' and config.augment.strong_policy='trivialaugment'"
+            ],
+        ),
+        ({"methods": ("mlkd",), "augment.randaugment.num_ops": 3}, []),
+        ({"augment.policy": "randaugment", "augment.randaugment.num_ops": 3}, []),
     ],
 )
 def test_ignored_settings_are_those_that_no_run_reads(settings, sentences):
@@ -186,7 +229,7 @@ def test_ignored_settings_are_those_that_no_run_reads(settings, sentences):
 def test_disabled_by_leaves_other_settings_alone():
     settings = flat_settings(default.get_config())
     assert {key for key in settings if disabled_by(key, settings)} == {
-        *("data.validation_seed", "augment.pad_mode", "optim.end_learning_rate"),
+        *("data.validation_seed", "augment.pad_mode", "optim.end_learning_rate", "sweep.choices"),
         *("mix.alpha", "mix.probability", "mix.layer", "mix.moex_lam", "mix.teacher_sees_mixed"),
         *("optim.beta1", "optim.beta1_end", "optim.beta2"),
     }

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from amdjax import losses
 from amdjax.config import validate
 from amdjax.configs import default
 from amdjax.data.image_io import center_box, decode_image
@@ -118,6 +119,13 @@ def test_every_recipe_is_documented():
 def test_every_method_and_loss_is_documented():
     assert _rows(DOCS / "losses.md", "## Methods").keys() == METHODS.keys()
     assert _rows(DOCS / "losses.md", "## Losses").keys() == LOSSES.keys()
+
+
+def test_every_loss_is_in_the_api_reference():
+    text = (DOCS / "api.md").read_text()
+    for spec in LOSSES.values():
+        name = spec.function.__name__
+        assert name in losses.__all__ or f"{spec.function.__module__}.{name}\n" in text, name
 
 
 def test_documented_weights_are_the_defaults():

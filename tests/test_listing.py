@@ -30,6 +30,7 @@ def test_list_registries_has_a_line_for_every_entry():
         assert sections[title].keys() == registry.keys()
         assert all(len(line.split()) > 1 for line in sections[title].values())
     assert "margin=1.35" in sections["losses"]["am"]
+    assert "weight=0.1," in sections["losses"]["ce"]  # the default of the config
     recipes = {path.name for path in RECIPES.glob("[!_]*.py")} - {"default.py"}
     assert sections["recipes"].keys() == recipes
     assert sections["recipes"]["cifar10.py"].endswith("augmentation. Set-ups: a, b, c, d")

@@ -142,7 +142,7 @@ def test_register_loss_takes_a_linen_module():
     ("name", "losses", "message"),
     [
         ("mine", {"kdd": {}}, "the method 'mine': unknown loss 'kdd'; did you mean"),
-        ("mine", {"kd": {"temprature": 2.0}}, "hyper-parameter of the loss kd 'temprature'"),
+        ("mine", {"kd": {"temprature": 2.0}}, "setting of the loss kd 'temprature'"),
         ("mine", {"kd": {"weight": "0.9"}}, "the method 'mine': .*weight .* a number, not '0.9'"),
         ("teacher", {"ce": {}}, "'teacher' cannot be the name of a method"),
         ("kd", {"ce": {}}, "the method 'kd' is already registered by amdjax"),
@@ -160,6 +160,12 @@ def test_register_method_keeps_the_last_definition_of_a_file(folder):
     (folder / "other.py").write_text(LAB + 'amdjax.register_method("mine", "another", {"gap": {}})')
     with pytest.raises(UserError, match=r"'mine' is already registered by .*test_own_parts\.py"):
         import_modules(("other",))
+
+
+@pytest.mark.parametrize("name", ["loss", "accuracy", "step", "learning_rate"])
+def test_register_loss_refuses_the_name_of_another_value_in_a_log(name):
+    with pytest.raises(UserError, match=f"'{name}' cannot be the name of a loss"):
+        amdjax.register_loss(name, "a loss", inputs=("student.logits",))(lambda logits: logits)
 
 
 @pytest.mark.parametrize("name", ["wrn_16_4", "wrn_162", "resnet_20"])
@@ -253,11 +259,15 @@ def _check_networks(*methods, student="mine", **teacher):
             "features of the network 'mine' are of type list; they must be a dict",
         ),
         (
+            lambda x, classes: _outputs(x, classes, logits=x[:, :classes].astype(jnp.bfloat16)),
+            "logits of the network 'mine' must be float32, not bfloat16",
+        ),
+        (
             lambda x, classes: (x[:, :classes], x),
             r"'mine' returns an object of type tuple; it must return amdjax\.models\.Outputs\(",
         ),
     ],
-    ids=("classes", "axes", "embedding", "no_embedding", "map", "features", "type"),
+    ids=("classes", "axes", "embedding", "no_embedding", "map", "features", "dtype", "type"),
 )
 def test_check_shapes_refuses_networks_with_other_outputs(returns, message):
     _register_network("mine", returns)
@@ -269,6 +279,23 @@ def test_check_shapes_refuses_networks_with_other_outputs(returns, message):
     ensemble = {"ensemble": ("a", "b"), "ensemble_models": ("right", "mine")}
     with pytest.raises(UserError, match=message):
         _check_networks("kd", student="right", **ensemble)
+
+
+def test_check_shapes_names_the_line_of_a_registered_loss():
+    @amdjax.register_loss("mine", "a loss", inputs=("student.logits", "labels"))
+    def mine(logits, labels):
+        return jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+
+    amdjax.register_method("mine_only", "a method", {"mine": {}})
+    _register_network("right", _outputs)
+    config = default.get_config()
+    config.methods, config.student.name = ("mine_only",), "right"
+    check_shapes(config, plan_runs(config), 4, (8, 8, 3))
+    config.mix.name = "mixup"
+    line = mine.__code__.co_firstlineno + 2
+    message = rf"mine_only: a loss .*test_own_parts\.py, line {line}: \w+: .*'mixup' labels are pro"
+    with pytest.raises(UserError, match=message):
+        check_shapes(config, plan_runs(config), 4, (8, 8, 3))
 
 
 def test_check_shapes_refuses_a_prediction_for_other_classes():

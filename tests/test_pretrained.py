@@ -125,6 +125,10 @@ def test_load_teacher_refuses_safetensors_of_float8(tmp_path):
     [
         (lambda path: None, "does not exist"),
         (lambda path: path.mkdir(), "no complete checkpoint"),
+        (
+            lambda path: [(path / name / "checkpoints/8").mkdir(parents=True) for name in "ab"],
+            r"teacher is a workdir; name one of its runs: \S+/teacher/a, \S+/teacher/b$",
+        ),
         (lambda path: path.write_text("x"), "have an unknown format"),
     ],
 )
@@ -146,7 +150,7 @@ class Flat(Model):
 def test_load_teacher_checks_the_shapes_for_the_images_of_the_data_set(tmp_path):
     register_model("flat", "a linear classifier")(Flat)
     variables = init_variables(create_model("flat", 4), jax.random.key(0), (16, 16, 3))
-    save_network(tmp_path, _data(4, side=16), variables)
+    save_network(tmp_path, _data(4, side=16), variables, model="flat")
     loaded = pretrained.load_teacher(str(tmp_path), "flat", _data(4, side=16))
     assert loaded.variables["params"]["fc"]["kernel"].shape == (16 * 16 * 3, 4)
     with pytest.raises(UserError, match="does not match flat"):
@@ -184,6 +188,21 @@ def test_load_teacher_reads_the_checkpoint_of_a_run_with_weights_in_its_folder(t
         teacher = pretrained.load_teacher(str(folder), "flat", data)
         assert teacher.variables["params"]["fc"]["kernel"][0, 0] == 8
         assert [one["step"] for one in teacher.checkpoints] == [8]
+
+
+@pytest.mark.parametrize(
+    ("setting", "wrong"),
+    [
+        ("config.teacher.checkpoint", "config.teacher.name"),
+        ("config.teacher.ensemble", "config.teacher.ensemble_models"),
+    ],
+)
+def test_load_teacher_says_which_network_a_run_has(setting, wrong, tmp_path):
+    data = _data(4, side=8)
+    _save_flat(tmp_path, data, model="flat")
+    message = rf"{setting}: \S+ has the network flat, not resnet14; correct {wrong}"
+    with pytest.raises(UserError, match=message):
+        pretrained.load_teacher(str(tmp_path), "resnet14", data, setting)
 
 
 def test_find_run_follows_relative_paths_and_links(tmp_path, monkeypatch):

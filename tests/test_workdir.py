@@ -226,6 +226,10 @@ def test_restore_refuses_other_classes(workdir):
     [
         (lambda path: None, "is not a folder"),
         (lambda path: path.mkdir(), "has no config.json"),
+        (
+            lambda path: (path.mkdir(), (path / "run.json").write_text("{}")),
+            r"is the folder of one run; give --workdir=\S+, and .* also --method=run$",
+        ),
         (lambda path: (path.mkdir(), (path / "config.json").write_text("{")), "is damaged"),
         (lambda path: (path.mkdir(), (path / "config.json").write_text("null")), "is damaged"),
         (lambda path: (path.mkdir(), (path / "config.json").write_bytes(b"\xff")), "is damaged"),
@@ -252,6 +256,8 @@ def test_load_run_reads_a_network_without_its_data(workdir):
         *("kd", "kd", 0, "teacher"),
     )
     assert network.logits(np.zeros((2, 16, 16, 3), np.uint8)).shape == (2, 4)
+    with pytest.raises(UserError, match="images must be uint8 from 0 to 255, not float32"):
+        network.logits(np.zeros((2, 16, 16, 3), np.float32))
 
 
 def test_run_spec_keeps_method_seed_and_sweep_as_data(workdir, tmp_path):

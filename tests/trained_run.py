@@ -34,12 +34,13 @@ def save_network(
     variables: dict | None = None,
     step: int = 8,
     losses: dict | None = None,
+    model: str = "resnet8",
 ) -> None:
     """Saves a checkpoint as a run of one epoch would, in batches of 8 images."""
     variables = variables or {"params": {"w": np.zeros(2, np.float32)}}
     settings = {"epochs": 1, "epoch_fraction": 1.0, "batch_size": 8, "losses": losses or {"ce": {}}}
     config = default.get_config().to_dict()
-    settings |= {key: config[key] for key in ("augment", "data", "dtype")} | {"model": "resnet8"}
+    settings |= {key: config[key] for key in ("augment", "data", "dtype")} | {"model": model}
     run = RunDescription(method="teacher", seed=0, teacher=None, data=data, settings=settings)
     folder.mkdir(parents=True, exist_ok=True)
     with Checkpoints(folder, run.to_dict()) as checkpoints:

@@ -246,8 +246,12 @@ def create_augment(augment: ml_collections.ConfigDict) -> Augment:
     for name in ("padding", "noise"):
         if augment[name] < 0:
             raise UserError(f"config.augment.{name} must be at least 0, not {augment[name]}")
-    if len(augment.mean) != 3:
+    if len(augment.mean) != 3 or not all(isinstance(x, int | float) for x in augment.mean):
         raise UserError(f"config.augment.mean needs three numbers, not {augment.mean}")
+    if max(augment.mean) > 1:
+        raise UserError(
+            f"config.augment.mean is on the scale 0 to 1, not {augment.mean}; divide by 255"
+        )
     if len(augment.std) != 3 or min(augment.std) <= 0:
         raise UserError(f"config.augment.std needs three positive numbers, not {augment.std}")
     strengths = augment.color_jitter

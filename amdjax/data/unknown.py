@@ -24,11 +24,12 @@ class UnknownImages(NamedTuple):
     source: ImageSource
 
 
-def check_unknown(data: ml_collections.ConfigDict) -> None:
+def check_unknown(data: ml_collections.ConfigDict, setting: str = "config.data.unknown") -> None:
     """Checks `config.data.unknown` without reading images.
 
     Args:
       data: `config.data`, with `unknown`, see `open_unknown`.
+      setting: that gives it, for the message.
 
     Raises:
       UserError: if it names neither another data set nor a folder.
@@ -37,14 +38,14 @@ def check_unknown(data: ml_collections.ConfigDict) -> None:
         return
     if data.unknown == data.name and data.name != "folder":
         raise UserError(
-            f"config.data.unknown={data.unknown!r} is the data set of the known classes; choose "
+            f"{setting}={data.unknown!r} is the data set of the known classes; choose "
             "another one, or hold classes out with config.data.unknown_classes"
         )
     if data.unknown == "folder" or not _folder(data).is_dir():
         names = ", ".join(sorted(name for name in DATASETS if name not in ("folder", data.name)))
         raise UserError(
-            f"config.data.unknown={data.unknown!r} is neither another data set ({names}) nor the "
-            "path of a folder with images"
+            f"{setting}={data.unknown!r} is neither another data set ({names}) nor the path of a "
+            "folder with images"
         )
 
 

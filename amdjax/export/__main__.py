@@ -8,7 +8,7 @@ from amdjax.export.formats import FORMATS
 from amdjax.export.run import export
 from amdjax.files import local_path
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of amdjax.main.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the command amdjax.")
 _METHOD = flags.DEFINE_string(
     "method", None, "Method of the student, or its folder in the workdir; default: the last one."
 )
@@ -30,7 +30,7 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data; default: that 
 def main(arguments: list[str]) -> None:
     """Writes a network, its metadata and its model card, and compares it with amdjax."""
     if _WORKDIR.value is None:
-        raise UserError("--workdir=DIR is missing, the folder of a run of amdjax.main")
+        raise UserError("--workdir=DIR is missing, the workdir of the command amdjax")
     if _TO.value is None:
         raise UserError(f"--to=FORMAT is missing; known: {', '.join(FORMATS)}")
     if len(arguments) != 2:

@@ -187,7 +187,7 @@ def _length(metadata: Metadata) -> str:
 def _limits(metadata: Metadata) -> str:
     return (
         f"The network knows the classes of `{metadata['data']['name']}` and no others: it gives "
-        "probabilities for every image, also for one of none of these classes. Accuracy and "
+        "probabilities for every image, including images of other classes. Accuracy and "
         "calibration hold for images like those of the test split. Nothing was measured of its "
         "behaviour on other data, under corruption or attack, or for groups of people."
     )

@@ -23,8 +23,7 @@ import onnx
 from jax.extend import core
 from onnx import helper, numpy_helper
 
-from amdjax.errors import UserError
-from amdjax.export.tracing import summary
+from amdjax.errors import UserError, summary
 
 OPSET = 17  # that of onnxruntime 1.12 and later
 _IR_VERSION = 8  # of the files of that opset

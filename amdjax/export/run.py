@@ -148,7 +148,7 @@ def _check(to: str, file: Path, int8: bool) -> None:
         raise UserError(f"int8 needs the format onnx, not {to}")
     suffixes = FORMATS[to].suffixes
     if file.suffix not in suffixes:
-        raise UserError(f"{file}: the name of a {to} file must end in {' or '.join(suffixes)}")
+        raise UserError(f"{file}: with --to={to} the name must end in {' or '.join(suffixes)}")
     graphs = (file, int8_file(file)) if int8 else (file,)
     for path in (*graphs, *map(metadata_file, graphs), card_file(file)):
         if path.exists():

@@ -2,16 +2,11 @@
 
 import contextlib
 import re
-import sysconfig
-import traceback
 from collections.abc import Iterator
-from pathlib import Path
 
 from amdjax import cpu
-from amdjax.errors import UserError, first_line
+from amdjax.errors import UserError, summary, user_line
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-_LIBRARIES = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))
 # What JAX's messages call the symbolic size of the batch.
 _BATCH = re.compile(r"_DimExpr|\bbatch\b")
 
@@ -40,19 +35,5 @@ def tracing(to: str) -> Iterator[None]:
                 "not len(x), and let no Python code depend on its value"
             )
         raise UserError(
-            f"the network cannot be written as {to}: {_line(error)}{summary(error)}{hint}"
+            f"the network cannot be written as {to}: {user_line(error)}{summary(error)}{hint}"
         ) from error
-
-
-def summary(error: Exception) -> str:
-    """Returns the type of an error with the first line of its message."""
-    return f"{type(error).__name__}: {first_line(str(error)).rstrip('.')}"
-
-
-def _line(error: Exception) -> str:
-    """Returns the innermost line that is in neither amdjax nor a library; "" if there is none."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        file = Path(frame.filename).resolve()
-        if file.is_file() and not any(map(file.is_relative_to, (_PACKAGE, *_LIBRARIES))):
-            return f"{file}, line {frame.lineno}: "
-    return ""

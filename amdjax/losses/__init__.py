@@ -20,12 +20,13 @@ from amdjax.losses.nkd import nkd_loss
 from amdjax.losses.nst import nst_loss
 from amdjax.losses.objective import LossVariables, Objective, build_objective, default_losses
 from amdjax.losses.pkt import pkt_loss
-from amdjax.losses.registry import LOSSES, LossInputs, LossSpec, register_loss
+from amdjax.losses.registry import LOSSES, register_loss
 from amdjax.losses.reviewkd import hcl_loss
 from amdjax.losses.rkd import rkd_loss
 from amdjax.losses.rld import rld_loss
 from amdjax.losses.softmax_variants import spherical_softmax_loss, taylor_softmax_loss
 from amdjax.losses.sp import sp_loss
+from amdjax.losses.spec import LossInputs, LossSpec
 from amdjax.losses.ttm import ttm_loss, wttm_loss
 from amdjax.losses.wkd import class_cost, wkd_feature_loss, wkd_logit_loss
 

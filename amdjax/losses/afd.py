@@ -83,7 +83,7 @@ class AttentionFeatureMatching(nn.Module):
         x = nn.Dense(features, name=f"{name}_linear")(x)
         scale = self.param(f"{name}_scale", nn.initializers.ones, (features,))
         bias = self.param(f"{name}_bias", nn.initializers.zeros, (features,))
-        return (x - x.mean(0)) * jax.lax.rsqrt(x.var(0) + 1e-5) * scale + bias
+        return functional.batch_norm(x, x.mean(0), x.var(0), scale, bias)
 
 
 def _unit(x: jax.Array) -> jax.Array:

@@ -4,8 +4,7 @@ import flax.linen as nn
 import jax
 
 from amdjax.errors import UserError
-
-_EPS = 1e-5  # PyTorch's addend of the variance
+from amdjax.losses import functional
 
 
 class BatchNorm(nn.Module):
@@ -21,7 +20,7 @@ class BatchNorm(nn.Module):
         axes = tuple(range(x.ndim - 1))
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        return (x - x.mean(axes)) * jax.lax.rsqrt(x.var(axes) + _EPS) * scale + bias
+        return functional.batch_norm(x, x.mean(axes), x.var(axes), scale, bias)
 
 
 class Regressor(nn.Module):

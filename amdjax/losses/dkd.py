@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from amdjax.losses import functional
-from amdjax.losses.kd import standardize_logits
+from amdjax.losses.kd import scale_logits
 
 
 def dkd_loss(
@@ -38,9 +38,7 @@ def dkd_loss(
     is_target = jax.nn.one_hot(labels, student_logits.shape[-1], dtype=bool)
 
     def parts(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = functional.promote_to_float32(logits)
-        logits = (standardize_logits(logits) if standardize else logits) / temperature
-        log_p = jax.nn.log_softmax(logits)
+        log_p = jax.nn.log_softmax(scale_logits(logits, temperature, standardize))
         binary = functional.log_binary(log_p, is_target)
         return binary, jnp.where(is_target, 0.0, log_p - binary[:, 1:])
 

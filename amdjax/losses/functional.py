@@ -287,3 +287,18 @@ def patches(x: jax.Array, grid: int) -> Iterator[jax.Array]:
     for top, bottom in itertools.pairwise(rows):
         for left, right in itertools.pairwise(columns):
             yield x[..., top:bottom, left:right]
+
+
+def batch_norm(
+    x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array
+) -> jax.Array:
+    """Returns `(x - mean) / sqrt(var + 1e-5) * scale + bias`, with the addend of PyTorch.
+
+    Args:
+      x: float [...,C].
+      mean: of each channel, float [C], as are the others.
+      var: variance.
+      scale: factor.
+      bias: addend.
+    """
+    return (x - mean) * jax.lax.rsqrt(var + 1e-5) * scale + bias

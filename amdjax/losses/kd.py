@@ -39,16 +39,26 @@ def kd_loss(
     if reduction not in REDUCTIONS:
         raise unknown_name("reduction of the loss kd", reduction, REDUCTIONS)
 
-    def log_probabilities(logits: jax.Array) -> jax.Array:
-        logits = functional.promote_to_float32(logits)
-        return jax.nn.log_softmax(
-            (standardize_logits(logits) if standardize else logits) / temperature
-        )
-
-    student = log_probabilities(student_logits)
-    teacher = log_probabilities(jax.lax.stop_gradient(teacher_logits))
+    student, teacher = (
+        jax.nn.log_softmax(scale_logits(logits, temperature, standardize))
+        for logits in (student_logits, jax.lax.stop_gradient(teacher_logits))
+    )
     loss = temperature**2 * optax.losses.kl_divergence_with_log_targets(student, teacher)
     return loss / student.shape[-1] if reduction == "mean" else loss
+
+
+def scale_logits(
+    logits: jax.Array, temperature: float | jax.Array, standardize: bool = False
+) -> jax.Array:
+    """Returns logits [B,C] divided by a temperature, float32.
+
+    Args:
+      logits: float [B,C].
+      temperature: T > 0.
+      standardize: see `standardize_logits`.
+    """
+    logits = functional.promote_to_float32(logits)
+    return (standardize_logits(logits) if standardize else logits) / temperature
 
 
 def standardize_logits(logits: jax.Array) -> jax.Array:

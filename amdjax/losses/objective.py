@@ -1,7 +1,8 @@
 """Objective of a training run: the weighted sum of the losses in a config."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -10,7 +11,9 @@ import ml_collections
 from flax.core import FrozenDict
 
 from amdjax.errors import UserError, unknown_name
-from amdjax.losses.registry import LOSSES, SCHEDULE, LossInputs, LossSpec
+from amdjax.losses import functional
+from amdjax.losses.registry import LOSSES
+from amdjax.losses.spec import SCHEDULE, LossInputs, LossSpec
 from amdjax.models.layers import Outputs
 from amdjax.schedules import epoch_of, linear_ramp_up, ramp_up
 
@@ -33,8 +36,8 @@ class Term:
       ramp_up_epochs: epochs over which the weight rises; 0: no ramp.
       ramp: shape of the rise, one of `RAMPS`.
       end_fraction: fraction of the epochs after which the weight is zero.
-      selection: the hyper-parameters of `LossSpec.selection_defaults`.
-      hyper: hyper-parameters of the function.
+      selection: the settings of `LossSpec.selection_defaults`.
+      hyper: settings of the function.
     """
 
     name: str
@@ -76,15 +79,27 @@ class Objective:
 
         Returns:
           The variables; {"params": {}, "state": {}} if no loss has variables.
+
+        Raises:
+          UserError: if a loss has variables of another collection.
         """
         variables: LossVariables = {"params": {}, "state": {}}
+        inputs = self._with_epoch(inputs)
         for term in self.terms:
             if not term.spec.has_variables:
                 continue
             module = term.spec.function(**term.hyper)
-            for call, arrays in self._calls(term, inputs, None).items():
+            with _named(term):
+                calls = term.spec.calls(inputs, term.selection)
+            for call, arrays in calls.items():
                 key, init_key = jax.random.split(key)
                 for collection, tree in module.init(init_key, *arrays).items():
+                    if collection not in variables:
+                        raise UserError(
+                            f"the loss {term.name} has variables of the collection "
+                            f"{collection!r}; those of a loss are 'params', which are trained, and "
+                            "'state', which it updates itself"
+                        )
                     variables[collection].setdefault(term.name, {})[call] = tree
         return variables
 
@@ -100,14 +115,23 @@ class Objective:
         Returns:
           (total, {name: value}, new "state" collection). Total and values are float32 scalars,
           the values without their weights. Per-sample losses are averaged over this shard.
+
+        Raises:
+          UserError: if a loss cannot be computed from the inputs.
         """
         total, parts, state = jnp.zeros((), jnp.float32), {}, {}
         if self.some_unlabeled:
             labeled = inputs.labels >= 0
             inputs = inputs._replace(labels=jnp.maximum(inputs.labels, 0))
+        inputs = self._with_epoch(inputs)
+        predicted = self._with_predictions(inputs, variables)
         for term in self.terms:
             values: list[Any] = []
-            for call, arrays in self._calls(term, inputs, variables).items():
+            # A loss without its own logits_fn compares the logits that the student predicts with.
+            read = predicted if term.spec.logits_fn is None else inputs
+            with _named(term):
+                calls = term.spec.calls(read, term.selection)
+            for call, arrays in calls.items():
                 function: Any = term.spec.function
                 if term.spec.has_variables:
                     module = function(**term.hyper)
@@ -119,13 +143,14 @@ class Objective:
                 else:
                     value = function(*arrays, **term.hyper)
                 if self.some_unlabeled and term.spec.reads_labels(term.selection):
-                    if jnp.ndim(value) == 0:
+                    if jnp.shape(value) != labeled.shape:
                         raise UserError(
-                            f"the loss {term.name} reads labels and returns one value for all "
-                            "images; with config.data.unlabeled it must return one for each"
+                            f"the loss {term.name} reads labels and returns an array of shape "
+                            f"{list(jnp.shape(value))}; with config.data.unlabeled it must return "
+                            "one value for each image, [B]"
                         )
                     value = jnp.where(labeled, value, 0.0)
-                values.append(jnp.mean(value))
+                values.append(jnp.mean(functional.promote_to_float32(value)))
             parts[term.name] = sum(values) / len(values)
             total += self._weight(term, inputs.step) * parts[term.name]
         return total, parts, state
@@ -135,15 +160,21 @@ class Objective:
 
         Args:
           outputs: of the student.
-          variables: of the losses, or `predicting_variables` of them. Without these, a loss with
-            variables leaves the logits as they are.
+          variables: of the losses, or `predicting_variables` of them; None where no loss with
+            variables defines the prediction.
+
+        Raises:
+          ValueError: if the variables are missing that define it.
         """
         for term in self.terms:
             if term.spec.logits_fn is None:
                 continue
             if not term.spec.has_variables:
-                logits = term.spec.logits_fn(outputs, term.hyper)
-            elif variables is not None:
+                with _named(term):
+                    logits = term.spec.logits_fn(outputs, term.hyper)
+            elif variables is None:
+                raise ValueError(f"the loss {term.name} predicts with variables: pass them")
+            else:
                 module: Any = term.spec.function
                 trees = [collection.get(term.name, {}) for collection in variables.values()]
                 (call,) = set().union(*trees)
@@ -153,8 +184,6 @@ class Objective:
                     term.selection,
                     method=term.spec.logits_fn,
                 )
-            else:
-                continue
             outputs = outputs.replace(logits=logits)
         return outputs
 
@@ -201,7 +230,7 @@ class Objective:
         return tuple(term.name for term in self.terms if term.spec.reads_labels(term.selection))
 
     @property
-    def needs_all_labels(self) -> tuple[str, ...]:
+    def label_comparing_losses(self) -> tuple[str, ...]:
         """Names of the losses that read labels and are not a value for each image alone."""
         return tuple(
             term.name
@@ -210,7 +239,7 @@ class Objective:
         )
 
     @property
-    def needs_hard_labels(self) -> tuple[str, ...]:
+    def hard_label_losses(self) -> tuple[str, ...]:
         """Names of the losses that cannot use class probabilities as labels."""
         return tuple(
             term.name for term in self.terms if term.spec.needs_hard_labels(term.selection)
@@ -247,20 +276,16 @@ class Objective:
         """Names of the teacher's layers whose attention maps are read, sorted."""
         return tuple(sorted({layer for _, layer in self.attention_pairs}))
 
-    def _calls(
-        self, term: Term, inputs: LossInputs, variables: LossVariables | None
-    ) -> dict[str, tuple]:
-        inputs = inputs._replace(epoch=epoch_of(inputs.step, self.steps_per_epoch))
-        # A loss without its own logits_fn compares the logits that the student predicts with.
-        if term.spec.logits_fn is None:
-            inputs = inputs._replace(student=self.predict(inputs.student, variables))
-            if inputs.strong_student is not None:
-                strong = self.predict(inputs.strong_student, variables)
-                inputs = inputs._replace(strong_student=strong)
-        try:
-            return term.spec.calls(inputs, term.selection)
-        except UserError as error:
-            raise UserError(f"the loss {term.name}: {error}") from error
+    def _with_epoch(self, inputs: LossInputs) -> LossInputs:
+        return inputs._replace(epoch=epoch_of(inputs.step, self.steps_per_epoch))
+
+    def _with_predictions(self, inputs: LossInputs, variables: LossVariables) -> LossInputs:
+        """Replaces the student's logits by those that it predicts with, see `predict`."""
+        strong = inputs.strong_student
+        return inputs._replace(
+            student=self.predict(inputs.student, variables),
+            strong_student=None if strong is None else self.predict(strong, variables),
+        )
 
     def _weight(self, term: Term, step: jax.Array) -> jax.Array | float:
         weight, epoch = term.weight, epoch_of(step, self.steps_per_epoch)
@@ -274,8 +299,17 @@ class Objective:
         return weight
 
 
+@contextlib.contextmanager
+def _named(term: Term) -> Iterator[None]:
+    """Returns a context in which the message of a `UserError` gets the name of the loss."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"the loss {term.name}: {error}") from error
+
+
 def default_losses() -> ml_collections.ConfigDict:
-    """Returns `config.losses`: the default hyper-parameters of every registered loss."""
+    """Returns `config.losses`: the default settings of every registered loss."""
     return ml_collections.ConfigDict({name: spec.defaults() for name, spec in LOSSES.items()})
 
 
@@ -288,7 +322,7 @@ def build_objective(
     """Builds the objective of a config. Losses of weight zero are not computed.
 
     Args:
-      losses: name -> hyper-parameters, as in `config.losses`; missing ones have their default.
+      losses: name -> settings, as in `config.losses`; missing ones have their default.
       steps_per_epoch: batches in an epoch; matters only for `ramp_up_epochs` and `end_fraction`.
       epochs: length of the training; matters only for `end_fraction`.
       some_unlabeled: whether labels may be -1.
@@ -297,7 +331,7 @@ def build_objective(
       An `Objective`.
 
     Raises:
-      UserError: on an unknown loss or hyper-parameter, one that is not of the kind of its default,
+      UserError: on an unknown loss or setting, one that is not of the kind of its default,
         on two losses that define different predictions, or if no loss has a weight other than zero.
     """
     terms = [_term(name, settings) for name, settings in losses.items()]
@@ -320,8 +354,8 @@ def _term(name: str, settings: Mapping[str, Any]) -> Term:
     hyper = spec.defaults()
     for key, value in settings.items():
         if key not in hyper:
-            raise unknown_name(f"hyper-parameter of the loss {name}", key, hyper)
-        _check_kind(f"the hyper-parameter {key} of the loss {name}", value, hyper[key])
+            raise unknown_name(f"setting of the loss {name}", key, hyper)
+        _check_kind(f"the setting {key} of the loss {name}", value, hyper[key])
     hyper.update({key: _hashable(value) for key, value in settings.items()})
     schedule = {key: hyper.pop(key) for key in ("weight", *SCHEDULE)}
     if schedule["ramp"] not in RAMPS:

@@ -13,7 +13,6 @@ from amdjax.errors import UserError
 from amdjax.losses import functional
 from amdjax.models.layers import Outputs
 
-_EPS = 1e-5  # PyTorch's addend of the variance
 _MOMENTUM = 0.9  # weight of the previous running statistics
 
 
@@ -152,4 +151,4 @@ class RunningBatchNorm(nn.Module):
                 for running, new in ((running_mean, mean), (running_var, unbiased)):
                     new = jax.lax.stop_gradient(new)
                     running.value = _MOMENTUM * running.value + (1.0 - _MOMENTUM) * new
-        return (x - mean) * jax.lax.rsqrt(var + _EPS) * scale + bias
+        return functional.batch_norm(x, mean, var, scale, bias)

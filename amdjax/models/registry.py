@@ -169,12 +169,12 @@ def create_model(
         depth, widen = int(wide[1]), int(wide[2])
         if depth < 10 or (depth - 4) % 6 or widen < 1:
             raise UserError(
-                f"model {name!r}: a wide ResNet needs a depth of 6n + 4 (10, 16, 22, 28, 34, 40, "
+                f"network {name!r}: a wide ResNet needs a depth of 6n + 4 (10, 16, 22, 28, 34, 40, "
                 "...) and a width of at least 1"
             )
         builder: Callable[..., Model] = partial(WideResNet, depth, widen)
     elif key in MODELS:
         builder = MODELS[key].builder
     else:
-        raise unknown_name("model", name, MODELS)
+        raise unknown_name("network", name, MODELS)
     return builder(num_classes=num_classes, dtype=dtype, axis_name=axis_name)

@@ -12,10 +12,10 @@ from amdjax.cli import run_command
 from amdjax.errors import UserError
 from amdjax.files import local_path
 from amdjax.predict.classifier import BATCH_SIZE, format_table, load_models
-from amdjax.predict.images import CAM_MARK, find_images, overlay_cam, read_images
+from amdjax.predict.images import CAM_MARK, check_any_exists, find_images, overlay_cam, read_images
 from amdjax.predict.table import WRITERS, Predictions, output_file
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of amdjax.main.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the command amdjax.")
 _METHOD = flags.DEFINE_string(
     "method", None, "Method of the student, or its folder in the workdir; default: the last one."
 )
@@ -32,10 +32,11 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data; default: that 
 def main(arguments: list[str]) -> None:
     """Prints the most probable classes of each image, and writes Grad-CAM of the first class."""
     if _WORKDIR.value is None:
-        raise UserError("--workdir=DIR is missing, the folder of a run of amdjax.main")
+        raise UserError("--workdir=DIR is missing, the workdir of the command amdjax")
     out = None if _OUT.value is None else output_file(_OUT.value)
     distributed.check_devices()
     files = find_images(arguments[1:])
+    check_any_exists(files)
     loaded = load_models(local_path(_WORKDIR.value, "--workdir"), _METHOD.value, _DATA_DIR.value)
     predictions = Predictions(loaded)
     explained = list(loaded.models) if _CAM.value else []
@@ -72,7 +73,7 @@ def main(arguments: list[str]) -> None:
                     print(f"  {path}", flush=True)
             stems.add(stem)
     if not stems:
-        raise UserError(f"none of the {len(files)} image(s) could be read")
+        raise UserError("no image could be read")
     if out:
         WRITERS[out.suffix](predictions, out)
         print(out)

@@ -36,6 +36,27 @@ def find_images(words: Sequence[str]) -> list[Path]:
     return [file for word in words for file in _expand(word)]
 
 
+def check_any_exists(files: Sequence[Path]) -> None:
+    """Makes sure that there is an image to classify, before a network is loaded and calibrated.
+
+    Args:
+      files: from `find_images`.
+
+    Raises:
+      UserError: if no file exists.
+    """
+    if not any(map(_exists, files)):
+        read_images(files, 1, False)  # reports each
+        raise UserError("no image could be read")
+
+
+def _exists(file: Path) -> bool:
+    try:
+        return file.exists() and not file.is_dir()
+    except OSError:  # the name is too long
+        return False
+
+
 def _expand(word: str) -> list[Path]:
     try:
         path = Path(word).expanduser()

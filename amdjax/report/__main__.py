@@ -10,7 +10,7 @@ from amdjax.report.evaluate import evaluate_workdir
 from amdjax.report.page import write_report
 from amdjax.report.summary import summarize
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of amdjax.main.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the command amdjax.")
 _IMAGES = flags.DEFINE_list(
     "images",
     None,
@@ -27,7 +27,7 @@ _UNKNOWN = flags.DEFINE_string(
 def main(arguments: list[str]) -> None:
     """Evaluates the networks of the workdir and writes page, figures and numbers."""
     if _WORKDIR.value is None:
-        raise UserError("--workdir=DIR is missing, the folder of a run of amdjax.main")
+        raise UserError("--workdir=DIR is missing, the workdir of the command amdjax")
     check_no_arguments(arguments, "choose test images with --images=3,17")
     distributed.check_devices()
     workdir, indices = local_path(_WORKDIR.value, "--workdir"), _indices(_IMAGES.value)

@@ -26,7 +26,7 @@ from amdjax.comparison import (
     trained_teacher,
 )
 from amdjax.data import Dataset, EvalBatches, load_dataset
-from amdjax.data.unknown import open_unknown
+from amdjax.data.unknown import check_unknown, open_unknown
 from amdjax.errors import UserError
 from amdjax.losses import am_loss
 from amdjax.losses.functional import attention_map, l2_normalize
@@ -76,6 +76,7 @@ def evaluate_workdir(
         data_settings.data_dir = data_dir
     if unknown is not None:
         data_settings.unknown = unknown
+        check_unknown(data_settings, "--unknown")
     data_settings.memory_gib = 0.0  # no image is read twice
     if not (config.teacher.checkpoint or any(workdir.glob(f"*/{FOLDER}/[0-9]*"))):
         return _empty_report(workdir, config, ["no network has a checkpoint yet"])

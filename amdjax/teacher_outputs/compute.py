@@ -189,7 +189,7 @@ def _array(value: Any, name: str) -> np.ndarray:
     if hasattr(value, "detach"):  # a tensor of PyTorch: NumPy reads only those without gradient,
         value = value.detach().cpu().float()  # in the CPU's memory, and not of bfloat16
     try:
-        return np.asarray(value, np.float32)
+        return np.array(value, np.float32)  # a copy: the teacher may write to its array again
     except (TypeError, ValueError) as error:
         raise UserError(f"the teacher's {name} are not an array of numbers: {error}") from error
 

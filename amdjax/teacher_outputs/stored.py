@@ -182,10 +182,9 @@ class StoredOutputs:
 
     def describe(self, accuracy: float | None) -> str:
         """Returns a line about the file, with the accuracy on the training images if known."""
-        views = "the image and its mirror image" if self.views > 1 else "the image"
+        views = "two views" if self.views > 1 else "one view"
         parts = [
-            f"teacher {self.path}: {len(self):,} rows for {views}; "
-            f"{', '.join(name for name in self.arrays)}"
+            f"teacher {self.path}: {len(self):,} images, {views} each; {', '.join(self.arrays)}"
         ]
         if accuracy is not None:
             parts.append(f"accuracy on the training images {accuracy:.2%}")

@@ -20,7 +20,7 @@ from amdjax.pretrained import (
 )
 from amdjax.teacher_outputs.accuracy import low_accuracy_warnings
 from amdjax.training import results
-from amdjax.training.trainer import evaluate
+from amdjax.training.evaluation import evaluate
 
 
 def import_teacher(

@@ -10,10 +10,9 @@ from amdjax.checkpoint import is_checkpoint, newest_checkpoint, read_state
 from amdjax.data import Dataset
 from amdjax.data.fingerprint import check_classes
 from amdjax.errors import UserError
-from amdjax.files import local_path
 from amdjax.losses.objective import LossVariables
 from amdjax.models import canonical_model_name
-from amdjax.pretrained import check_variables, find_run, find_weights, read_weights
+from amdjax.pretrained import check_variables, find_run, find_source, find_weights, read_weights
 from amdjax.run_description import read_run
 
 _SETTING = "config.init_from"
@@ -81,9 +80,7 @@ def load_initial(config: ml_collections.ConfigDict, dataset: Dataset) -> Initial
         `config.student.name` or of other classes.
     """
     path, model = config.init_from, canonical_model_name(config.student.name)
-    source = local_path(path, _SETTING)
-    if not source.exists():
-        raise UserError(f"{_SETTING}: {path} does not exist")
+    source = find_source(path, _SETTING)
     weights = find_weights(source)
     if weights is not None:
         variables = read_weights(weights, model)

@@ -8,13 +8,13 @@ import ml_collections
 
 from amdjax import distributed
 from amdjax.checkpoint import has_checkpoint
-from amdjax.config import gives_network
+from amdjax.config import given_teacher, gives_network
 from amdjax.data import Dataset, load_dataset
 from amdjax.data.registry import DatasetSpec
 from amdjax.data.unlabeled import add_unlabeled
 from amdjax.errors import UserError
 from amdjax.experiment import RunSpec
-from amdjax.pretrained import GivenTeacher, load_given_teacher
+from amdjax.pretrained import GivenTeacher, find_source, load_given_teacher, teacher_sources
 from amdjax.teacher_outputs.stored import StoredOutputs, open_outputs
 from amdjax.training.initial import InitialState, load_initial
 from amdjax.workdir import check_data, check_given_teacher
@@ -61,6 +61,7 @@ def load_inputs(
       UserError: if something cannot be read, or does not fit the rest, or is not what the runs in
         the workdir or the other processes read.
     """
+    _check_sources(config, specs, workdir)
     dataset = load_dataset(config.data, data)
     students = add_unlabeled(dataset, config.data)
     outputs, accuracy = None, None
@@ -81,6 +82,27 @@ def load_inputs(
         accuracy=accuracy,
         initial=_load_initial(config, specs, students, workdir),
     )
+
+
+def _check_sources(config: ml_collections.ConfigDict, specs: list[RunSpec], workdir: Path) -> None:
+    """Makes sure that there are weights where the config names some, before data are prepared."""
+    if _reads_teacher(config, specs):
+        setting = f"config.teacher.{given_teacher(config)}"
+        for one in teacher_sources(config.teacher):
+            find_source(one.checkpoint, setting)
+    if _reads_initial(config, specs, workdir):
+        find_source(config.init_from, "config.init_from")
+
+
+def _reads_teacher(config: ml_collections.ConfigDict, specs: list[RunSpec]) -> bool:
+    return gives_network(config) and any(spec.teacher for spec in specs)
+
+
+def _reads_initial(config: ml_collections.ConfigDict, specs: list[RunSpec], workdir: Path) -> bool:
+    """Returns whether there is a network from which students start that have not started."""
+    students = [spec for spec in specs if not spec.is_teacher]
+    started = all(has_checkpoint(workdir / spec.name) for spec in students)
+    return bool(config.init_from) and not distributed.of_primary(started)
 
 
 def _check_same_everywhere(
@@ -111,11 +133,11 @@ def _load_teacher(
     Raises:
       UserError: if it does not fit the data, or is not the one that a student has learned from.
     """
-    students = [spec for spec in specs if spec.teacher]
-    if not students or not gives_network(config):
+    if not _reads_teacher(config, specs):
         return None
+    students = [spec for spec in specs if spec.teacher]
     started = distributed.of_primary(all(has_checkpoint(workdir / spec.name) for spec in students))
-    teacher = load_given_teacher(config.teacher, dataset.fingerprint, bool(started))
+    teacher = load_given_teacher(config.teacher, dataset.fingerprint, started)
     for spec in students:
         check_given_teacher(workdir / spec.name, teacher.checkpoints)
     return teacher
@@ -125,8 +147,4 @@ def _load_initial(
     config: ml_collections.ConfigDict, specs: list[RunSpec], dataset: Dataset, workdir: Path
 ) -> InitialState | None:
     """Returns what students start from; None where that is nothing, or all have started."""
-    students = [spec for spec in specs if not spec.is_teacher]
-    started = all(has_checkpoint(workdir / spec.name) for spec in students)
-    if not config.init_from or distributed.of_primary(started):
-        return None
-    return load_initial(config, dataset)
+    return load_initial(config, dataset) if _reads_initial(config, specs, workdir) else None

@@ -143,14 +143,14 @@ class StepRunner:
         """
         several, compiled = len(self._seeds) > 1, False
 
-        def call(states: States, *data: Any, **count: np.int32) -> tuple:
+        def call(states: States, *data: Any, count: np.int32 | None = None) -> tuple:
             nonlocal compiled
             arguments = (
                 states if several else states[0],
                 self._teacher_variables,
                 *data,
                 self._seeds if several else self._seeds[0],
-                *count.values(),
+                *(() if count is None else (count,)),
             )
             if not compiled:
                 step.lower(*arguments).compile()  # the call below takes this program

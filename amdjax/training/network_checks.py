@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from amdjax.config import compute_dtype
 from amdjax.errors import UserError
 from amdjax.experiment import RunSpec
 from amdjax.models import Model, Outputs, create_model
@@ -40,7 +42,7 @@ def check_networks(
         arguments |= {one.model: {"train": False} for one in teacher_sources(config.teacher)}
     arguments |= {spec.model: {"train": True, "feature_hook": None} for spec in specs}
     for name, keywords in arguments.items():
-        model = create_model(name, num_classes)
+        model = create_model(name, num_classes, compute_dtype(config))
         _check_call(name, model, keywords)
         try:
             outputs: Any = output_shapes(model, image_shape)
@@ -99,7 +101,8 @@ def _check_outputs(name: str, outputs: Any, num_classes: int) -> None:
       num_classes: of the data set.
 
     Raises:
-      UserError: if that is not `Outputs`, or logits, embedding or a map have another shape.
+      UserError: if that is not `Outputs`, or logits, embedding or a map have another shape,
+        or logits or embedding another dtype than float32.
     """
     if not isinstance(outputs, Outputs):
         raise UserError(
@@ -124,6 +127,13 @@ def _check_outputs(name: str, outputs: Any, num_classes: int) -> None:
         (2, "D"),
         "average a map over its positions, or reshape it",
     )
+    for field in ("logits", "embedding"):
+        dtype = getattr(outputs, field).dtype
+        if dtype != jnp.float32:
+            raise UserError(
+                f"the {field} of the network {name!r} must be float32, not {dtype}: losses and "
+                "accuracies need its precision; cast them with .astype(jnp.float32)"
+            )
     for layer in _DRAWN:
         if layer in outputs.features:
             check_shape(

@@ -5,13 +5,15 @@ import json
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 
-from amdjax import __version__, distributed
-from amdjax.config import flat_settings
+from amdjax import __version__, distributed, losses
+from amdjax.config import compute_dtype, flat_settings
+from amdjax.data import DATASETS
 from amdjax.data.augment import create_augment, create_strong_augment
 from amdjax.data.mixing import create_mix
-from amdjax.errors import UserError, first_line, unknown_name
+from amdjax.errors import UserError, first_line, summary, unknown_name, user_line
 from amdjax.experiment import RunSpec, sees_unlabeled
 from amdjax.losses import LossInputs, Objective, build_objective
 from amdjax.models import Ensemble, Model, Outputs, create_model, map_sizes
@@ -73,10 +75,15 @@ def check_settings(config: ml_collections.ConfigDict, specs: Sequence[RunSpec]) 
     create_optimizer(config.optim, steps_per_epoch=1, epochs=config.epochs)
     create_augment(config.augment)
     create_mix(config.mix, distributed.reverse_batch)
+    if config.data.folder and config.data.name in DATASETS and config.data.name != "folder":
+        raise UserError(
+            f"config.data.folder={config.data.folder} is not read with config.data.name="
+            f"{config.data.name!r}; set that to 'folder', as the recipe folder.py does"
+        )
     check_trackers(config.trackers)
     for spec in specs:
+        _check_network(spec)
         try:
-            create_model(spec.model, num_classes=2)
             objective = build_objective(spec.losses)
             if objective.needs_strong_view:
                 create_strong_augment(config.augment)
@@ -91,6 +98,15 @@ def check_settings(config: ml_collections.ConfigDict, specs: Sequence[RunSpec]) 
                 _check_teacher(config, objective)
         except UserError as error:
             raise UserError(f"{spec.name}: {error}") from error
+
+
+def _check_network(spec: RunSpec) -> None:
+    """Raises UserError, with the setting, if there is no network of the name."""
+    try:
+        create_model(spec.model, num_classes=2)
+    except UserError as error:
+        role = "teacher" if spec.is_teacher else "student"
+        raise UserError(f"config.{role}.name: {error}") from error
 
 
 def _check_pairs(config: ml_collections.ConfigDict, objective: Objective) -> None:
@@ -143,20 +159,24 @@ def _compute_losses(
     image_shape: tuple[int, ...],
 ) -> tuple:
     """Returns the losses of a run on zeros; see `check_shapes`."""
-    student = create_model(spec.model, num_classes)
+    dtype = compute_dtype(config)
+    student = create_model(spec.model, num_classes, dtype)
     teacher: Model | StoredOutputs | None = None
     if spec.teacher is not None and config.teacher.outputs:
         teacher = open_outputs(config.teacher.outputs)
         teacher.check_classes(num_classes)
     elif spec.teacher is not None:
-        teacher = create_teacher(config.teacher, num_classes)
+        teacher = create_teacher(config.teacher, num_classes, dtype)
     inputs = dummy_inputs(
         output_shapes(student, image_shape),
         None if teacher is None else output_shapes(teacher, image_shape),
     )
+    is_mixed = not spec.is_teacher and config.mix.name != "none"
     features = inputs.student.features
-    if not spec.is_teacher and config.mix.name == "moex" and config.mix.layer not in features:
+    if is_mixed and config.mix.name == "moex" and config.mix.layer not in features:
         raise unknown_name("config.mix.layer", config.mix.layer, features)
+    if is_mixed:
+        inputs = inputs._replace(labels=jnp.zeros((2, num_classes)))
     objective = build_objective(spec.losses, some_unlabeled=sees_unlabeled(config, spec))
     if isinstance(teacher, Ensemble) and inputs.teacher is not None:
         _check_joined(config, teacher, objective, inputs.teacher, image_shape)
@@ -165,9 +185,14 @@ def _compute_losses(
         computed = objective.apply(variables, inputs)
     except UserError:
         raise
-    except (IndexError, TypeError, ValueError) as error:
+    except Exception as error:
         names = {"student": spec.model, "teacher": teacher_name(config.teacher)}
         _explain_features(objective, inputs, names, error)
+        if line := user_line(error, called_by=losses.objective.__file__):  # of a registered loss
+            hint = f"; with config.mix.name={config.mix.name!r} labels are probabilities [B,C]"
+            raise UserError(
+                f"a loss cannot be computed: {line}{summary(error)}{hint if is_mixed else ''}"
+            ) from error
         raise
     predicting = objective.predicting_variables(variables) or None
     for loss in predicting_losses(spec.losses):

@@ -310,7 +310,7 @@ def _over(
 
 def table(results: Results) -> str:
     """Returns the results as lines of text: one for each network, then the comparisons."""
-    columns = ("", "model", "parameters", "accuracy %", "NLL", "ECE %", "best accuracy %")
+    columns = ("", "network", "parameters", "accuracy %", "NLL", "ECE %", "best accuracy %")
     rows = []
     for name, by_seed in results.items():
         runs = list(by_seed.values())

@@ -18,7 +18,7 @@ from amdjax.data.registry import DatasetSpec
 from amdjax.data.unknown import check_unknown
 from amdjax.errors import warn
 from amdjax.experiment import TEACHER, RunSpec, group_seeds, plan_runs
-from amdjax.files import check_writable
+from amdjax.files import check_writable, local_path
 from amdjax.imports import apply_imports
 from amdjax.predictor import count_prediction_parameters
 from amdjax.run_description import read_run, write_run
@@ -39,7 +39,9 @@ from amdjax.workdir import check_resumable, describe_run, write_config
 from amdjax.workdir_lock import WorkdirLock
 
 
-def run(config: ml_collections.ConfigDict, workdir: Path, overridden: Collection[str] = ()) -> bool:
+def run(
+    config: ml_collections.ConfigDict, workdir: Path | str, overridden: Collection[str] = ()
+) -> bool:
     """Trains what a config describes, or resumes it, and leaves the results in `workdir`.
 
     Args:
@@ -54,6 +56,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, overridden: Collection
     Raises:
       UserError: on a mistake that the user can correct; what was finished until then is kept.
     """
+    workdir = local_path(str(workdir), "workdir")
     specs, data, mesh = _plan(config)
     with WorkdirLock(workdir) as lock:
         for spec in specs:

@@ -1,7 +1,7 @@
 """One step of training and one of evaluation: pure functions of one device's shard."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +13,7 @@ from amdjax.data import Batch
 from amdjax.data.augment import draw_flips
 from amdjax.data.mixing import Mix, MixedBatch
 from amdjax.losses import LossInputs, LossVariables, Objective
-from amdjax.metrics import EvalMetrics
 from amdjax.models import Model, Outputs
-from amdjax.predictor import Predictor
 from amdjax.training.train_state import TrainState
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
@@ -127,8 +125,12 @@ def make_train_step(
         if accumulate == 1:
             grads, aux = gradients(*examples, *statistics, *keys)
         else:
-            grads, aux = _accumulate(gradients, accumulate, examples, statistics, keys)
-        grads, metrics, batch_stats, loss_state = _average(grads, *aux, objective)
+            grads, aux = _accumulate(
+                gradients, accumulate, examples, statistics, keys, objective.whole_batch_losses
+            )
+        grads, metrics, batch_stats, loss_state = _average(
+            grads, *aux, objective.whole_batch_losses
+        )
         new_state, norms = _update(state, grads, batch_stats, loss_state, optimizer, ema_decay)
         return new_state, metrics | norms
 
@@ -254,30 +256,42 @@ def _average(
     metrics: dict[str, jax.Array],
     batch_stats: Any,
     loss_state: dict[str, Any],
-    objective: Objective,
+    whole_batch_losses: Collection[str],
 ) -> tuple[Any, dict[str, jax.Array], Any, dict[str, Any]]:
     """Averages what the shards have computed over all devices.
-
-    The state of a loss that sees the whole batch is equal on all devices, and can be large. Other
-    statistics and centres of the shards are means over equal numbers of examples, and so is what
-    the whole batch would give.
 
     Args:
       grads: gradient.
       metrics: name -> value.
       batch_stats: running statistics.
       loss_state: loss -> its state.
-      objective: of these losses.
+      whole_batch_losses: see `_average_state`.
 
     Returns:
       The first four, equal on all devices.
     """
-    equal = {k: v for k, v in loss_state.items() if k in objective.whole_batch_losses}
-    averaged = {k: v for k, v in loss_state.items() if k not in equal}
-    grads, metrics, batch_stats, averaged = jax.lax.pmean(
-        (grads, metrics, batch_stats, averaged), distributed.BATCH_AXIS
+    grads, metrics, batch_stats = jax.lax.pmean(
+        (grads, metrics, batch_stats), distributed.BATCH_AXIS
     )
-    return grads, metrics, batch_stats, equal | averaged
+    return grads, metrics, batch_stats, _average_state(loss_state, whole_batch_losses)
+
+
+def _average_state(
+    loss_state: dict[str, Any], whole_batch_losses: Collection[str]
+) -> dict[str, Any]:
+    """Averages the state of losses over all devices.
+
+    The state of a loss that sees the whole batch is equal on all devices, and can be large. Other
+    statistics and centres of the shards are means over equal numbers of examples, and so is what
+    the whole batch would give.
+
+    Args:
+      loss_state: loss -> its state.
+      whole_batch_losses: names of the losses that see the whole batch.
+    """
+    equal = {k: v for k, v in loss_state.items() if k in whole_batch_losses}
+    averaged = {k: v for k, v in loss_state.items() if k not in equal}
+    return equal | jax.lax.pmean(averaged, distributed.BATCH_AXIS)
 
 
 def _update(
@@ -327,6 +341,7 @@ def _accumulate(
     examples: Any,
     statistics: tuple[Any, Any],
     keys: tuple[jax.Array, ...],
+    whole_batch_losses: Collection[str],
 ) -> tuple[Any, tuple[dict[str, jax.Array], Any, Any]]:
     """Computes the gradient of a batch in parts, one after the other.
 
@@ -340,6 +355,7 @@ def _accumulate(
       examples: the batch and the examples' keys, arrays [b,...].
       statistics: batch_stats and loss state, which pass from part to part.
       keys: for dropout and for the losses; each part gets its keys.
+      whole_batch_losses: see `_average_state`.
 
     Returns:
       As of `gradients`: means over the parts, and the statistics after the last one.
@@ -351,8 +367,9 @@ def _accumulate(
 
     def add(carry: tuple, part: tuple) -> tuple[tuple, None]:
         total, statistics = carry
-        grads, (metrics, *statistics) = of_part(*part, statistics)
-        return (jax.tree.map(jnp.add, total, (grads, metrics)), tuple(statistics)), None
+        grads, (metrics, batch_stats, loss_state) = of_part(*part, statistics)
+        statistics = (batch_stats, _average_state(loss_state, whole_batch_losses))
+        return (jax.tree.map(jnp.add, total, (grads, metrics)), statistics), None
 
     split = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), examples)
     first = jax.tree.map(lambda x: x[0], split)
@@ -449,26 +466,3 @@ def vmap_train_step(
         return states, metrics
 
     return vmapped
-
-
-def make_eval_step(predictor: Predictor) -> Callable[[dict, Batch], EvalMetrics]:
-    """Creates the evaluation step of a network.
-
-    Args:
-      predictor: of the network.
-
-    Returns:
-      `step(variables, batch) -> EvalMetrics` over the global batch, to be mapped with
-      `distributed.shard_step`. Examples whose "mask" is False do not count.
-    """
-
-    def step(variables: dict, batch: Batch) -> EvalMetrics:
-        outputs = predictor(variables, batch["image"])
-        return EvalMetrics.gather_from_model_output(
-            axis_name=distributed.BATCH_AXIS,
-            logits=outputs.logits,
-            labels=batch["label"],
-            mask=batch["mask"],
-        )
-
-    return step

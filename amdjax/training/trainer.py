@@ -13,22 +13,21 @@ from jax.sharding import Mesh
 
 from amdjax import distributed
 from amdjax.config import compute_dtype
-from amdjax.data import Dataset, EvalBatches, ImageSource, TrainBatches
+from amdjax.data import Dataset, ImageSource, TrainBatches
 from amdjax.data.augment import create_augment, create_strong_augment
 from amdjax.data.mixing import create_mix
 from amdjax.experiment import RunSpec, optim_of, sees_unlabeled, total_steps
 from amdjax.losses import Objective, build_objective
-from amdjax.metrics import EvalMetrics
 from amdjax.models import Model, Outputs, abstract_variables, create_model, init_variables
 from amdjax.predictor import Predictor, create_predictor
 from amdjax.pretrained import create_teacher
 from amdjax.teacher_outputs.stored import StoredOutputs, open_outputs
 from amdjax.training.dummy import dummy_inputs, dummy_outputs, output_shapes
+from amdjax.training.evaluation import evaluate
 from amdjax.training.initial import InitialState
 from amdjax.training.optimizer import create_optimizer, learning_rate_schedule
 from amdjax.training.train_state import TrainState
 from amdjax.training.train_step import (
-    make_eval_step,
     make_train_step,
     scan_train_steps,
     vmap_train_step,
@@ -81,11 +80,12 @@ class Trainer:
           initial: what the network starts from in place of them.
         """
         key = jax.random.key(np.uint32(seed))
-        variables = init_variables(self.student, key, self.dataset.image_shape)
         loss_variables = self._loss_shapes
         if jax.tree.leaves(loss_variables):
             loss_variables = self._compiled_init_losses(jax.random.fold_in(key, 1))
-        if initial is not None:
+        if initial is None:
+            variables = init_variables(self.student, key, self.dataset.image_shape)
+        else:
             variables, loss_variables = initial.variables, initial.of_losses(loss_variables)
         state = self._create_state(variables, loss_variables)
         if initial is not None and initial.ema and state.ema:
@@ -151,10 +151,6 @@ class Trainer:
                 batch_axis=on_device + (networks > 1),
             )
         return self._compiled[key]
-
-    def compiled_eval_step(self) -> Callable[..., EvalMetrics]:
-        """Returns the compiled evaluation step over all devices, see `make_eval_step`."""
-        return _compiled_eval_step(self.predictor, self.mesh)
 
     def evaluate(self, state: TrainState, source: ImageSource) -> dict[str, float]:
         """Returns the metrics of a state's network on all images of a split."""
@@ -242,42 +238,3 @@ def train_batches(config: ml_collections.ConfigDict, dataset: Dataset, seed: int
         distributed.process_index(),
         distributed.process_count(),
     )
-
-
-def evaluate(
-    predictor: Predictor, variables: dict, source: ImageSource, batch_size: int, mesh: Mesh
-) -> dict[str, float]:
-    """Evaluates a network on a whole split, every example once.
-
-    Args:
-      predictor: of the network.
-      variables: its variables, replicated over the mesh.
-      source: the images of the split.
-      batch_size: global.
-      mesh: of all devices.
-
-    Returns:
-      name -> value, see `EvalMetrics`.
-    """
-    batches = EvalBatches(
-        source, batch_size, distributed.process_index(), distributed.process_count()
-    )
-    eval_step = _compiled_eval_step(predictor, mesh)
-    total = EvalMetrics.empty()
-    for batch in batches:
-        metrics = eval_step(variables, distributed.shard(batch, mesh))
-        distributed.block_on_cpu(metrics)
-        total = _merge(total, metrics)
-    if total.accuracy.count != len(source):
-        raise AssertionError(f"evaluated {total.accuracy.count} of {len(source)} examples")
-    return {name: float(value) for name, value in total.compute().items()}
-
-
-@distributed.jit  # one program in place of an addition for each of the counts
-def _merge(total: EvalMetrics, metrics: EvalMetrics) -> EvalMetrics:
-    return total.merge(metrics)
-
-
-@functools.cache  # one program for all networks of a definition
-def _compiled_eval_step(predictor: Predictor, mesh: Mesh) -> Callable[..., EvalMetrics]:
-    return distributed.shard_step(make_eval_step(predictor), mesh, batch_argument=1)

@@ -217,6 +217,8 @@ def test_train_refuses_a_policy_that_changes_dtype_or_shape():
         ({"padding": -1}, "config.augment.padding must be at least 0, not -1"),
         ({"noise": -0.1}, "config.augment.noise must be at least 0, not -0.1"),
         ({"mean": (0.5, 0.5)}, "config.augment.mean needs three numbers"),
+        ({"mean": ("a", 0.5, 0.5)}, "config.augment.mean needs three numbers"),
+        ({"mean": (125, 125, 125)}, r"mean is on the scale 0 to 1, not \(125, .*; divide by 255"),
         ({"std": (1.0, 0.0, 1.0)}, "config.augment.std needs three positive numbers"),
         ({"policy": "randaug"}, "unknown config.augment.policy 'randaug'; did you mean randaugm"),
         ({"color_jitter": (0.4, 0.4)}, r"color_jitter needs four numbers .* not \(0\.4, 0\.4\)"),

@@ -15,8 +15,7 @@ from amdjax.data import Dataset, InMemorySource, unlabeled
 from amdjax.data.unlabeled import add_unlabeled, list_images
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
-from amdjax.losses import LOSSES, LossInputs, build_objective, cross_entropy, kd_loss
-from amdjax.losses.registry import LossSpec
+from amdjax.losses import LOSSES, LossInputs, LossSpec, build_objective, cross_entropy, kd_loss
 from amdjax.models import Outputs
 from amdjax.training.header import header
 from amdjax.training.inputs import Inputs
@@ -231,7 +230,7 @@ def test_losses_of_labels_must_give_a_value_for_each_image(monkeypatch):
         Outputs(logits, {}, logits), None, jnp.asarray([2, -1, 0, -1]), 0, lambda x: x
     )
     objective = build_objective({"mean_ce": {}}, some_unlabeled=True)
-    with pytest.raises(UserError, match=r"mean_ce reads labels .* must return one for each"):
+    with pytest.raises(UserError, match=r"mean_ce reads labels .* must return one value for each"):
         objective.apply({"params": {}, "state": {}}, inputs)
 
 

@@ -107,6 +107,7 @@ def test_card_describes_input_output_and_recipe():
         "1,000 train and 50 test images in 2 classes (cat: tabby, dog)",
         "ce (weight 0.1), kd (weight 0.9)",
         "Teacher: wrn_10_2",
+        "probabilities for every image, including images of other classes",
         "`settings` in `s.onnx.json`",
     ):
         assert text in card, text

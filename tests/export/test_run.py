@@ -253,7 +253,7 @@ def test_int8_export_is_smaller_and_as_accurate(workdir, tmp_path, capsys):
     ("arguments", "message"),
     [
         ({"to": "onx"}, "unknown format 'onx'; did you mean onnx"),
-        ({"file": "s.txt"}, r"the name of a flax file must end in \.msgpack"),
+        ({"file": "s.txt"}, r"s\.txt: with --to=flax the name must end in \.msgpack"),
         ({"file": "taken.msgpack"}, "taken.msgpack exists already"),
         ({"file": "card.msgpack"}, r"card\.msgpack\.md exists already"),
         ({"file": "data.msgpack"}, r"data\.msgpack\.json exists already"),

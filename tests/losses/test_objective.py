@@ -210,8 +210,8 @@ def test_objective_predicts_with_the_variables_of_a_loss(inputs):
     logits = objective.predict(inputs.student, predicting).logits
     assert logits.shape == inputs.student.logits.shape
     assert np.abs(logits - inputs.student.logits).max() > 0.1
-    unbound = objective.predict(inputs.student).logits
-    np.testing.assert_array_equal(unbound, inputs.student.logits)
+    with pytest.raises(ValueError, match="the loss simkd predicts with variables: pass them"):
+        objective.predict(inputs.student)
     assert build_objective({"center": {}}).predicting_variables(variables) == {}
 
 
@@ -290,7 +290,7 @@ def test_user_loss_is_applied_and_has_a_gradient(inputs, register):
     )
     objective = build_objective({"ce": {}, "confident_mse": {"scale": 3.0}})
     assert objective.needs_teacher
-    assert objective.needs_hard_labels == ("confident_mse",)
+    assert objective.hard_label_losses == ("confident_mse",)
     assert objective.uncacheable_losses == ()
     assert losses.default_losses().confident_mse.to_dict() == {
         "weight": 0.5,
@@ -476,13 +476,13 @@ def test_objective_names_losses_by_requirement():
     objective = build_objective(combinable)
     hard = {"center", "amc", "contrastive", "dkd", "nkd", "rld", "wkd_l", "crd"}
     hard |= {"ce_strong", "mlkd"}
-    assert set(objective.needs_hard_labels) == hard
+    assert set(objective.hard_label_losses) == hard
     uncacheable = {"ft", "fitnet", "nst", "vid", "afd", "afds", "sp", "ab", "fsp", "ft_factor"}
     uncacheable |= {"reviewkd", "wkd_f", "wkd_l", "mlkd"}
     assert set(objective.uncacheable_losses) == uncacheable
     assert objective.attention_features == STAGES
-    assert build_objective({"amc": {"pair_labels": "predicted"}}).needs_hard_labels == ()
-    assert build_objective({"arcface": {}}).needs_hard_labels == ("arcface",)
+    assert build_objective({"amc": {"pair_labels": "predicted"}}).hard_label_losses == ()
+    assert build_objective({"arcface": {}}).hard_label_losses == ("arcface",)
     chosen = {"at": {"features": ("stage3", "stage1")}, "am": {"features": ("stage1",)}}
     assert build_objective(chosen).attention_features == ("stage1", "stage3")
     assert build_objective({"ce": {}, "kd": {}}).attention_features == ()
@@ -521,7 +521,7 @@ def test_amc_pairs_by_true_or_predicted_labels(inputs):
     ("settings", "message"),
     [
         ({"adm": {}}, "unknown loss 'adm'; did you mean am"),
-        ({"am": {"margn": 1}}, "unknown hyper-parameter of the loss am 'margn'; did you mean marg"),
+        ({"am": {"margn": 1}}, "unknown setting of the loss am 'margn'; did you mean marg"),
         ({"at": {"features": ("stage9",)}}, "unknown feature of the student 'stage9'"),
         ({"at": {"features": ()}}, "list of features of a loss is empty"),
         ({"at": {"features": ("stem", "stem")}}, "name layers twice: stem and stem, stem and stem"),
@@ -535,7 +535,7 @@ def test_amc_pairs_by_true_or_predicted_labels(inputs):
         ({"kd": {"ramp": "linaer"}}, "unknown ramp of the loss kd 'linaer'; did you mean linear"),
         ({"kd": {"reduction": "sum"}}, "unknown reduction of the loss kd 'sum'"),
         ({"kd": {"reduction": 1}}, "reduction of the loss kd must be a text, not 1"),
-        ({"kd": {"weight": "0.9"}}, "hyper-parameter weight of the loss kd must be a number, not"),
+        ({"kd": {"weight": "0.9"}}, "setting weight of the loss kd must be a number, not"),
         ({"kd": {"standardize": "yes"}}, "standardize of the loss kd must be True or False, not"),
         ({"at": {"features": "stem"}}, "features of the loss at must be a tuple, not 'stem'"),
     ],
@@ -543,3 +543,35 @@ def test_amc_pairs_by_true_or_predicted_labels(inputs):
 def test_objective_names_the_invalid_setting(inputs, settings, message):
     with pytest.raises(UserError, match=message):
         _apply(build_objective(settings), inputs)
+
+
+def test_objective_refuses_loss_variables_of_other_collections(inputs, register):
+    class Normed(nn.Module):
+        @nn.compact
+        def __call__(self, embedding):
+            return nn.BatchNorm(use_running_average=False)(embedding).mean(-1)
+
+    register("normed", LossSpec(Normed, inputs=("student.embedding",)))
+    with pytest.raises(UserError, match=r"the loss normed has variables of .* 'batch_stats'"):
+        build_objective({"normed": {}}).init(jax.random.key(0), inputs)
+
+
+@pytest.mark.parametrize("shape", [(), (4, 1)])
+def test_objective_refuses_values_that_are_not_of_single_images_without_labels(
+    inputs, register, shape
+):
+    def loss(logits, labels):
+        return jnp.zeros(shape if not shape else (len(logits), 1))
+
+    register("odd", LossSpec(loss, inputs=("student.logits", "labels")))
+    objective = build_objective({"odd": {}}, some_unlabeled=True)
+    with pytest.raises(UserError, match=r"the loss odd .* it must return one value for each"):
+        objective.apply({"params": {}, "state": {}}, inputs)
+
+
+def test_objective_averages_narrow_values_in_float32(inputs, register):
+    narrow = jnp.asarray([1.0, 1.0, 1.0, 1.0078125], jnp.bfloat16)
+    register("narrow", LossSpec(lambda logits: narrow, inputs=("student.logits",)))
+    total, parts = _apply(build_objective({"narrow": {"weight": 1.0}}), inputs)[:2]
+    assert (total.dtype, parts["narrow"].dtype) == (jnp.float32, jnp.float32)
+    assert float(parts["narrow"]) == narrow.astype(np.float32).mean()

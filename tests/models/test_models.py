@@ -523,7 +523,7 @@ def test_create_model_passes_classes_dtype_and_axis(name: str):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet21", "unknown model 'resnet21'; did you mean resnet"),
+        ("resnet21", "unknown network 'resnet21'; did you mean resnet"),
         ("wrn_17_1", "depth of 6n"),
         ("transformer", "known: "),
     ],

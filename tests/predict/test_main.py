@@ -20,7 +20,7 @@ from amdjax.data import load_dataset
 from amdjax.errors import UserError
 from amdjax.predict import classifier
 from amdjax.predict.classifier import CACHE_FILE, format_table, load_models
-from amdjax.predict.images import find_images, overlay_cam, read_images
+from amdjax.predict.images import check_any_exists, find_images, overlay_cam, read_images
 from amdjax.predict.table import Predictions, output_file, write_json
 from amdjax.report.evaluate import evaluate_workdir
 from amdjax.workdir import read_config, write_config
@@ -152,13 +152,22 @@ def test_output_file_is_json_or_csv(tmp_path):
 def test_predict_command_reports_errors_in_one_line(workdir, pictures, tmp_path):
     broken = pictures / "broken.png"
     for words, message in (
-        ((f"--workdir={workdir}", broken), "error: none of the 1 image(s) could be read"),
+        ((f"--workdir={workdir}", broken), "error: no image could be read"),
         ((f"--workdir={tmp_path}", broken), "config.json"),
     ):
         code, out, err = _predict(tmp_path, *words)
         assert (code, out) == (2, "")
         assert message in err.splitlines()[-1]
         assert "Traceback" not in err
+
+
+def test_check_any_exists_reports_each_file(pictures, capsys):
+    missing = [pictures / "gone.png", Path("x" * 300), pictures / "more"]
+    check_any_exists([*missing, pictures / "broken.png"])
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UserError, match=r"^no image could be read$"):
+        check_any_exists(missing)
+    assert capsys.readouterr().err.count("skipped: ") == 3
 
 
 def test_load_models_fits_the_temperatures_of_the_report_once(workdir, tmp_path, capsys):

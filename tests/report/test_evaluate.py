@@ -269,9 +269,10 @@ def test_indices_choose_the_samples(workdir):
         ({"indices": (10**20,)}, "indices of the test images are 0 to 31"),
         ({"indices": (5, 5)}, "duplicates"),
         ({"num_samples": 0}, "at least 1, not 0"),
+        ({"unknown": "nodata"}, "^--unknown='nodata' is neither another data set"),
     ],
 )
-def test_evaluate_workdir_rejects_bad_samples(workdir, arguments, message):
+def test_evaluate_workdir_rejects_bad_arguments(workdir, arguments, message):
     with pytest.raises(UserError, match=message):
         evaluate_workdir(workdir, **arguments)
 

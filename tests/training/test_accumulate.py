@@ -15,6 +15,7 @@ from amdjax.data.mixing import MixedBatch
 from amdjax.errors import UserError
 from amdjax.losses import build_objective
 from amdjax.models.layers import FeatureRecorder, Model, classify, global_mean
+from amdjax.training.dummy import dummy_inputs, dummy_outputs
 from amdjax.training.optimizer import create_optimizer
 from amdjax.training.train_state import TrainState
 from amdjax.training.train_step import make_train_step, scan_train_steps, vmap_train_step
@@ -53,12 +54,12 @@ def _mix(key, images, labels, num_classes):
     return MixedBatch(images, labels, None)
 
 
-def _step(parts, norm=False, config=None, mix=None):
+def _step(parts, norm=False, config=None, mix=None, losses=LOSSES):
     config = _config(padding=2, flip=True) if config is None else config
     return make_train_step(
         student=TinyNet(num_classes=3, norm=norm, axis_name=distributed.BATCH_AXIS),
         teacher=TinyNet(num_classes=3),
-        objective=build_objective(LOSSES),
+        objective=build_objective(losses),
         augment=create_augment(config.augment).train,
         optimizer=OPTIMIZER,
         mix=mix,
@@ -71,9 +72,11 @@ def _variables(seed=0, norm=False):
     return TinyNet(num_classes=3, norm=norm).init(jax.random.key(seed), jnp.zeros((2, *SHAPE)))
 
 
-def _state(norm=False):
+def _state(norm=False, losses=LOSSES):
     variables = {"batch_stats": {}, **_variables(norm=norm)}
-    return TrainState.create(variables, {"params": {}, "state": {}}, OPTIMIZER)
+    outputs = dummy_outputs(TinyNet(num_classes=3), SHAPE)
+    of_losses = build_objective(losses).init(jax.random.key(0), dummy_inputs(outputs, outputs))
+    return TrainState.create(variables, of_losses, OPTIMIZER)
 
 
 def _examples(count=BATCH):
@@ -81,10 +84,10 @@ def _examples(count=BATCH):
     return {"image": random_images(count, *SHAPE), "label": labels}
 
 
-def _run(step, devices, steps=2, norm=False):
+def _run(step, devices, steps=2, **state):
     mesh = distributed.make_mesh(jax.devices()[:devices])
     compiled = distributed.shard_step(step, mesh, batch_argument=2)
-    state, teacher = distributed.replicate((_state(norm), _variables(seed=1)), mesh)
+    state, teacher = distributed.replicate((_state(**state), _variables(seed=1)), mesh)
     history = []
     for _ in range(steps):
         batch = distributed.shard(_examples(), mesh)
@@ -144,6 +147,15 @@ def test_batch_norm_sees_each_part_and_is_updated_by_it():
     for part in (images[0::2], images[1::2]):
         mean = 0.9 * mean + 0.1 * part.mean((0, 1, 2))
     np.testing.assert_allclose(one[1].batch_stats["norm"]["mean"], mean, rtol=1e-5, atol=1e-6)
+
+
+def test_state_of_losses_in_parts_does_not_depend_on_the_number_of_devices():
+    losses = {"ce": {}, "center": {"weight": 1.0, "rate": 0.5}}
+    step = _step(2, config=_config(), losses=losses)
+    one, two = (_run(step, devices, losses=losses) for devices in (1, 2))
+    _assert_same(one, two)
+    centers = [jax.tree.leaves(state.loss_variables["state"])[0] for _, state in (one, two)]
+    np.testing.assert_allclose(*centers, rtol=1e-5, atol=1e-6)
 
 
 def test_mixing_in_parts_does_not_depend_on_the_number_of_devices():

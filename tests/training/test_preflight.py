@@ -85,8 +85,10 @@ def test_check_settings_accepts_odd_batches_for_pairs_that_are_not_computed():
         ({"methods": ("mlkd",), "augment.strong_policy": "randaugmen"}, "did you mean randaugment"),
         ({"methods": ("simkd",), "ema_decay": 0.9}, "trained layers of simkd are part of the pred"),
         ({"augment.pad_mode": "zeros"}, "did you mean zero"),
-        ({"student.name": "resnet9"}, "kd: unknown model 'resnet9'"),
+        ({"student.name": "resnet9"}, "^config.student.name: unknown network 'resnet9'"),
+        ({"teacher.name": "resnet9"}, "^config.teacher.name: unknown network 'resnet9'"),
         ({"teacher.name": "wrn_11_1"}, "a wide ResNet needs a depth of 6n"),
+        ({"data.folder": "a"}, r"data\.folder=a is not read with config\.data\.name='cifar10'"),
     ],
 )
 def test_check_settings_names_what_does_not_exist(settings, message):

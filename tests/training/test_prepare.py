@@ -2,10 +2,13 @@
 
 import pytest
 
+from amdjax.configs import default
 from amdjax.data import Fingerprint
+from amdjax.data.registry import DatasetSpec
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
 from amdjax.pretrained import describe_source
+from amdjax.training.inputs import load_inputs
 from amdjax.training.preflight_warnings import seen_validation_warnings, small_data_warnings
 from amdjax.training.run import prepare
 from amdjax.workdir import describe_run
@@ -29,7 +32,7 @@ def test_prepare_only_prepares_the_data_and_leaves_the_workdir_alone(images, tmp
     [
         ("batch_size", 128, "64 training images do not fill one batch of 128"),
         ("teacher.checkpoint", "nowhere/teacher", "nowhere/teacher"),
-        ("student.name", "resnet9", "unknown model 'resnet9'"),
+        ("student.name", "resnet9", "unknown network 'resnet9'"),
     ],
 )
 def test_prepare_finds_the_mistakes_that_training_would(images, tmp_path, key, value, message):
@@ -37,6 +40,26 @@ def test_prepare_finds_the_mistakes_that_training_would(images, tmp_path, key, v
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=message):
         prepare(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"teacher.checkpoint": "nowhere"}, r"config\.teacher\.checkpoint: nowhere does not exist"),
+        (
+            {"teacher.ensemble": ("nowhere", "b"), "teacher.ensemble_models": ("vgg8", "vgg8")},
+            r"config\.teacher\.ensemble: nowhere does not exist",
+        ),
+        ({"init_from": "nowhere"}, r"config\.init_from: nowhere does not exist"),
+    ],
+)
+def test_load_inputs_finds_weights_before_it_prepares_data(tmp_path, settings, message):
+    config = default.get_config()
+    config.methods = ("kd",)
+    config.update_from_flattened_dict(settings)
+    data = DatasetSpec(10, (32, 32, 3), lambda: pytest.fail("the data are prepared"))
+    with pytest.raises(UserError, match=message):
+        load_inputs(config, plan_runs(config), data, tmp_path)
 
 
 def test_prepare_warns_about_a_teacher_of_another_normalisation(images, trained, tmp_path, capsys):

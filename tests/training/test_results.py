@@ -118,7 +118,7 @@ def test_write_replaces_a_damaged_file(tmp_path, capsys, content):
 
 def test_table_has_a_line_for_each_network():
     lines = results.table({"teacher": {0: RESULT}, "amd_gl": {0: RESULT}}).splitlines()
-    assert lines[0].split()[:2] == ["model", "parameters"]
+    assert lines[0].split()[:2] == ["network", "parameters"]
     assert lines[3].split() == ["amd_gl", "resnet8", "78,042", "62.50", "1.0000", "12.50", "75.00"]
     assert len({len(line) for line in lines[2:4]}) == 1
 

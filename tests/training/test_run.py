@@ -67,7 +67,7 @@ def test_run_does_not_train_a_finished_run_again(images, finished, capsys, monke
     change_saved(finished / "amd_gl/checkpoints/16", origin={})  # as in earlier versions
     (finished / "results.json").unlink()
     before = {file: file.stat().st_mtime_ns for file in finished.glob("*/checkpoints/*/*")}
-    run(tiny_config(images, ("scratch", "amd_gl")), finished)
+    run(tiny_config(images, ("scratch", "amd_gl")), str(finished))
     out = capsys.readouterr().out
     assert "step" not in out.splitlines()[0]
     assert "amd_gl" in out
@@ -170,7 +170,7 @@ def test_run_stops_at_a_value_that_is_not_finite(images, tmp_path, monkeypatch):
         ({"methods": ("kd", "kd")}, "config.methods has duplicates: kd, kd"),
         ({"methods": ("kd+sq",)}, "unknown method 'sq'; did you mean sp"),
         ({"dtype": "float16"}, "unknown config.dtype 'float16'; did you mean bfloat16"),
-        ({"student": {"name": "resnet9"}}, "scratch: unknown model 'resnet9'; did you mean resnet"),
+        ({"student": {"name": "resnet9"}}, "name: unknown network 'resnet9'; did you mean resnet"),
         ({"optim": {"name": "sdg"}}, "unknown config.optim.name 'sdg'; did you mean sgd"),
         ({"optim": {"boundaries": (5, 3)}}, "must ascend"),
         ({"augment": {"pad_mode": "zeros"}}, "did you mean zero"),
@@ -270,11 +270,18 @@ def test_eskd_refuses_an_imported_teacher(images, tmp_path):
         run(config, tmp_path / "run")
 
 
-@pytest.mark.parametrize("method", ["amc", "kd+center", "dkd", "arcface"])
-def test_losses_of_class_labels_refuse_mixing(images, tmp_path, method):
+@pytest.mark.parametrize(
+    ("method", "hint"),
+    [
+        ("amc", ", or config.losses.amc.pair_labels to predicted"),
+        *((method, "") for method in ("kd+center", "dkd", "arcface")),
+    ],
+)
+def test_losses_of_class_labels_refuse_mixing(images, tmp_path, method, hint):
     config = tiny_config(images, (method,))
     config.mix.name = "cutmix"
-    with pytest.raises(UserError, match=r"cannot use the mixed labels of config\.mix\.name"):
+    message = f"use the mixed labels of config.mix.name='cutmix'; set it to none{hint}$"
+    with pytest.raises(UserError, match=message):
         run(config, tmp_path)
 
 

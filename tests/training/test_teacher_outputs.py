@@ -90,6 +90,21 @@ def test_to_arrays_accepts_every_form_of_outputs():
     np.testing.assert_array_equal(arrays["attention_stage2"], feature[..., 0] ** 2)
 
 
+def test_compute_outputs_copies_an_array_that_the_teacher_writes_to_again():
+    dataset, buffer = _dataset(6), np.zeros((6, 4), np.float32)
+
+    def teach(images):
+        buffer[:] = images[:, 0, :4, 0]
+        return buffer
+
+    (batch,) = compute_outputs(
+        teach, dataset.train, 4, batch_size=6, mirrored=True, description="images"
+    )
+    images, _ = dataset.train.read(np.arange(6))
+    np.testing.assert_array_equal(batch["logits"][:, 0], images[:, 0, :4, 0])
+    np.testing.assert_array_equal(batch["logits"][:, 1], images[:, 0, :-5:-1, 0])
+
+
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
@@ -348,6 +363,7 @@ def test_check_rows_guards_the_order(tmp_path):
     arrays = {"logits": np.eye(4, dtype=np.float32)[labels]}
     alone = _save(tmp_path / "alone.npz", arrays)
     assert alone.check_rows(dataset, data) == 1.0
+    assert "12 images, one view each; logits; " in alone.describe(1.0)
     assert "their order is taken on trust" in alone.describe(1.0)
     with pytest.raises(UserError, match=r"has 12 rows, but there are 8 training images in random"):
         alone.check_rows(_dataset(8), data)

@@ -13,9 +13,10 @@ from amdjax.losses import LOSSES, build_objective
 from amdjax.models import Outputs, create_model, import_torch_state_dict, init_variables
 from amdjax.predictor import Predictor
 from amdjax.training.dummy import dummy_inputs, dummy_outputs
+from amdjax.training.evaluation import make_eval_step
 from amdjax.training.optimizer import create_optimizer
 from amdjax.training.train_state import TrainState
-from amdjax.training.train_step import make_eval_step, make_train_step
+from amdjax.training.train_step import make_train_step
 from tests.reference_values import load, nhwc, prefixed
 
 AMD = {
