@@ -14,7 +14,6 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import (
     ConfigFileFlagParser,
-    UnsupportedOperationError,
 )
 
 from amdjax import cpu, distributed
@@ -23,24 +22,16 @@ from amdjax.configs import default
 from amdjax.data.registry import prepared_folder
 from amdjax.errors import (
     UserError,
-    chain,
     first_line,
     is_out_of_memory,
-    one_line,
-    unknown_name,
 )
 from amdjax.files import disk_error, remedy, removed_file
+from amdjax.flag_errors import config_file_error, flag_error
 from amdjax.imports import apply_imports, import_modules, search_folders
 from amdjax.recipes import RECIPES, check_recipe, find_recipe
 
 _CONFIG_FLAGS = ("--config", "-config")
 _IMPORT_FLAGS = ("--config.imports", "-config.imports")
-# What absl and Python say about a value, and what it must be.
-_KINDS = {
-    "invalid literal for int()": "a whole number",
-    "could not convert string to float": "a number",
-    "('Non-boolean argument to boolean flag'": "True or False",
-}
 
 
 class _ListParser(flags.ArgumentParser):
@@ -220,7 +211,7 @@ def parse_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> 
     try:
         arguments = values(words)
     except Exception as error:
-        raise _config_file_error(error, file) or _flag_error(error, words, values) from error
+        raise config_file_error(error, file) or flag_error(error, words, values) from error
     if file is not None:
         _check_config(values["config"].value, file)
     return arguments
@@ -239,65 +230,3 @@ def _check_config(config: Any, file: str) -> None:
             f"--config: {file} lacks {len(missing)} settings, such as {', '.join(missing[:3])}; "
             "start from amdjax.configs.default.get_config()"
         )
-
-
-def _config_file_error(error: Exception, file: str | None) -> UserError | None:
-    """Returns what is wrong in the config file, if the error comes from there."""
-    causes = list(chain(error))
-    for cause in causes:
-        # ml_collections raises the recipe's error a second time, with the traceback as its text.
-        if isinstance(cause, UserError) and not str(cause).startswith("Error whilst parsing"):
-            return cause
-    if file is None:
-        return None
-    for cause in reversed(causes):
-        if isinstance(cause, SyntaxError) and cause.filename == file:
-            return UserError(f"--config: {file}, line {cause.lineno}: {cause.msg}")
-        frames = traceback.extract_tb(cause.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == file]
-        if lines:
-            return UserError(f"--config: {file}, line {lines[-1]}: {type(cause).__name__}: {cause}")
-        # ml_collections calls get_config with the set-up, if there is one.
-        name = Path(file).name if Path(file).parent == RECIPES else file
-        if isinstance(cause, TypeError) and str(cause).startswith("get_config() takes"):
-            return UserError(f"{name} has no set-ups; write --config={name}")
-        if isinstance(cause, TypeError) and str(cause).startswith("get_config() missing"):
-            return UserError(f"{name} needs a set-up; write --config={name}:SETUP")
-    return None
-
-
-def _flag_error(error: Exception, words: Sequence[str], values: flags.FlagValues) -> Exception:
-    """Returns the error for a wrong flag; other errors are returned as they are."""
-    message = one_line(str(error.args[0] if error.args else error))  # str(KeyError) has quotes
-    if isinstance(error, AttributeError) and "get_config" in message:
-        return UserError("--config: the file has no function get_config")
-    known = flat_settings(default.get_config())
-    groups = {key.rsplit(".", depth)[0] for key in known for depth in range(key.count(".") + 1)}
-    unknown = error.flagname if isinstance(error, flags.UnrecognizedFlagError) else None
-    if unknown in groups and "config" in values:
-        return UserError(f"unknown flag --{unknown}; did you mean --config.{unknown}?")
-    if found := re.match(r"flag --config\.(\S+?)=.* as a ConfigDict: ", message):
-        names = [key for key in known if key.startswith(f"{found[1]}.")]
-        if names:
-            example = min(names, key=lambda key: not key.endswith(".name"))
-            return UserError(
-                f"--config.{found[1]} is a group of settings; set one of them, such as "
-                f"--config.{example}"
-            )
-    for reason, kind in _KINDS.items():
-        if found := re.match(f"flag (\\S+?)=(.*): {re.escape(reason)}", message):
-            return UserError(f"{found[1]} must be {kind}, not {found[2]!r}")
-    if isinstance(error, AttributeError | KeyError):
-        for word in words:
-            match = re.match(r"--?config\.([^=]+)", word)
-            if match and match[1] not in groups:
-                return unknown_name("config key", match[1], known)
-    wrong = (
-        flags.Error,
-        UnsupportedOperationError,
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-    )
-    return UserError(f"command line: {message}") if isinstance(error, wrong) else error

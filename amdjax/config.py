@@ -1,7 +1,7 @@
 """Checks of a config's values, each setting by itself."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -156,6 +156,20 @@ _NEEDS: dict[str, dict[str, Callable[[Any], bool]]] = {
 }
 
 
+def unknown_key(key: str, known: Collection[str]) -> UserError:
+    """Returns the error for a setting that does not exist.
+
+    Args:
+      key: dotted name of the setting.
+      known: those of all settings; of a group that exists, only these are suggested.
+    """
+    group = key.rpartition(".")[0]
+    siblings = [name for name in known if group and name.rpartition(".")[0] == group]
+    if siblings:
+        return unknown_name("config key", key, siblings, cutoff=0.75)  # they begin alike
+    return unknown_name("config key", key, known)
+
+
 def validate(config: ml_collections.ConfigDict) -> None:
     """Checks each value of a config by itself.
 
@@ -165,7 +179,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     settings = flat_settings(config)
     known = flat_settings(default.get_config(imports=config.imports))
     if unknown := sorted(settings.keys() - known):
-        raise unknown_name("config key", unknown[0], known)
+        raise unknown_key(unknown[0], known)
     for key, value in settings.items():
         _check_range(f"config.{key}", value, _RANGES.get(key))
     check_losses(config.losses.to_dict())

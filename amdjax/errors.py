@@ -21,19 +21,20 @@ class UserError(ValueError):
     """
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+def unknown_name(kind: str, name: str, known: Iterable[str], cutoff: float = 0.5) -> UserError:
     """Returns the error for a name that is not in a registry.
 
     Args:
       kind: what the name stands for, in the singular: "loss", "model", "method".
       name: the unknown name.
       known: all valid names.
+      cutoff: how similar a name must be to be suggested, see `difflib.get_close_matches`.
 
     Returns:
       A `UserError` with the most similar names, or with all of them if none is similar.
     """
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=cutoff)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
     return UserError(f"unknown {kind} {name!r}; {hint}")
 

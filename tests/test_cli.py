@@ -109,6 +109,7 @@ def _parse(*words):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
+        ("--config.optim.lr=x", "unknown config key 'optim.lr'; known: .* optim.learning_rate, "),
         ("--config.studnt.name=x", "unknown config key 'studnt.name'; did you mean student.name"),
         ("--config.losses.am.margn=2", r"'losses\.am\.margn'; did you mean losses\.am\.margin"),
         ("--config.epochs=1.5", r"^--config\.epochs must be a whole number, not '1\.5'$"),

@@ -298,6 +298,19 @@ def test_check_shapes_names_the_line_of_a_registered_loss():
         check_shapes(config, plan_runs(config), 4, (8, 8, 3))
 
 
+def test_check_shapes_names_the_line_of_a_registered_network():
+    def broken(pixels, classes):
+        return _outputs(pixels @ jnp.zeros((7, 7)), classes)
+
+    _register_network("mine", broken)
+    line = broken.__code__.co_firstlineno + 1
+    message = (
+        rf"the network 'mine' cannot be computed: .*test_own_parts\.py, line {line}: TypeError"
+    )
+    with pytest.raises(UserError, match=message):
+        _check_networks("scratch")
+
+
 def test_check_shapes_refuses_a_prediction_for_other_classes():
     weights = jnp.zeros((192, 7))
     _register_network("mine", lambda x, classes: _outputs(x, classes, class_weights=weights))

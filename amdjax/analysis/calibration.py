@@ -62,7 +62,7 @@ def reliability(
     )
 
 
-def fit_temperature(logits: jax.Array, labels: jax.Array) -> float:
+def fit_temperature(logits: jax.Array | np.ndarray, labels: jax.Array | np.ndarray) -> float:
     """Returns the T that minimises the mean negative log-likelihood of `softmax(logits / T)`.
 
     The likelihood has a single maximum in log T. It is searched, in float64, between 0.01 and 100:

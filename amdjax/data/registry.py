@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -472,8 +473,8 @@ def _hold_out_validation(
     names: list[str], labels: np.ndarray, data: ml_collections.ConfigDict
 ) -> np.ndarray:
     """Returns bool [N], which of the training images are held out for validation."""
-    if data.name == "folder":
-        names = [normal_form(name) for name in names]
+    if data.name == "folder":  # the same in Train/ and train/, which have the same fingerprint
+        names = [re.sub("(?i)^train/", "train/", normal_form(name)) for name in names]
     else:  # images that do not change are known by their numbers
         names = [str(index) for index in range(len(names))]
     held_out = hold_out(labels, names, data.validation, data.validation_seed)

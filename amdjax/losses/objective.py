@@ -120,6 +120,7 @@ class Objective:
           UserError: if a loss cannot be computed from the inputs.
         """
         total, parts, state = jnp.zeros((), jnp.float32), {}, {}
+        labeled = None
         if self.some_unlabeled:
             labeled = inputs.labels >= 0
             inputs = inputs._replace(labels=jnp.maximum(inputs.labels, 0))
@@ -132,24 +133,11 @@ class Objective:
             with _named(term):
                 calls = term.spec.calls(read, term.selection)
             for call, arrays in calls.items():
-                function: Any = term.spec.function
-                if term.spec.has_variables:
-                    module = function(**term.hyper)
-                    value, updates = module.apply(
-                        _variables_of(variables, term.name, call), *arrays, mutable=["state"]
-                    )
-                    if updates:
-                        state.setdefault(term.name, {})[call] = updates["state"]
-                else:
-                    value = function(*arrays, **term.hyper)
-                if self.some_unlabeled and term.spec.reads_labels(term.selection):
-                    if jnp.shape(value) != labeled.shape:
-                        raise UserError(
-                            f"the loss {term.name} reads labels and returns an array of shape "
-                            f"{list(jnp.shape(value))}; with config.data.unlabeled it must return "
-                            "one value for each image, [B]"
-                        )
-                    value = jnp.where(labeled, value, 0.0)
+                value, updates = _compute(term, _variables_of(variables, term.name, call), arrays)
+                if updates:
+                    state.setdefault(term.name, {})[call] = updates["state"]
+                if labeled is not None and term.spec.reads_labels(term.selection):
+                    value = _only_labeled(term, value, labeled)
                 values.append(jnp.mean(functional.promote_to_float32(value)))
             parts[term.name] = sum(values) / len(values)
             total += self._weight(term, inputs.step) * parts[term.name]
@@ -306,6 +294,25 @@ def _named(term: Term) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"the loss {term.name}: {error}") from error
+
+
+def _compute(term: Term, variables: dict[str, Any], arrays: tuple) -> tuple[jax.Array, Any]:
+    """Returns the value of one call of a loss, [B] or a scalar, and what it updates."""
+    function: Any = term.spec.function
+    if not term.spec.has_variables:
+        return function(*arrays, **term.hyper), {}
+    return function(**term.hyper).apply(variables, *arrays, mutable=["state"])
+
+
+def _only_labeled(term: Term, value: jax.Array, labeled: jax.Array) -> jax.Array:
+    """Returns the value [B] of a loss of labels, zero where `labeled`, bool [B], is False."""
+    if jnp.shape(value) != labeled.shape:
+        raise UserError(
+            f"the loss {term.name} reads labels and returns an array of shape "
+            f"{list(jnp.shape(value))}; with config.data.unlabeled it must return one value for "
+            "each image, [B]"
+        )
+    return jnp.where(labeled, value, 0.0)
 
 
 def default_losses() -> ml_collections.ConfigDict:

@@ -23,7 +23,7 @@ from amdjax.analysis.gradcam import grad_cam
 from amdjax.checkpoint import has_checkpoint
 from amdjax.comparison import learned_from
 from amdjax.config import gives_network
-from amdjax.data import Dataset, EvalBatches, load_dataset
+from amdjax.data import Dataset, load_dataset
 from amdjax.data.fingerprint import Fingerprint, compare_classes
 from amdjax.errors import UserError, unknown_name
 from amdjax.experiment import TEACHER, plan_runs
@@ -280,10 +280,12 @@ def _fit(network: TrainedModel, dataset: Dataset) -> float:
         file=sys.stderr,
     )
     logits, labels = [], []
-    for batch in tqdm(EvalBatches(dataset.test, BATCH_SIZE), disable=None, leave=False):
-        logits.append(np.asarray(network.logits(batch["image"]))[batch["mask"]])
-        labels.append(batch["label"][batch["mask"]])
-    return fit_temperature(np.concatenate(logits)[fit], np.concatenate(labels)[fit])
+    for start in tqdm(range(0, len(fit), BATCH_SIZE), disable=None, leave=False):
+        rows = fit[start : start + BATCH_SIZE]
+        images, classes = dataset.test.read(np.resize(rows, BATCH_SIZE))  # repeated to a full batch
+        logits.append(np.asarray(network.logits(images))[: len(rows)])
+        labels.append(classes[: len(rows)])
+    return fit_temperature(np.concatenate(logits), np.concatenate(labels))
 
 
 @functools.partial(distributed.jit, static_argnums=(0, 3))

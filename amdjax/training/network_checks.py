@@ -11,10 +11,11 @@ import ml_collections
 import numpy as np
 
 from amdjax.config import compute_dtype
-from amdjax.errors import UserError
+from amdjax.errors import UserError, summary, user_line
 from amdjax.experiment import RunSpec
 from amdjax.models import Model, Outputs, create_model
 from amdjax.pretrained import teacher_sources
+from amdjax.training import dummy
 from amdjax.training.dummy import NotOutputs, output_shapes
 
 _DRAWN = ("stage1", "stage2", "stage3")  # the layers whose maps the report draws
@@ -48,6 +49,12 @@ def check_networks(
             outputs: Any = output_shapes(model, image_shape)
         except NotOutputs as error:
             outputs = error.returned
+        except Exception as error:
+            if line := user_line(error, called_by=dummy.__file__):  # of a registered network
+                raise UserError(
+                    f"the network {name!r} cannot be computed: {line}{summary(error)}"
+                ) from error
+            raise
         _check_outputs(name, outputs, num_classes)
 
 

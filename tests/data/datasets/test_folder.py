@@ -219,12 +219,16 @@ def move(folder: Path, **names: str) -> Path:
     [("Train", "Val"), ("TRAIN", "TEST"), ("train", "valid"), ("train", "Validation")],
 )
 def test_split_folders_have_several_names(folder, train, test):
-    expected = list_folder(folder)
+    expected, held_out = list_folder(folder), settings(folder, validation=0.3)
+    validation = load_dataset(held_out).validation
     move(folder, train=train, test=test)
     config = list_folder(folder)
     assert config.files["test"][0] == f"{test}/class_0/000.png"
     assert (config.content_digest, config.labels) == (expected.content_digest, expected.labels)
-    assert len(load_dataset(settings(folder)).test) == 6
+    dataset = load_dataset(held_out)
+    assert len(dataset.test) == 6
+    for ours, theirs in zip(read_all(dataset.validation), read_all(validation), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("name", ["test/1.png", "test/unknown/1.png"])

@@ -1,0 +1,101 @@
+"""Errors of a command line and of a config file, in the words of amdjax."""
+
+import re
+import traceback
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections.config_flags.config_flags import UnsupportedOperationError
+
+from amdjax.config import flat_settings, unknown_key
+from amdjax.configs import default
+from amdjax.errors import UserError, chain, one_line
+from amdjax.recipes import RECIPES
+
+# What absl and Python say about a value, and what it must be.
+_KINDS = {
+    "invalid literal for int()": "a whole number",
+    "could not convert string to float": "a number",
+    "('Non-boolean argument to boolean flag'": "True or False",
+}
+_FLAG_ERRORS = (
+    flags.Error,
+    UnsupportedOperationError,
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+)
+
+
+def config_file_error(error: Exception, file: str | None) -> UserError | None:
+    """Returns what is wrong in the config file, if the error comes from there.
+
+    Args:
+      error: that parsing the command line has raised.
+      file: path of the config file; None: there is none.
+    """
+    causes = list(chain(error))
+    for cause in causes:
+        # ml_collections raises the recipe's error a second time, with the traceback as its text.
+        if isinstance(cause, UserError) and not str(cause).startswith("Error whilst parsing"):
+            return cause
+    if file is None:
+        return None
+    for cause in reversed(causes):
+        if isinstance(cause, SyntaxError) and cause.filename == file:
+            return UserError(f"--config: {file}, line {cause.lineno}: {cause.msg}")
+        frames = traceback.extract_tb(cause.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == file]
+        if lines:
+            return UserError(f"--config: {file}, line {lines[-1]}: {type(cause).__name__}: {cause}")
+        # ml_collections calls get_config with the set-up, if there is one.
+        name = Path(file).name if Path(file).parent == RECIPES else file
+        if isinstance(cause, TypeError) and str(cause).startswith("get_config() takes"):
+            return UserError(f"{name} has no set-ups; write --config={name}")
+        if isinstance(cause, TypeError) and str(cause).startswith("get_config() missing"):
+            return UserError(f"{name} needs a set-up; write --config={name}:SETUP")
+    return None
+
+
+def flag_error(error: Exception, words: Sequence[str], values: flags.FlagValues) -> Exception:
+    """Returns the error for a wrong flag; other errors are returned as they are.
+
+    Args:
+      error: that parsing the command line has raised.
+      words: of the command line.
+      values: the flags of the command.
+    """
+    message = one_line(str(error.args[0] if error.args else error))  # str(KeyError) has quotes
+    if isinstance(error, AttributeError) and "get_config" in message:
+        return UserError("--config: the file has no function get_config")
+    known = flat_settings(default.get_config())
+    groups = {key.rsplit(".", depth)[0] for key in known for depth in range(key.count(".") + 1)}
+    unknown = error.flagname if isinstance(error, flags.UnrecognizedFlagError) else None
+    if unknown in groups and "config" in values:
+        return UserError(f"unknown flag --{unknown}; did you mean --config.{unknown}?")
+    if wrong := _wrong_value(message, known):
+        return wrong
+    if isinstance(error, AttributeError | KeyError):
+        for word in words:
+            match = re.match(r"--?config\.([^=]+)", word)
+            if match and match[1] not in groups:
+                return unknown_key(match[1], known)
+    return UserError(f"command line: {message}") if isinstance(error, _FLAG_ERRORS) else error
+
+
+def _wrong_value(message: str, known: Collection[str]) -> UserError | None:
+    """Returns the error for a value of the wrong kind, if the message is about one."""
+    if found := re.match(r"flag --config\.(\S+?)=.* as a ConfigDict: ", message):
+        names = [key for key in known if key.startswith(f"{found[1]}.")]
+        if names:
+            example = min(names, key=lambda key: not key.endswith(".name"))
+            return UserError(
+                f"--config.{found[1]} is a group of settings; set one of them, such as "
+                f"--config.{example}"
+            )
+    for reason, kind in _KINDS.items():
+        if found := re.match(f"flag (\\S+?)=(.*): {re.escape(reason)}", message):
+            return UserError(f"{found[1]} must be {kind}, not {found[2]!r}")
+    return None
