@@ -139,8 +139,8 @@ def run_command(main: Callable[[list[str]], None]) -> None:
             message = str(error)
         elif is_out_of_memory(error):
             message = (
-                f"the memory is full ({first_line(error)}); end other programs that use it. A "
-                "training needs less with a larger config.accumulate, a smaller "
+                f"the memory is full ({first_line(error)}); end other programs that use it. "
+                "Training needs less memory with a larger config.accumulate, a smaller "
                 "config.batch_size, or config.data.device_gib=0"
             )
         elif isinstance(error, OSError) and (reason := disk_error(error)):

@@ -156,7 +156,7 @@ def _compared_teacher(
     if teacher is None or other is None:
         return {}
     both = teacher.keys() & other.keys()
-    is_early = "early_fraction" in {*teacher, *other}  # of eskd, which trains its teacher so
+    is_early = "early_fraction" in {*teacher, *other}  # of eskd, whose teacher is stopped early
     if is_early or teacher.get("checkpoint") == other.get("checkpoint") == "":
         return {key: teacher[key] for key in both & {"name", "seed", "early_fraction"}}
     if "digest" in both and teacher["digest"] == other["digest"]:

@@ -11,7 +11,7 @@ import ml_collections
 from amdjax.configs import default
 from amdjax.data.policies import NUM_LEVELS
 from amdjax.errors import UserError, unknown_name
-from amdjax.methods import METHODS, canonical_name
+from amdjax.methods import METHODS, canonical_method_name
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -188,7 +188,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     if not config.methods:
         raise UserError(f"config.methods is empty; known methods: {', '.join(METHODS)}")
     for key in ("methods", "seeds", "trackers"):
-        values = [canonical_name(str(value)) for value in config[key]]
+        values = [canonical_method_name(str(value)) for value in config[key]]
         if len(set(values)) < len(values):
             raise UserError(f"config.{key} has duplicates: {', '.join(values)}")
     for seed in config.seeds:

@@ -46,8 +46,8 @@ _PEER_FAILURES = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "Gloo", "NCCL", "coordinat
 def initialize() -> None:
     """Connects to the other processes, where the environment says that there are any.
 
-    Read are JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID, else Slurm's, Open
-    MPI's and those of a TPU slice on Kubernetes. Without them there is one process.
+    It reads JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID, or else the
+    variables of Slurm, Open MPI or a TPU slice on Kubernetes. Without them there is one process.
 
     Raises:
       UserError: if a number of processes, or the id of this one, is not a number, or there is no
@@ -216,14 +216,14 @@ def _compiler_options(platform: str) -> dict[str, Any] | None:
 
 
 def gather(x: jax.Array) -> jax.Array:
-    """Inside a mapped step: joins the shards [b,...] of all devices to the batch [B,...]."""
+    """Joins the shards [b,...] of all devices to the batch [B,...], inside a mapped step."""
     return jax.lax.all_gather(x, BATCH_AXIS, tiled=True)
 
 
 def reverse_batch(x: jax.Array) -> jax.Array:
-    """Inside a mapped step: this shard's rows of the global batch [B,...] in reverse order.
+    """Returns this shard's rows of the global batch [B,...] in reverse order, in a mapped step.
 
-    So that example i meets example B - 1 - i, however many devices share the batch.
+    Example i is paired with example B - 1 - i, however many devices share the batch.
     """
     devices = jax.lax.axis_size(BATCH_AXIS)
     pairs = [(device, devices - 1 - device) for device in range(devices)]
@@ -231,7 +231,7 @@ def reverse_batch(x: jax.Array) -> jax.Array:
 
 
 def example_keys(key: jax.Array, count: int) -> jax.Array:
-    """Inside a mapped step: a random key for each example of this shard.
+    """Returns a random key for each example of this shard, inside a mapped step.
 
     Example i of the global batch gets `fold_in(key, i)` however many devices share the batch.
 
@@ -247,7 +247,7 @@ def example_keys(key: jax.Array, count: int) -> jax.Array:
 
 
 def shard_key(key: jax.Array) -> jax.Array:
-    """Inside a mapped step: a random key that differs from device to device."""
+    """Returns a random key that differs between devices, inside a mapped step."""
     return jax.random.fold_in(key, jax.lax.axis_index(BATCH_AXIS))
 
 

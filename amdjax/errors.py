@@ -40,7 +40,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str], cutoff: float = 0.5
 
 
 def warn(*messages: str) -> None:
-    """Prints warnings on stderr, a line each: mistakes, perhaps, that stop nothing."""
+    """Prints warnings on stderr, one line each: possible mistakes that do not stop the command."""
     for message in messages:
         print(f"warning: {message}", file=sys.stderr)
 

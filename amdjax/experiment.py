@@ -11,7 +11,7 @@ from amdjax.config import check_losses, disabled_by, flat_settings, given_teache
 from amdjax.data.policies import policy_names
 from amdjax.errors import UserError, unknown_name
 from amdjax.losses import Objective, build_objective
-from amdjax.methods import canonical_name, method_losses, needs_early_teacher
+from amdjax.methods import canonical_method_name, method_losses, needs_early_teacher
 from amdjax.models import canonical_model_name
 
 TEACHER = "teacher"
@@ -84,7 +84,7 @@ def plan_runs(config: ml_collections.ConfigDict) -> list[RunSpec]:
     """
     students = [
         _student(config, method, losses, seed, *swept)
-        for method in map(canonical_name, config.methods)
+        for method in map(canonical_method_name, config.methods)
         for losses, *swept in _sweep(config, method)
         for seed in config.seeds or (config.seed,)
     ]

@@ -114,7 +114,7 @@ def import_again(files: Mapping[str, str], folder: Path) -> None:
             ) from error
         current = imported_files((name,))[name]
         if current != file and Path(file).exists():
-            print(f"note: {subject} from {file}; used now is {current}", file=sys.stderr)
+            print(f"note: {subject} from {file}; {current} is used now", file=sys.stderr)
 
 
 def _is_name(name: Any) -> bool:
@@ -132,7 +132,7 @@ def _root(name: str, file: Path) -> Path:
 def _reason(name: str, error: Exception) -> str:
     """Returns what is wrong with a module, with the file and the line in it."""
     if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
-        return f"there is no module {error.name!r}; searched are {Path.cwd()} and Python's path"
+        return f"there is no module {error.name!r} in {Path.cwd()} or on Python's path"
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)

@@ -37,7 +37,7 @@ _LIST = flags.DEFINE_bool(
 
 def main(arguments: list[str]) -> None:
     """Runs the config and leaves everything in the workdir; or prepares its data or lists names."""
-    check_no_arguments(arguments, "write lists without blanks: --config.methods=kd,at")
+    check_no_arguments(arguments, "write lists without spaces: --config.methods=kd,at")
     if _LIST.value:
         print(list_registries())
         return

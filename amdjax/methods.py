@@ -147,7 +147,7 @@ def register_method(
     register(METHODS, "method", name, Method(settings, summary, early_teacher))
 
 
-def canonical_name(name: str) -> str:
+def canonical_method_name(name: str) -> str:
     """Returns the name of a method as the registry has it: "KD + at" is "kd+at"."""
     return "+".join(part.strip().lower() for part in name.split("+"))
 

@@ -10,7 +10,7 @@ RECIPES = Path(__file__).parent / "configs"
 
 
 def find_recipe(text: str) -> str:
-    """Return the value of `--config` with the name of a packaged recipe replaced by its path.
+    """Returns the value of `--config` with the name of a packaged recipe replaced by its path.
 
     A file that exists takes precedence, so that a recipe of the same name in the current folder
     is used.

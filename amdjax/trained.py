@@ -156,7 +156,7 @@ def restore(folder: Path, num_classes: int | None = None) -> TrainedModel:
     )
 
 
-def restore_imported_teacher(config: ml_collections.ConfigDict, data: Fingerprint) -> TrainedModel:
+def restore_given_teacher(config: ml_collections.ConfigDict, data: Fingerprint) -> TrainedModel:
     """Reads the teacher of `config.teacher.checkpoint` or `config.teacher.ensemble`.
 
     Args:
@@ -218,7 +218,7 @@ def restore_all(
             notes.append(f"{name}: skipped: {twin} has the same method and seed")
 
     if config.teacher.checkpoint:
-        attempt(lambda: restore_imported_teacher(config, data), TEACHER)
+        attempt(lambda: restore_given_teacher(config, data), TEACHER)
     if config.teacher.ensemble:
         notes.append(f"{TEACHER}: skipped: the report shows single networks, not ensembles")
     for name in run_names(workdir, config):

@@ -55,8 +55,8 @@ _PLANNED_SETTINGS = ("seed", "losses", "student", "teacher", "mix", "init_from")
 def check_resumable(config: ml_collections.ConfigDict, spec: RunSpec, folder: Path) -> None:
     """Makes sure that a run's folder holds nothing that was trained with a different config.
 
-    Compared are all settings but those of `_FREE_SETTINGS`: where data and logs are stored, and how
-    far to train for now, may change, and so may the path of a given teacher that was moved. A
+    All settings are compared except those of `_FREE_SETTINGS`: where data and logs are stored, and
+    how far to train for now, may change, and so may the path of a given teacher that was moved. A
     setting that the folder does not have counts as its default.
 
     Args:
@@ -276,6 +276,7 @@ def _version(checkpoint: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def _settings(config: ml_collections.ConfigDict, spec: RunSpec) -> dict[str, Any]:
+    """Returns the settings that the numbers of a run depend on, as JSON values."""
     settings = flat_settings(config)
     # The settings of augmentations that are not used come and go with `config.imports`.
     policies = (config.augment.policy, config.augment.strong_policy)

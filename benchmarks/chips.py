@@ -11,7 +11,7 @@ class Chip(NamedTuple):
       flops: dtype of the computation -> dense FLOP/s (for float32 the matrix unit's: TF32 on NVIDIA
         cards; on TPUs float32 products take 3 passes of bfloat16).
       bandwidth: of the memory, bytes/s.
-      network: between chips of a pod, bytes/s and chip in one direction.
+      network: between chips of a pod, bytes/s per chip, in one direction.
     """
 
     flops: Mapping[str, float]

@@ -3,7 +3,7 @@
     python -m benchmarks.throughput [--pytorch_python=PATH] [--shapes=32x128,64x256] [--help]
 
 WRN-16-3 teaches WRN-16-1. Each side is a process, and the processes take turns, so that other work
-on the machine affects both. Printed are the medians of the rounds in images/s with the smallest and
+on the machine affects both. It prints the medians of the rounds in images/s with the smallest and
 the largest, in training and in evaluation of the student, the seconds from the start of a process
 to the result of its first step (compilation included) and what they are spent on, and the peak of
 memory: of the accelerator where there is one, else of the process. Where the rates of the device
@@ -66,7 +66,7 @@ class Side:
         environment: Mapping[str, str] | None = None,
         **row: Any,
     ):
-        """Starts it, and waits for its first training step.
+        """Starts the process, and waits for its first training step.
 
         Args:
           name: for people.
@@ -77,7 +77,7 @@ class Side:
           row: arguments of the module's `prepare`, and "warm_up", see `worker.serve`.
 
         Raises:
-          SideError: if there is none.
+          SideError: if the process gives no result.
         """
         self.name, self._limit = name, limit
         begin = time.perf_counter()
@@ -96,7 +96,7 @@ class Side:
         """Returns the seconds that a number of steps of a task, such as "train", took.
 
         Raises:
-          SideError: if there is none.
+          SideError: if the process gives no result.
         """
         answer = self._request(task=task, steps=steps)
         self.facts["peak_mib"] = answer["peak_mib"]
@@ -106,7 +106,7 @@ class Side:
         """Returns "flops" and "bytes accessed" of a training step; {} where they are not known.
 
         Raises:
-          SideError: if there is none.
+          SideError: if the process gives no result.
         """
         return self._request(task="cost")
 

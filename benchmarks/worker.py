@@ -1,4 +1,4 @@
-"""Shared by both sides of the benchmark: rows of the table, and a loop over requests."""
+"""What both sides of the benchmark share: rows of the table, and a loop over requests."""
 
 import json
 import sys

@@ -1,1 +1,1 @@
-"""One file a recipe: `amdjax --config=NAME.py`."""
+"""One file for each recipe: `amdjax --config=NAME.py`."""

@@ -175,7 +175,8 @@ def get_config(*, imports: Sequence[str] = ()) -> ml_collections.ConfigDict:
     config.ema_decay = 0.0
 
     # Weight and other settings of every loss; config.methods decides which are used. The defaults
-    # are those of amdjax/losses/, but for these; `amdjax --list` prints all without the schedule.
+    # are those of amdjax/losses/, but for these; `amdjax --list` prints them, except those of the
+    # schedule.
     config.losses = default_losses()
     config.losses.ce.weight = 0.1
     config.losses.kd.weight = 0.9

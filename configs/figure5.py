@@ -9,14 +9,14 @@ A+P+N 86.3 / 86.0.
 
 import ml_collections
 
-from amdjax.configs import cifar10
+from amdjax.configs import cifar10, default
 
-SETUPS = ("a", "b")
+SETUPS = {name: name for name in ("a", "b")}
 
 
 def get_config(setup: str = "a") -> ml_collections.ConfigDict:
     """Returns set-up (a) or (b) of CIFAR-10 with a sweep over the terms of AMD(g)."""
-    config = cifar10.get_config(setup)
+    config = cifar10.get_config(default.choose(SETUPS, setup, "figure5.py"))
     config.methods = ("kd", "at", "amd_g")
     config.sweep.key = "losses.am.terms"
     config.sweep.choices = (

@@ -9,13 +9,14 @@ cinic10-a  75.0 / 75.0 / 75.1 / 74.7     cinic10-b  74.9 / 75.2 / 75.0 / 74.8
 
 import ml_collections
 
-from amdjax.configs import figure8
+from amdjax.configs import default, figure8
 
 SETUPS = figure8.SETUPS
 
 
 def get_config(setup: str = "cifar10-a") -> ml_collections.ConfigDict:
     """Returns a recipe with KD and a sweep over the margin of AMD(g)."""
+    default.choose(SETUPS, setup, "figure9.py")  # an error names this recipe
     config = figure8.get_config(setup)
     config.sweep.key = "losses.am.margin"
     config.sweep.choices = (1.1, 1.35, 1.5, 2.0)

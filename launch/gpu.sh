@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tests and measures amdjax on an NVIDIA GPU beside PyTorch, within 25 minutes. The figures are in
-# runs/gpu/table.md, which is written while they are measured; the same command goes on.
+# runs/gpu/table.md, which is written while they are measured; repeat the command to continue.
 #   bash launch/gpu.sh [flags of benchmarks.accelerator]
 # The first call makes .venv-gpu and .venv-torch with $PYTHON (default python3); JAX is that for
 # $CUDA, cuda12 or cuda13 (default: what the driver says). WHEELS=FOLDER takes all packages from a

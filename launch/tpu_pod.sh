@@ -2,7 +2,7 @@
 # Makes a TPU slice of one or many hosts and runs the main job on all of them, with gcloud.
 #   bash launch/tpu_pod.sh create NAME ZONE TYPE RUNTIME [flags of gcloud]
 #       asks for a slice, such as v5litepod-16 with v2-alpha-tpuv5-lite or v6e-16 with
-#       v2-alpha-tpuv6e; --spot for one that may be taken back
+#       v2-alpha-tpuv6e; --spot for one that may be pre-empted
 #   bash launch/tpu_pod.sh status NAME ZONE
 #       ACTIVE when it can be used
 #   bash launch/tpu_pod.sh run NAME ZONE [flags of amdjax.main]

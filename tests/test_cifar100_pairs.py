@@ -54,13 +54,13 @@ def test_pair_trains_every_parameter_of_the_student(setup, images, tmp_path, mon
     one_device = distributed.make_mesh(jax.devices()[:1])
     monkeypatch.setattr(distributed, "make_mesh", lambda: one_device)
     imported = []  # the teacher's variables as the run holds them, and their evaluation
-    import_teacher = run_module.import_teacher
+    evaluate_given_teacher = run_module.evaluate_given_teacher
 
     def keep_teacher(*arguments):
-        imported.append(import_teacher(*arguments))
+        imported.append(evaluate_given_teacher(*arguments))
         return imported[0]
 
-    monkeypatch.setattr(run_module, "import_teacher", keep_teacher)
+    monkeypatch.setattr(run_module, "evaluate_given_teacher", keep_teacher)
     teacher, student = cifar100.SETUPS[setup]
     drawn = draw_variables(create_model(teacher, CLASSES), SIZE)
     np.savez(tmp_path / "teacher.npz", **to_torch_state_dict(teacher, drawn))

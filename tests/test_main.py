@@ -13,7 +13,7 @@ from amdjax.workdir_lock import WorkdirLock
 from tests.tiny_run import PYTHON, ROOT, command, finish, wait_for_lines
 
 MISTAKES = [
-    (("--config.methods=kd,", "at"), "unexpected argument 'at'; write lists without blanks"),
+    (("--config.methods=kd,", "at"), "unexpected argument 'at'; write lists without spaces"),
     (["--config.studnt.name=x"], "unknown config key 'studnt.name'; did you mean student.name"),
     (["--config.methods=amd_lg"], "unknown method 'amd_lg'; did you mean amd_g"),
     (["--stop_code=300"], "--stop_code=300: 300 is not an integer in the range [0, 255]"),

@@ -35,9 +35,9 @@ def convolve(
       kernel: float [kh,kw,C,D].
       strides: of height and width.
       padding: zeros (before, after) along height and width, or "SAME" or "VALID".
-      feature_group_count: number of groups of channels; with more than one this is
-        `jax.lax.conv_general_dilated`.
-      **settings: its other arguments; dilation is not supported.
+      feature_group_count: number of groups of channels; with more than one, or with a dilation,
+        this is `jax.lax.conv_general_dilated`.
+      **settings: the other arguments of that function.
 
     Returns:
       float [B,h,w,D].
@@ -45,7 +45,8 @@ def convolve(
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
     strides, padding = tuple(strides), tuple((before, after) for before, after in padding)
-    if feature_group_count == 1:
+    dilations = (settings.get(f"{side}_dilation") or () for side in ("lhs", "rhs"))
+    if feature_group_count == 1 and all(n == 1 for dilation in dilations for n in dilation):
         return _dense(x, kernel, strides, padding)
     return jax.lax.conv_general_dilated(
         x, kernel, strides, padding, feature_group_count=feature_group_count, **settings

@@ -11,7 +11,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from amdjax.errors import UserError, one_line
 
 # (width, height) of an image -> (left, top, right, bottom) of the part that is resized.
-Box = Callable[[int, int], tuple[float, float, float, float]]
+ChooseBox = Callable[[int, int], tuple[float, float, float, float]]
 
 # Pillow registers these formats, but can only identify or only write them.
 _NOT_DECODABLE = ("BUFR", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF")
@@ -41,7 +41,7 @@ IMAGE_SUFFIXES = tuple(
 )
 
 
-def decode_image(data: bytes, size: int, name: str, box: Box | None = None) -> np.ndarray:
+def decode_image(data: bytes, size: int, name: str, box: ChooseBox | None = None) -> np.ndarray:
     """Decodes an image file to RGB.
 
     Grey, palette and CMYK images are converted to RGB, transparent pixels are composited on white,
@@ -60,8 +60,8 @@ def decode_image(data: bytes, size: int, name: str, box: Box | None = None) -> n
       size: 0 keeps the size of the image; otherwise the shorter side is resized to it (bicubic,
         antialiased) and the centre square is cropped.
       name: name of the image in error messages.
-      box: chooses the part of the image that is resized to a square of `size`; None: the largest
-        centre square.
+      box: chooses the part of the image that is resized to a square of `size`, which must then be
+        above 0; None: the largest centre square.
 
     Returns:
       uint8 [H,W,3].
@@ -89,8 +89,8 @@ def decode_image(data: bytes, size: int, name: str, box: Box | None = None) -> n
     return np.array(image)
 
 
-def random_resized_box(rng: np.random.Generator) -> Box:
-    """Returns a random box with 8 to 100 % of the area and an aspect ratio of 3/4 to 4/3.
+def random_resized_box(rng: np.random.Generator) -> ChooseBox:
+    """Returns a function that draws a box with 8 to 100 % of the area and a ratio of 3/4 to 4/3.
 
     The usual crop of ImageNet training (Szegedy et al., CVPR 2015): the area is uniform, the aspect
     ratio log-uniform and the position uniform. If ten draws do not fit into the image, the largest

@@ -381,7 +381,7 @@ def _read_arrays(entry: ArrayEntry, split: str, name: str) -> tuple[np.ndarray, 
     return images, labels.astype(np.int32)
 
 
-def load_dataset(data: ml_collections.ConfigDict, spec: DatasetSpec | None = None) -> Dataset:
+def load_dataset(data: ml_collections.ConfigDict) -> Dataset:
     """Opens a data set; downloads and prepares it first if that has not been done.
 
     Args:
@@ -402,12 +402,11 @@ def load_dataset(data: ml_collections.ConfigDict, spec: DatasetSpec | None = Non
         `known_labels`;
         `random_resized_crop`, ImageNet's crops: a random part of each training image, different
         in each epoch, and the centre of each test image.
-      spec: from `describe_dataset`, if it was called before.
 
     Raises:
       UserError: on a wrong setting, or on files that are missing, damaged or mislabelled.
     """
-    return (describe_dataset(data) if spec is None else spec).open()
+    return describe_dataset(data).open()
 
 
 def _open_prepared(

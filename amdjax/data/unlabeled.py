@@ -65,7 +65,7 @@ def add_unlabeled(dataset: Dataset, data: ml_collections.ConfigDict) -> Dataset:
         try:
             train = decode_to_memory(streamed, copied)
         except UserError:
-            files.check()  # names all damaged files, the error the first alone
+            files.check()  # names all damaged files; the error names only the first
             raise
         train.arrays()[1][-len(sizes) :] = NO_LABEL
     if labeled is not None:

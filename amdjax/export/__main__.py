@@ -19,7 +19,9 @@ _CALIBRATED = flags.DEFINE_bool(
     "calibrated", False, "Divide the logits by the temperature of amdjax.predict."
 )
 _INT8 = flags.DEFINE_bool(
-    "int8", False, "With --to=onnx: also quantise, with the ranges on training images."
+    "int8",
+    False,
+    "With --to=onnx: also write an int8 file, with activation ranges of training images.",
 )
 _LICENSE = flags.DEFINE_string(
     "license", "unknown", "Licence of the weights for the model card: apache-2.0, mit, ..."

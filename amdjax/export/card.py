@@ -136,7 +136,7 @@ def _results(metadata: Metadata) -> str:
             "standard deviation)."
         )
     else:
-        text += f"\n\nOne training, seed {metadata['seed']}."
+        text += f"\n\nOne training run, seed {metadata['seed']}."
     text += " NLL and ECE (15 bins) are those of temperature 1"
     if metadata["temperature"] != 1:
         text += (

@@ -1,4 +1,4 @@
-"""Quantisation of an ONNX file to int8, after training, by onnxruntime's own quantiser."""
+"""Quantisation of an ONNX file to int8, after training, by onnxruntime's quantiser."""
 
 import time
 from collections.abc import Callable, Iterator

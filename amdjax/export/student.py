@@ -43,7 +43,7 @@ def read_student(
       metadata are JSON values.
 
     Raises:
-      UserError: if the network cannot be read, or not be calibrated.
+      UserError: if the network cannot be read or calibrated.
     """
     config = read_config(workdir, data_dir)
     folder = workdir / find_student(workdir, config, method)

@@ -115,9 +115,9 @@ def am_global_local_loss(
     """
     _check_terms(terms)
     if not 0.0 <= global_weight <= 1.0:
-        raise UserError(f"am: global_weight must be between 0 and 1, not {global_weight}")
+        raise UserError(f"global_weight must be between 0 and 1, not {global_weight}")
     if not 0.0 <= mask_threshold < 1.0:
-        raise UserError(f"am: mask_threshold must be at least 0 and below 1, not {mask_threshold}")
+        raise UserError(f"mask_threshold must be at least 0 and below 1, not {mask_threshold}")
     student, teacher = _logits(student_feature, teacher_feature, margin, scale, mask_threshold)
     loss = jnp.zeros(student.angular.shape[0], jnp.float32)
     if global_weight > 0.0:
@@ -195,9 +195,9 @@ def _mean_over_patches(
 
 def _check_terms(terms: tuple[str, ...]) -> None:
     if not terms:
-        raise UserError(f"am: terms is empty; name at least one of {', '.join(TERMS)}")
+        raise UserError(f"terms is empty; name at least one of {', '.join(TERMS)}")
     for name in terms:
         if name not in TERMS:
             raise unknown_name("AM term", name, TERMS)
     if len(set(terms)) < len(terms):
-        raise UserError(f"am: duplicate term in terms={tuple(terms)}")
+        raise UserError(f"duplicate term in terms={tuple(terms)}")

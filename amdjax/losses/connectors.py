@@ -27,7 +27,7 @@ class Regressor(nn.Module):
     """A convolution from the student's to the teacher's shape, and batch norm.
 
     The convolution is 3x3 with stride 2 to half the size, a transposed 4x4 with stride 2 to twice
-    the size, and else as large as the difference of the sizes and one, without padding: 1x1 for
+    the size, and otherwise (1 + H - H') x (1 + W - W') without padding: 1x1 for
     equal sizes.
 
     Attributes:

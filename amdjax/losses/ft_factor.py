@@ -21,8 +21,8 @@ class FactorTransfer(nn.Module):
 
     In the published training, the paraphraser is trained before the student and then frozen. Here
     both are trained together: the loss is the distance of the factors, which sends no gradient to
-    the paraphraser, plus `reconstruction_weight` times the mean squared reconstruction error, which
-    only the paraphraser receives a gradient of.
+    the paraphraser, plus `reconstruction_weight` times the mean squared reconstruction error, whose
+    gradient only the paraphraser receives.
 
     Attributes:
       rate: channels of the factors as a fraction of the teacher's.

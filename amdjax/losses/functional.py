@@ -292,13 +292,13 @@ def patches(x: jax.Array, grid: int) -> Iterator[jax.Array]:
 def batch_norm(
     x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array
 ) -> jax.Array:
-    """Returns `(x - mean) / sqrt(var + 1e-5) * scale + bias`, with the addend of PyTorch.
+    """Returns `(x - mean) / sqrt(var + 1e-5) * scale + bias`, with PyTorch's epsilon.
 
     Args:
       x: float [...,C].
       mean: of each channel, float [C], as are the others.
       var: variance.
       scale: factor.
-      bias: addend.
+      bias: offset.
     """
     return (x - mean) * jax.lax.rsqrt(var + 1e-5) * scale + bias

@@ -16,7 +16,7 @@ def kd_loss(
     standardize: bool = False,
     reduction: str = "batchmean",
 ) -> jax.Array:
-    """Returns the temperature-scaled KL divergence of student from teacher, for each sample.
+    """Returns the temperature-scaled KL(teacher || student) for each sample.
 
     `T^2 * sum_c p_c * (log p_c - log q_c)` with `p = softmax(teacher / T)` and
     `q = softmax(student / T)`.

@@ -21,7 +21,7 @@ def mlkd_loss(
     """Returns the distillation of logits, of correlations of classes and of those of samples.
 
     With S = (T, 3, 5, 2, 6), P the softmax [B,C] of the weakly augmented view at a temperature and
-    KD as in `kd_loss`, meaned over the batch:
+    KD as in `kd_loss`, averaged over the batch:
 
     `r sum_S KD(weak) + sum_(T,3,5) KD(strong) + sum_(2,6) KD(weak)
     + q sum_S |P_T^T P_T - P_S^T P_S|^2 / C + r sum_S |P_T P_T^T - P_S P_S^T|^2 / B`.

@@ -93,7 +93,9 @@ class Objective:
                 calls = term.spec.calls(inputs, term.selection)
             for call, arrays in calls.items():
                 key, init_key = jax.random.split(key)
-                for collection, tree in module.init(init_key, *arrays).items():
+                with _named(term):
+                    drawn = module.init(init_key, *arrays)
+                for collection, tree in drawn.items():
                     if collection not in variables:
                         raise UserError(
                             f"the loss {term.name} has variables of the collection "
@@ -133,7 +135,9 @@ class Objective:
             with _named(term):
                 calls = term.spec.calls(read, term.selection)
             for call, arrays in calls.items():
-                value, updates = _compute(term, _variables_of(variables, term.name, call), arrays)
+                with _named(term):
+                    of_call = _variables_of(variables, term.name, call)
+                    value, updates = _compute(term, of_call, arrays)
                 if updates:
                     state.setdefault(term.name, {})[call] = updates["state"]
                 if labeled is not None and term.spec.reads_labels(term.selection):
@@ -289,7 +293,7 @@ class Objective:
 
 @contextlib.contextmanager
 def _named(term: Term) -> Iterator[None]:
-    """Returns a context in which the message of a `UserError` gets the name of the loss."""
+    """Adds the name of the loss to the message of a `UserError` that is raised inside."""
     try:
         yield
     except UserError as error:

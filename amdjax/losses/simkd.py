@@ -73,7 +73,7 @@ class SimKD(nn.Module):
         return jnp.mean(jnp.square(projected - target), axis=(1, 2, 3))
 
     def logits(self, outputs: Outputs, selection: Mapping[str, Any]) -> jax.Array:
-        """Returns the teacher's classifier of the projected feature, float32 [B,K].
+        """Returns the logits of the teacher's classifier for the projected feature, float32 [B,K].
 
         Args:
           outputs: of the student.

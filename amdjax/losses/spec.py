@@ -45,7 +45,7 @@ class LossInputs(NamedTuple):
       gather: concatenates the shards of an array along the batch axis.
       epoch: float32 scalar, the number of completed epochs; the objective derives it from the step.
       example_index: int [B], the rows of the examples in the training split; None if no loss needs
-        them, as all that follow.
+        them, as are `key`, `strong_student` and `strong_teacher`.
       num_examples: number of examples in the training split.
       key: random key of the step, the same on every shard.
       strong_student: outputs of the student for the strongly augmented view of the images.
@@ -138,7 +138,7 @@ class LossSpec:
     logits_fn: Callable[..., jax.Array] | None = None
 
     def __post_init__(self) -> None:
-        """Checks the names of the inputs; lists of names become tuples, which have a hash."""
+        """Checks the names of the inputs; lists of names become tuples, which are hashable."""
         for field in ("inputs", "features"):
             names = getattr(self, field)
             if isinstance(names, str):
@@ -237,7 +237,7 @@ class LossSpec:
           "embedding", "features") if the function is called once.
 
         Raises:
-          UserError: if a layer does not exist, `features` is empty or names two layers twice,
+          UserError: if a layer does not exist, `features` is empty or names a pair of layers twice,
             `teacher_features` has another length or `pair_labels` is unknown.
         """
         selection = {**self.selection_defaults(), **selection}

@@ -173,7 +173,7 @@ def conv(
         use_bias=False,
         dtype=dtype,
         kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-        conv_general_dilated=convolution() if groups == 1 else None,
+        conv_general_dilated=convolution(),
         name=name,
     )
 

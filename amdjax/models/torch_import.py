@@ -47,11 +47,11 @@ _LEAF = {
 def import_torch_state_dict(name: str, state_dict: Mapping[str, Any]) -> dict:
     """Converts a PyTorch state dict to the variables of a model.
 
-    Supported are the names of RepDistiller (wide ResNets, CIFAR ResNets, VGG with batch norm, both
-    ShuffleNets, `mobilenet_v2_half`), of TGD (wide ResNets, MobileNetV2), of pytorch-cifar (its
-    ResNet-50 is `cifar_resnet50`), of pytorch-cifar-models (ResNets), and of torchvision and timm
-    (ResNets). Kernels are transposed from OIHW to HWIO, linear weights from [C,D] to [D,C]; the
-    number of classes is that of the classifier's weights.
+    These names are supported: those of RepDistiller (wide ResNets, CIFAR ResNets, VGG with batch
+    norm, both ShuffleNets, `mobilenet_v2_half`), of TGD (wide ResNets, MobileNetV2), of
+    pytorch-cifar (its ResNet-50 is `cifar_resnet50`), of pytorch-cifar-models (ResNets), and of
+    torchvision and timm (ResNets). Kernels are transposed from OIHW to HWIO, linear weights from
+    [C,D] to [D,C]; the number of classes is that of the classifier's weights.
 
     Args:
       name: of the model, see `create_model`.

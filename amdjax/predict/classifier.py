@@ -30,7 +30,7 @@ from amdjax.experiment import TEACHER, plan_runs
 from amdjax.files import write_atomically
 from amdjax.predictor import Predictor
 from amdjax.run_description import read_label
-from amdjax.trained import TrainedModel, restore, restore_imported_teacher, run_names
+from amdjax.trained import TrainedModel, restore, restore_given_teacher, run_names
 from amdjax.workdir import read_config, run_data
 
 BATCH_SIZE = 32  # of every forward pass, so that one executable is compiled
@@ -95,7 +95,7 @@ def load_models(
 
     The temperatures are fitted on the same half of the test split as in the report. They are stored
     in the workdir with a digest of the network's variables, so that later calls do not need the
-    data. Where the data cannot be read, the probabilities are not calibrated, and stderr says so.
+    data. A network whose temperature cannot be fitted is not calibrated, and stderr says so.
 
     Args:
       workdir: of an experiment.
@@ -146,7 +146,7 @@ def calibrate(
       data: fingerprint of the data set.
 
     Returns:
-      The networks; where the data cannot be read, their temperature is None and stderr says so.
+      The networks; the temperature is None where it cannot be fitted, and stderr says why.
     """
     temperatures = _read_cache(workdir / CACHE_FILE)
     digests = [_digest(network.variables) for network in networks]
@@ -212,7 +212,7 @@ def find_student(workdir: Path, config: ml_collections.ConfigDict, method: str |
 def _teacher_of(
     student: TrainedModel, workdir: Path, config: ml_collections.ConfigDict, data: Fingerprint
 ) -> TrainedModel:
-    """Returns the teacher of a student, and that of the last command if it was trained without one.
+    """Returns the teacher that a student learned from, or the last command's if it had none.
 
     Raises:
       UserError: if it cannot be read, or is not the one that the student learned from.
@@ -221,7 +221,7 @@ def _teacher_of(
     if learned.get("checkpoint") == "":  # trained in the workdir, whatever a later command gives
         teacher = restore(workdir / student.teacher, len(data.class_names))
     elif gives_network(config) and student.teacher == TEACHER:
-        teacher = restore_imported_teacher(config, data)
+        teacher = restore_given_teacher(config, data)
     elif config.teacher.outputs and student.teacher == TEACHER:
         raise UserError(f"config.teacher.outputs={config.teacher.outputs} has no network")
     else:

@@ -1,4 +1,4 @@
-"""Images of the user: finding and reading files, and drawing Grad-CAM over them."""
+"""The user's images: finding and reading files, and drawing Grad-CAM over them."""
 
 import collections
 import sys

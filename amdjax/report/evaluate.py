@@ -17,14 +17,6 @@ from amdjax import distributed
 from amdjax.analysis.angles import map_angles, map_cosine
 from amdjax.analysis.gradcam import grad_cam
 from amdjax.checkpoint import FOLDER
-from amdjax.comparison import (
-    baseline_of,
-    compare_conditions,
-    conditions_of,
-    learned_from,
-    method_settings,
-    trained_teacher,
-)
 from amdjax.data import Dataset, EvalBatches, load_dataset
 from amdjax.data.unknown import check_unknown, open_unknown
 from amdjax.errors import UserError
@@ -33,6 +25,12 @@ from amdjax.losses.functional import attention_map, l2_normalize
 from amdjax.predictor import Predictor, count_prediction_parameters, forward
 from amdjax.report.open_set import evaluate_open_set
 from amdjax.report.report_data import LEVELS, ModelResult, ReportData
+from amdjax.report.selection import (
+    comparison_teachers,
+    drop_incomparable,
+    drop_other_inputs,
+    find_incomparable,
+)
 from amdjax.trained import TrainedModel, restore_all
 from amdjax.training.metric_writer import METRICS_FILE, read_metrics
 from amdjax.workdir import read_config
@@ -41,7 +39,7 @@ LAYERS = tuple(LEVELS)  # of 32, 16 and 8 pixels for images of 32
 _TIMED_BATCHES = 5
 
 # Outputs of one network: a tree of arrays whose first axis is that of the images.
-Outputs = dict[str, Any]
+TestOutputs = dict[str, Any]
 
 
 def evaluate_workdir(
@@ -84,19 +82,19 @@ def evaluate_workdir(
     _check_samples(num_samples, indices, len(dataset.test))
     unknown_images = open_unknown(dataset, data_settings)
     networks, notes = restore_all(workdir, config, dataset.fingerprint)
-    networks, skipped = _with_input(networks, dataset, config.data.random_resized_crop)
+    networks, skipped = drop_other_inputs(networks, dataset, config.data.random_resized_crop)
     notes += skipped
     if not networks:
         return _empty_report(workdir, config, notes)
     margin, scale = config.losses.am.margin, config.losses.am.scale
-    teachers = _compared_teachers(networks, workdir)
+    teachers = comparison_teachers(networks, workdir)
     outputs, labels = _evaluate(networks, teachers, dataset, config.batch_size, margin, scale)
     networks, skipped = _finite(networks, teachers, outputs)
     notes += skipped
     if not networks:
         return _empty_report(workdir, config, notes)
-    different = _different(networks, workdir, config.max_steps)
-    networks, left_out = _leave_out(networks, different)
+    different = find_incomparable(networks, workdir, config.max_steps)
+    networks, left_out = drop_incomparable(networks, different)
     notes += left_out
     notes += _comparison_notes(networks, teachers, outputs)
     layers, missing = _common_layers(networks, outputs)
@@ -183,104 +181,6 @@ def _check_samples(num_samples: int, indices: Sequence[int] | None, count: int) 
         raise UserError(f"the indices of the test images have duplicates: {list(indices)}")
 
 
-def _with_input(
-    networks: Sequence[TrainedModel], dataset: Dataset, tight_crop: bool
-) -> tuple[list[TrainedModel], list[str]]:
-    """Returns the networks whose input the images are, and a sentence for each of the others."""
-    kept, skipped = [], []
-    for network in networks:
-        height, width, _ = dataset.image_shape if network.data is None else network.data.image_shape
-        if (height, width) != dataset.image_shape[:2]:
-            skipped.append(
-                f"{network.name}: skipped: it was trained on images of {height}x{width}, and those "
-                f"of this report are {'x'.join(map(str, dataset.image_shape[:2]))}"
-            )
-        elif network.data is not None and network.tight_crop != tight_crop:
-            skipped.append(
-                f"{network.name}: skipped: it was trained with config.data.random_resized_crop="
-                f"{network.tight_crop}, and the images of this report are cropped for {tight_crop}"
-            )
-        else:
-            kept.append(network)
-    return kept, skipped
-
-
-def _different(
-    networks: Sequence[TrainedModel], workdir: Path, max_steps: int
-) -> dict[str, dict[int, str]]:
-    """Returns the students that are not compared, and why.
-
-    These are the unfinished ones, those of `compare_conditions`, and those that differ from most
-    seeds of their method in the settings that belong to it.
-    """
-    conditions: dict[str, dict[int, dict[str, Any] | None]] = {}
-    methods: dict[str, dict[int, dict[str, Any] | None]] = {}
-    different: dict[str, dict[int, str]] = {}
-    for network in networks:
-        if network.data is None or network.is_teacher:
-            continue
-        by_seed = conditions.setdefault(network.label, {})
-        if network.step < network.planned_steps(max_steps):
-            reason = "its training is not finished"
-            different.setdefault(network.label, {})[network.seed] = reason
-            continue
-        by_seed[network.seed] = {
-            **conditions_of(
-                network.settings,
-                network.data,
-                network.given_teacher,
-                trained_teacher(workdir, network.teacher),
-            ),
-            "steps": network.step,
-        }
-        of_method = method_settings(network.settings)
-        methods.setdefault(network.label, {})[network.seed] = of_method
-    if len(conditions) < 2 and not any(conditions.values()):
-        return {}  # there is nothing that a run could be compared with
-    compared = [(conditions, baseline_of(conditions))]
-    compared += [({label: by_seed}, label) for label, by_seed in methods.items()]
-    for runs, reference in compared:
-        for label, by_seed in compare_conditions(runs, reference).items():
-            different[label] = by_seed | different.get(label, {})
-    return {label: different[label] for label in conditions if label in different}
-
-
-def _leave_out(
-    networks: Sequence[TrainedModel], different: dict[str, dict[int, str]]
-) -> tuple[list[TrainedModel], list[str]]:
-    """Returns the networks that are shown, and a sentence for each that is not compared.
-
-    A mean over seeds is one of comparable runs: those of `_different` are shown only if their
-    method has no others.
-    """
-
-    def is_compared(network: TrainedModel) -> bool:
-        return network.seed not in different.get(network.label, {})
-
-    compared = {network.label for network in networks if is_compared(network)}
-    shown = [one for one in networks if is_compared(one) or one.label not in compared]
-    return shown, [
-        f"{label}: seed {seed} is left out{'' if label in compared else ' of the tests'} ({reason})"
-        for label, by_seed in different.items()
-        for seed, reason in by_seed.items()
-    ]
-
-
-def _compared_teachers(networks: Sequence[TrainedModel], workdir: Path) -> dict[str, str]:
-    """Returns the name of the teacher that each student is compared with, by student.
-
-    Students that learned from another one than the teacher of that name here are left out.
-    """
-    teachers = {network.name: network for network in networks if network.is_teacher}
-    return {
-        network.name: network.teacher
-        for network in networks
-        if not network.is_teacher
-        and network.teacher in teachers
-        and learned_from(network, teachers[network.teacher], workdir)
-    }
-
-
 def _evaluate(
     networks: Sequence[TrainedModel],
     compared: dict[str, str],
@@ -288,12 +188,12 @@ def _evaluate(
     batch_size: int,
     margin: float,
     scale: float,
-) -> tuple[dict[str, Outputs], np.ndarray]:
+) -> tuple[dict[str, TestOutputs], np.ndarray]:
     """Makes one pass over the test split, with the teachers before the students.
 
     Args:
       networks: the teachers first.
-      compared: from `_compared_teachers`.
+      compared: from `comparison_teachers`.
       dataset: of the test split.
       batch_size: of the forward passes.
       margin: of the AM loss.
@@ -303,7 +203,7 @@ def _evaluate(
       The outputs by the network's name, and the labels [N].
     """
     count = len(dataset.test)
-    outputs: dict[str, Outputs] = {}
+    outputs: dict[str, TestOutputs] = {}
     labels = np.empty(count, np.int32)
     first = 0
     with tqdm(total=count, desc="test split", unit=" images", disable=None) as bar:
@@ -328,13 +228,13 @@ def _evaluate(
     return outputs, labels
 
 
-def _allocate(outputs: Outputs, count: int) -> Outputs:
+def _allocate(outputs: TestOutputs, count: int) -> TestOutputs:
     """Returns uninitialised arrays like the outputs, but for `count` examples."""
     return jax.tree.map(lambda x: np.empty((count, *x.shape[1:]), x.dtype), outputs)
 
 
 def _finite(
-    networks: Sequence[TrainedModel], compared: dict[str, str], outputs: dict[str, Outputs]
+    networks: Sequence[TrainedModel], compared: dict[str, str], outputs: dict[str, TestOutputs]
 ) -> tuple[list[TrainedModel], list[str]]:
     """Returns the networks with finite outputs, and a sentence for each of the others.
 
@@ -357,7 +257,7 @@ def _finite(
 @functools.partial(distributed.jit, static_argnames="predictor")
 def _forward(
     predictor: Predictor, variables: dict, images: jax.Array
-) -> tuple[Outputs, dict[str, jax.Array]]:
+) -> tuple[TestOutputs, dict[str, jax.Array]]:
     """Returns the outputs for images uint8 [B,H,W,3], and the features [B,h,w,c]."""
     outputs = predictor(variables, images)
     features = {layer: outputs.features[layer] for layer in LAYERS if layer in outputs.features}
@@ -368,7 +268,7 @@ def _forward(
 @distributed.jit
 def compare_maps(
     student: dict[str, jax.Array], teacher: dict[str, jax.Array], margin: float, scale: float
-) -> Outputs:
+) -> TestOutputs:
     """Measures the distance of a student's attention maps to a teacher's.
 
     Args:
@@ -382,7 +282,7 @@ def compare_maps(
       layers that the student does not have, or where the size of one map is not a multiple of the
       other, are left out.
     """
-    comparison: Outputs = {"similarity": {}, "am": {}}
+    comparison: TestOutputs = {"similarity": {}, "am": {}}
     for layer in [layer for layer in teacher if layer in student]:
         pair = student[layer], teacher[layer]
         try:
@@ -394,7 +294,7 @@ def compare_maps(
 
 
 def _comparison_notes(
-    networks: Sequence[TrainedModel], compared: dict[str, str], outputs: dict[str, Outputs]
+    networks: Sequence[TrainedModel], compared: dict[str, str], outputs: dict[str, TestOutputs]
 ) -> list[str]:
     """Returns a sentence for each student that is not compared with its teacher at all layers."""
     teachers = {network.name for network in networks if network.is_teacher}
@@ -420,7 +320,7 @@ def _comparison_notes(
 
 
 def _common_layers(
-    networks: Sequence[TrainedModel], outputs: dict[str, Outputs]
+    networks: Sequence[TrainedModel], outputs: dict[str, TestOutputs]
 ) -> tuple[tuple[str, ...], list[str]]:
     """Returns the layers of `LAYERS` that all networks have, and a sentence for each that has not.
 
@@ -438,7 +338,7 @@ def _common_layers(
 
 def _model_result(
     network: TrainedModel,
-    outputs: Outputs,
+    outputs: TestOutputs,
     layers: tuple[str, ...],
     images: np.ndarray,
     cost: dict[str, float],

@@ -26,7 +26,7 @@ class ModelResult(RunIdentity):
         a multiplication and an addition count as two, and operations on padding do not count;
         0 if unknown.
       images_per_s: speed of the forward pass in whole batches, on the device that evaluated the
-        network; measured, like `flops`, once for each architecture.
+        network; measured, like `flops`, once for networks of the same definition.
       logits: float32 [N,C], whose softmax are the predicted probabilities.
       embedding: float32 [N,D].
       angles: layer -> float32 [N], see `map_angles`, in degrees.

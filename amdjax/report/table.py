@@ -160,7 +160,7 @@ def _notes(
         "Test split, last checkpoint. ECE: 15 bins. V-measure, homogeneity and completeness "
         "compare the predicted with the true classes. FLOPs: of one image's forward pass, as "
         "counted by XLA before optimisation. images/s: of whole batches on the machine that made "
-        "this report, measured once for each architecture."
+        "this report, measured once for networks of the same definition."
     ]
     best = max(summary.scores["top1"].mean for summary in summaries.values())
     error = 100 * math.sqrt(best * (1 - best) / examples)

@@ -1,4 +1,4 @@
-"""Outputs for two black images, and their shapes: what losses are initialised and checked with."""
+"""Outputs for two images of zeros, and their shapes, with which losses are initialised."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ class NotOutputs(TypeError):
 
 
 def dummy_outputs(model: Model | StoredOutputs, image_shape: tuple[int, ...]) -> Outputs:
-    """Returns outputs for two black images: of a network with new variables, or as in a file."""
+    """Returns outputs for two images of zeros: of a network with new variables, or as in a file."""
     if isinstance(model, StoredOutputs):
         return model.dummy_outputs()
     images = jnp.zeros((2, *image_shape))
@@ -39,7 +39,7 @@ def output_shapes(model: Model | StoredOutputs, image_shape: tuple[int, ...]) ->
     Nothing is computed. Networks of equal attributes are traced once for each shape of images.
 
     Args:
-      model: a network, whose attributes have a hash, or a file of outputs.
+      model: a network, whose attributes are hashable, or a file of outputs.
       image_shape: (H, W, 3).
 
     Raises:

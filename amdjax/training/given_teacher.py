@@ -23,7 +23,7 @@ from amdjax.training import results
 from amdjax.training.evaluation import evaluate
 
 
-def import_teacher(
+def evaluate_given_teacher(
     config: ml_collections.ConfigDict, teacher: GivenTeacher, dataset: Dataset, mesh: Mesh
 ) -> tuple[dict, results.RunResult]:
     """Copies the teacher that the config gives to all devices, and prints its accuracy.

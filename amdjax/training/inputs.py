@@ -9,7 +9,7 @@ import ml_collections
 from amdjax import distributed
 from amdjax.checkpoint import has_checkpoint
 from amdjax.config import given_teacher, gives_network
-from amdjax.data import Dataset, load_dataset
+from amdjax.data import Dataset
 from amdjax.data.registry import DatasetSpec
 from amdjax.data.unlabeled import add_unlabeled
 from amdjax.errors import UserError
@@ -62,7 +62,7 @@ def load_inputs(
         the workdir or the other processes read.
     """
     _check_sources(config, specs, workdir)
-    dataset = load_dataset(config.data, data)
+    dataset = data.open()
     students = add_unlabeled(dataset, config.data)
     outputs, accuracy = None, None
     if config.teacher.outputs and any(spec.teacher for spec in specs):

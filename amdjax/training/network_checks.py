@@ -52,7 +52,8 @@ def check_networks(
         except Exception as error:
             if line := user_line(error, called_by=dummy.__file__):  # of a registered network
                 raise UserError(
-                    f"the network {name!r} cannot be computed: {line}{summary(error)}"
+                    f"the outputs of the network {name!r} cannot be computed: "
+                    f"{line}{summary(error)}"
                 ) from error
             raise
         _check_outputs(name, outputs, num_classes)
@@ -61,7 +62,7 @@ def check_networks(
 def _check_call(name: str, model: Model, keywords: Mapping[str, Any]) -> None:
     """Makes sure that a network can be hashed, and called with images and keyword arguments.
 
-    Networks of equal attributes share their compiled programs, therefore they must have a hash.
+    Networks of equal attributes share their compiled programs, therefore they must be hashable.
 
     Args:
       name: of the network.
@@ -69,17 +70,19 @@ def _check_call(name: str, model: Model, keywords: Mapping[str, Any]) -> None:
       keywords: with which it is called in training.
 
     Raises:
-      UserError: naming an attribute that has no hash, or the argument that the network does not
+      UserError: naming an attribute that is not hashable, or the argument that the network does not
         take.
     """
-    if not _has_hash(model):
+    if not _is_hashable(model):
         values = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
-        wrong = [f"{key}={value!r}" for key, value in values.items() if not _has_hash(value)]
+        wrong = [f"{key}={value!r}" for key, value in values.items() if not _is_hashable(value)]
         if not wrong:
-            raise UserError(f"the network {name!r} has no hash: define `__hash__` beside `__eq__`")
+            raise UserError(
+                f"the network {name!r} is not hashable: define `__hash__` beside `__eq__`"
+            )
         raise UserError(
-            f"the attributes of the network {name!r} must have a hash, which {', '.join(wrong)} "
-            "has not: take a tuple in place of a list or an array"
+            f"the attributes of the network {name!r} must be hashable, but {', '.join(wrong)} is "
+            "not: use a tuple instead of a list or an array"
         )
     try:
         inspect.signature(model.__call__).bind(None, **keywords)
@@ -91,7 +94,7 @@ def _check_call(name: str, model: Model, keywords: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _has_hash(value: Any) -> bool:
+def _is_hashable(value: Any) -> bool:
     try:
         hash(value)
     except TypeError:

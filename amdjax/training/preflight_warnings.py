@@ -34,8 +34,8 @@ def small_data_warnings(config: ml_collections.ConfigDict, sizes: Iterable[int])
         if dropped > _MAX_DROPPED * num_train:
             warnings.append(
                 f"{dropped:,} of {num_train:,} training images ({dropped / num_train:.0%}) do not "
-                f"fill a batch of {config.batch_size} and are left out of each epoch, other ones "
-                "each time; lower config.batch_size"
+                f"fill a batch of {config.batch_size} and are left out of each epoch, different "
+                "ones each time; lower config.batch_size"
             )
     return warnings
 

@@ -176,7 +176,10 @@ def write(workdir: Path, data: Fingerprint, results: Results) -> None:
     rows = {name: _row(by_seed) for name, by_seed in merged.items()}
     teachers = {name: rows.pop(name, None) for name in TEACHERS}
     comparisons = [
-        {key: None if value != value else value for key, value in entry._asdict().items()}
+        {
+            key: None if isinstance(value, float) and math.isnan(value) else value
+            for key, value in entry._asdict().items()
+        }
         for entry in compare(merged)
     ]
     content = {
@@ -336,8 +339,9 @@ def table(results: Results) -> str:
         f"best: {'; '.join(sorted(choices))}"
     )
     if comparisons := compare(results):
+        seeds = " or ".join(map(str, sorted({entry.seeds for entry in comparisons})))
         text += (
-            f"\nmean ± standard deviation over {comparisons[0].seeds} seeds; paired differences "
+            f"\nmean ± standard deviation over {seeds} seeds; paired differences "
             "of the accuracy and p-values of the t-test:\n"
         )
         rows = [

@@ -24,7 +24,7 @@ from amdjax.predictor import count_prediction_parameters
 from amdjax.run_description import read_run, write_run
 from amdjax.teacher_outputs.stored import StoredOutputs
 from amdjax.training import results
-from amdjax.training.given_teacher import import_teacher
+from amdjax.training.given_teacher import evaluate_given_teacher
 from amdjax.training.header import print_plan
 from amdjax.training.initial import InitialState
 from amdjax.training.inputs import Inputs, load_inputs
@@ -124,7 +124,9 @@ def _train_all(
     finished: results.Results = {}
     given_teacher: Sequence[Mapping[str, Any]] = ()
     if inputs.teacher is not None:
-        teachers[TEACHER], result = import_teacher(config, inputs.teacher, inputs.dataset, mesh)
+        teachers[TEACHER], result = evaluate_given_teacher(
+            config, inputs.teacher, inputs.dataset, mesh
+        )
         finished[TEACHER] = {config.seed: result}
         given_teacher = inputs.teacher.checkpoints
     trainer: Trainer | None = None

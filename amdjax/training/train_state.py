@@ -12,7 +12,7 @@ from amdjax.losses.objective import LossVariables
 
 @flax.struct.dataclass
 class TrainState:
-    """The state of a run between two steps; together with the config it fixes all that follows.
+    """The state of a run between two steps; with the config it determines the rest of the run.
 
     Attributes:
       step: int32 scalar, the number of steps done; the position in the data and the random numbers

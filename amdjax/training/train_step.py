@@ -1,4 +1,4 @@
-"""One step of training and one of evaluation: pure functions of one device's shard."""
+"""The training step: a pure function of one device's shard, and its variants for many steps."""
 
 import functools
 from collections.abc import Callable, Collection
@@ -17,6 +17,8 @@ from amdjax.models import Model, Outputs
 from amdjax.training.train_state import TrainState
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
+
+_FIRST_USE = 2**31  # of a key: above the numbers of the examples, whose keys come from the same
 
 
 def make_train_step(
@@ -67,7 +69,7 @@ def make_train_step(
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         example_keys = distributed.example_keys(key, len(batch["label"]))
-        mix_key, dropout_key, loss_key = (jax.random.fold_in(key, 2**31 + use) for use in range(3))
+        mix_key, dropout_key, loss_key = (jax.random.fold_in(key, _FIRST_USE + i) for i in range(3))
         if student.axis_name is None:  # the network cannot tell the shards apart itself
             dropout_key = distributed.shard_key(dropout_key)
         apply_teacher: Any = None
@@ -187,7 +189,7 @@ def _views(
         teacher = apply_teacher(mixed.images if teacher_sees_mixed else images)
     if strong_augment is None:
         return _Views(mixed, teacher, None, None)
-    strong_keys = jax.vmap(jax.random.fold_in, (0, None))(example_keys, 2**31)
+    strong_keys = jax.vmap(jax.random.fold_in, (0, None))(example_keys, _FIRST_USE)
     strong_images = strong_augment(strong_keys, batch["image"])
     strong_teacher: Outputs | None = None
     if needs_strong_teacher and apply_teacher is not None:
@@ -400,10 +402,10 @@ def lookup_teacher_outputs(cached: Outputs, keys: jax.Array) -> Outputs:
     return jax.tree.map(lambda x: jax.vmap(lambda both, view: both[view])(x, views), cached)
 
 
-def scan_train_steps(
+def loop_train_steps(
     step: Callable[..., Any], image_shape: tuple[int, int, int]
 ) -> Callable[..., Any]:
-    """Makes many steps of one, for examples that lie on the device.
+    """Turns a step into a program of many steps, whose examples are on the device.
 
     Args:
       step: from `make_train_step`.
@@ -451,7 +453,7 @@ def vmap_train_step(
 
     Args:
       step: `(state, *arguments) -> (state, metrics)`, from `make_train_step` or
-        `scan_train_steps`.
+        `loop_train_steps`.
       in_axes: of the arguments, as in `jax.vmap`; None: the networks share the argument.
 
     Returns:

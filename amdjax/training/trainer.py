@@ -28,8 +28,8 @@ from amdjax.training.initial import InitialState
 from amdjax.training.optimizer import create_optimizer, learning_rate_schedule
 from amdjax.training.train_state import TrainState
 from amdjax.training.train_step import (
+    loop_train_steps,
     make_train_step,
-    scan_train_steps,
     vmap_train_step,
 )
 
@@ -132,14 +132,14 @@ class Trainer:
         Args:
           networks: number of networks that are trained as one program.
           on_device: many steps as one program, whose examples are on the devices, see
-            `scan_train_steps`; else one step, whose batch is an argument, see `make_train_step`.
+            `loop_train_steps`; else one step, whose batch is an argument, see `make_train_step`.
         """
         key = (networks, on_device)
         if key not in self._compiled:
             step: Callable[..., Any] = self.train_step
             in_axes: tuple[int | None, ...] = (None, 0, 0)
             if on_device:
-                step = scan_train_steps(step, self.dataset.image_shape)
+                step = loop_train_steps(step, self.dataset.image_shape)
                 in_axes = (None, None, 0, 0, None)
             if networks > 1:
                 step = vmap_train_step(step, in_axes)
@@ -177,7 +177,7 @@ def build_trainer(
       mesh: of the devices to use; None: all of them.
 
     Raises:
-      UserError: on a setting that cannot be.
+      UserError: on an invalid setting.
     """
     mesh = distributed.make_mesh() if mesh is None else mesh
     steps_per_epoch = train_batches(config, dataset, seed=0).steps_per_epoch

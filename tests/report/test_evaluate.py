@@ -13,7 +13,7 @@ from amdjax.checkpoint import digest_of
 from amdjax.data import load_dataset
 from amdjax.errors import UserError
 from amdjax.losses import am_loss
-from amdjax.report import evaluate
+from amdjax.report import evaluate, selection
 from amdjax.report.evaluate import LAYERS, compare_maps, disagreement, evaluate_workdir
 from amdjax.report.report_data import ModelResult, ReportData
 from amdjax.trained import restore, restore_all
@@ -70,7 +70,8 @@ def test_networks_of_other_images_or_crops_are_skipped(workdir):
     other = dataclasses.replace(network, name="at", data=data)
     settings = {"data": {"random_resized_crop": True}}
     cropped = dataclasses.replace(network, name="sp", settings=settings)
-    kept, skipped = evaluate._with_input([network, other, cropped], dataset, tight_crop=False)
+    networks = [network, other, cropped]
+    kept, skipped = selection.drop_other_inputs(networks, dataset, tight_crop=False)
     assert [one.name for one in kept] == ["kd"]
     assert "at: skipped: it was trained on images of 24x16, and those of this" in skipped[0]
     assert "sp: skipped: it was trained with config.data.random_resized_crop=True" in skipped[1]
@@ -84,15 +85,15 @@ def test_students_of_other_settings_are_not_compared(workdir):
         dataclasses.replace(network, method="sp", settings=settings),
         dataclasses.replace(network, method="ft", step=8),
     ]
-    different = evaluate._different([network, *others], workdir, max_steps=16)
+    different = selection.find_incomparable([network, *others], workdir, max_steps=16)
     unfinished = "its training is not finished"
     assert different == {"sp": {0: "epochs: 5, kd 2"}, "ft": {0: unfinished}}
     # The others are not compared with a run of the baseline that is not finished.
     first = dataclasses.replace(network, seed=7, step=8)
     for networks in ([first, network, others[0]], [first, network]):
-        different = evaluate._different(networks, workdir, max_steps=16)
+        different = selection.find_incomparable(networks, workdir, max_steps=16)
         assert different == {"kd": {7: unfinished}}
-    assert evaluate._different([first], workdir, max_steps=16) == {}
+    assert selection.find_incomparable([first], workdir, max_steps=16) == {}
 
 
 def test_seeds_with_other_settings_of_their_method_are_not_averaged(workdir):
@@ -102,7 +103,7 @@ def test_seeds_with_other_settings_of_their_method_are_not_averaged(workdir):
     seeds = [dataclasses.replace(network, seed=seed) for seed in (0, 1)]
     changed = dataclasses.replace(network, seed=2, settings=settings)
     other_method = dataclasses.replace(changed, method="at", seed=0)
-    different = evaluate._different([*seeds, changed, other_method], workdir, max_steps=0)
+    different = selection.find_incomparable([*seeds, changed, other_method], workdir, max_steps=0)
     temperature = network.settings["losses"]["kd"]["temperature"]
     assert different == {"kd": {2: f"losses.kd.temperature: 9.0, kd {temperature}"}}
 
@@ -114,7 +115,7 @@ def test_seeds_that_are_not_compared_are_left_out_if_their_method_has_others(wor
         for method, seed in (("kd", 0), ("kd", 1), ("at", 0), ("at", 1))
     ]
     different = {"kd": {1: "epochs: 5, kd 2"}, "at": {0: "unfinished", 1: "unfinished"}}
-    shown, notes = evaluate._leave_out(networks, different)
+    shown, notes = selection.drop_incomparable(networks, different)
     assert shown == [networks[0], *networks[2:]]
     assert notes == [
         "kd: seed 1 is left out (epochs: 5, kd 2)",
@@ -131,9 +132,10 @@ def test_student_of_the_trained_teacher_is_compared_with_those_that_trained_it(w
     teacher = {"name": "wrn_10_1", "seed": 5, "checkpoint": str(path)}
     settings = {**network.settings, "teacher": teacher}
     later = dataclasses.replace(network, method="at", settings=settings, given_teacher=(given,))
-    assert evaluate._different([network, later], workdir, max_steps=0) == {}
+    assert selection.find_incomparable([network, later], workdir, max_steps=0) == {}
     other = dataclasses.replace(later, given_teacher=({**given, "digest": "00000000"},))
-    (difference,) = evaluate._different([network, other], workdir, max_steps=0)["at"].values()
+    different = selection.find_incomparable([network, other], workdir, max_steps=0)
+    (difference,) = different["at"].values()
     assert f"teacher.digest: '00000000', kd '{digest}'" in difference
 
 

@@ -19,7 +19,7 @@ from amdjax.pretrained import (
     teacher_name,
     teacher_sources,
 )
-from amdjax.trained import load_run, restore_all, restore_imported_teacher
+from amdjax.trained import load_run, restore_all, restore_given_teacher
 from amdjax.training.dummy import dummy_inputs, output_shapes
 from amdjax.training.preflight import check_settings, check_shapes
 from amdjax.training.run import run
@@ -169,7 +169,7 @@ def test_run_learns_from_an_ensemble(images, trained, tmp_path, capsys):
     dataset = load_dataset(config.data)
     pixels, labels = dataset.test.arrays()
     first, second = (np.asarray(load_run(path).logits(pixels)) for path in paths)
-    teacher = restore_imported_teacher(config, dataset.fingerprint)
+    teacher = restore_given_teacher(config, dataset.fingerprint)
     np.testing.assert_allclose(
         teacher.logits(pixels), 0.75 * first + 0.25 * second, rtol=1e-4, atol=1e-5
     )

@@ -145,7 +145,7 @@ def unreadable(path: Path, error: Exception, member: str = "") -> UserError:
 
 
 def check_class_names(path: Path, file: str, names: Sequence[str], count: int) -> None:
-    """Makes sure that a list of classes in an archive can be one.
+    """Makes sure that an archive's class names are different, printable and as many as expected.
 
     Args:
       path: of the archive.
@@ -206,7 +206,7 @@ def tar_members(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
                 yield member.name, archive.extractfile(member).read()
         while rest := archive.fileobj.read(1 << 20):
             if rest.strip(b"\0"):
-                raise tarfile.ReadError("it goes on after its end")
+                raise tarfile.ReadError("there are data after its end")
 
 
 def tar_files(path: Path) -> Iterator[tuple[str, bytes]]:

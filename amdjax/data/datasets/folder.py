@@ -25,8 +25,8 @@ from amdjax.errors import UserError, one_line, unknown_name
 from amdjax.files import is_special
 
 _LAYOUT = (
-    "expected are train/CLASS/* and test/CLASS/* (or val/CLASS/*) with image files, CLASS/* "
-    "without these two, or labels.csv"
+    "expected train/CLASS/* and test/CLASS/* (or val/CLASS/*) with image files, CLASS/* "
+    "without these two folders, or labels.csv"
 )
 _TRAIN = "train"
 _TESTS = ("test", "val", "valid", "validation")  # the first with labelled images is the test split
@@ -326,7 +326,7 @@ def _assign_parts(
     if len(classes) < 2:
         (name,) = classes
         raise UserError(
-            f"{place}{train} has images of the class {name!r} only, at least 2 classes are needed"
+            f"{place}{train} has images only of the class {name!r}; at least 2 classes are needed"
             + _deeper_classes(train, name, splits["train"])
         )
     return splits
@@ -361,14 +361,14 @@ def _hold_out_test(root: Path, images: list[_Image], validation: str) -> _Splits
     classes = sorted(set(names))
     if len(classes) < 2:
         raise UserError(
-            f"{root} has images of {len(classes)} classes, at least 2 are needed; {_LAYOUT}"
+            f"{root} has images of {len(classes)} classes; at least 2 are needed; {_LAYOUT}"
         )
     held_out = hold_out(names, (image.key for image in images), _TEST_FRACTION, seed=0)
     splits: _Splits = {"train": [], "test": []}
     for image, held in zip(images, held_out, strict=True):
         splits["test" if held else "train"].append(image)
     if not splits["test"]:
-        raise UserError(f"{root} has one image of each class, at least 2 are needed")
+        raise UserError(f"{root} has one image of each class; at least 2 are needed")
     print(
         f"{root} has no train and test: of {len(images):,} images in {len(classes)} classes "
         f"({_first(classes)}), {len(splits['train']):,} are training images and "

@@ -17,7 +17,7 @@ from amdjax.report.figures import (
     sweeps,
     training,
 )
-from amdjax.report.report_data import ReportData
+from amdjax.report.report_data import LEVELS, ReportData
 from amdjax.report.summary import class_sample
 
 
@@ -228,17 +228,16 @@ def _activation(report: ReportData, summaries: style.Summaries) -> _Content:
             FigureSpec(
                 "attention",
                 "Attention maps",
-                f"Attention maps for {grid}, at the low, middle and high level.",
-                f"Attention maps (sum of squares over the channels) of {images}, at the low, "
-                "middle and high level (stage1, stage2, stage3). Left: true class and index of "
-                "the image. Below each map: cosine with the teacher's map."
-                f"{_first_seeds(summaries)}",
+                f"Attention maps for {grid}, at {_levels(report)}.",
+                f"Attention maps (sum of squares over the channels) of {images}, at "
+                f"{_levels(report)}. Left: true class and index of the image. Below each map: "
+                f"cosine with the teacher's map.{_first_seeds(summaries)}",
                 functools.partial(activation.attention_maps, report),
             ),
             FigureSpec(
                 "gradcam",
                 "Grad-CAM",
-                f"Grad-CAM for {grid}, at the low, middle and high level.",
+                f"Grad-CAM for {grid}, at {_levels(report)}.",
                 f"Grad-CAM of the predicted class for {images}. Left: true class and index of the "
                 f"image. Below each map: predicted class; ✗ marks errors.{_first_seeds(summaries)}",
                 functools.partial(activation.grad_cams, report),
@@ -390,6 +389,14 @@ def _sweeps(report: ReportData, summaries: style.Summaries) -> _Content:
 
 def _methods(methods: Collection[str]) -> str:
     return f"{len(methods)} methods" if len(methods) > 6 else ", ".join(methods)
+
+
+def _levels(report: ReportData) -> str:
+    """Returns the levels whose maps are shown, and their layers, in words."""
+    levels = {layer: LEVELS[layer] for layer in LEVELS if layer in report.networks[0].maps}
+    *first, last = levels.values()
+    names = f"{', '.join(first)} and {last}" if first else last
+    return f"the {names} level ({', '.join(levels)})"
 
 
 def _several_seeds(summaries: style.Summaries) -> bool:
