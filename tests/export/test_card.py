@@ -79,7 +79,7 @@ def test_card_states_the_values_of_its_seed():
 def test_card_of_a_single_seed_has_no_mean():
     card = model_card("s.onnx", _metadata(), "mit", 1e-7, {})
     assert "| ECE | 12.50 % |" in card
-    assert "One training, seed 1" in card
+    assert "One training run, seed 1" in card
     assert "±" not in card
 
 
