@@ -52,9 +52,14 @@ def test_recipe_names_what_exists(recipe):
     assert set(config.losses) == set(LOSSES)
 
 
-def test_recipe_names_an_unknown_setup():
-    with pytest.raises(UserError, match=r"unknown set-up of cifar10\.py 'e'; known: a, b, c, d"):
-        _recipe("cifar10", "e")
+@pytest.mark.parametrize(
+    ("recipe", "setup", "known"),
+    [("cifar10", "e", "a, b, c, d"), ("figure5", "c", "a, b"), ("figure9", "e", "cifar10-a, ")],
+)
+def test_recipe_names_an_unknown_setup(recipe, setup, known):
+    message = rf"unknown set-up of {recipe}\.py '{setup}'; known: {known}"
+    with pytest.raises(UserError, match=message):
+        _recipe(recipe, setup)
 
 
 def test_plan_runs_repeats_the_methods_that_a_sweep_concerns():

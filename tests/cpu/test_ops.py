@@ -207,3 +207,17 @@ def test_convolve_gradient_is_deterministic():
     first = function(kernel)
     for _ in range(20):
         np.testing.assert_array_equal(function(kernel), first)
+
+
+def test_convolve_with_a_dilation_is_the_plain_convolution():
+    rng = np.random.default_rng(0)
+    x, kernel = (
+        rng.normal(size=shape).astype(np.float32) for shape in ((2, 8, 8, 3), (3, 3, 3, 4))
+    )
+    settings = {"lhs_dilation": (1, 1), "rhs_dilation": (2, 2)}
+    layout = ("NHWC", "HWIO", "NHWC")
+    dilated = ops.convolve(x, kernel, (1, 1), "VALID", dimension_numbers=layout, **settings)
+    assert dilated.shape == (2, 4, 4, 4)
+    np.testing.assert_allclose(
+        dilated, _plain(x, kernel, (1, 1), ((0, 0), (0, 0)), **settings), rtol=1e-5, atol=1e-5
+    )
