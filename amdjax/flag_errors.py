@@ -43,6 +43,7 @@ def config_file_error(error: Exception, file: str | None) -> UserError | None:
             return cause
     if file is None:
         return None
+    name = Path(file).name if Path(file).parent == RECIPES else file
     for cause in reversed(causes):
         if isinstance(cause, SyntaxError) and cause.filename == file:
             return UserError(f"--config: {file}, line {cause.lineno}: {cause.msg}")
@@ -51,7 +52,6 @@ def config_file_error(error: Exception, file: str | None) -> UserError | None:
         if lines:
             return UserError(f"--config: {file}, line {lines[-1]}: {type(cause).__name__}: {cause}")
         # ml_collections calls get_config with the set-up, if there is one.
-        name = Path(file).name if Path(file).parent == RECIPES else file
         if isinstance(cause, TypeError) and str(cause).startswith("get_config() takes"):
             return UserError(f"{name} has no set-ups; write --config={name}")
         if isinstance(cause, TypeError) and str(cause).startswith("get_config() missing"):

@@ -101,7 +101,7 @@ def check_settings(config: ml_collections.ConfigDict, specs: Sequence[RunSpec]) 
 
 
 def _check_network(spec: RunSpec) -> None:
-    """Raises UserError, with the setting, if there is no network of the name."""
+    """Makes sure that the network of a run exists; an error names the setting."""
     try:
         create_model(spec.model, num_classes=2)
     except UserError as error:
