@@ -1,15 +1,19 @@
-"""Tuning of glibc's malloc: keep freed memory for the next step on CPU."""
+"""Tuning of glibc's malloc: which freed memory is kept for the next step on CPU."""
 
 import ctypes
 import importlib.metadata
 import importlib.util
 import mmap
+import os
 import sys
 from typing import Any
 
 import jax
 
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # parameters of mallopt, see malloc.h
+# Parameters of mallopt, see malloc.h.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8
+_LARGE = 32 * 2**20  # bytes; glibc accepts no greater threshold
+_MAX_MAPPED = 65536  # blocks; glibc's default
 _HEAP_SIZE = 8 * 2**30  # bytes of address space, which take no memory
 _HUGE_PAGE = 2 * 2**20  # bytes
 
@@ -37,7 +41,7 @@ def keep_freed_memory() -> None:
     other arenas than the main one are always mapped and unmapped. Does nothing except on Linux with
     glibc.
     """
-    if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    if (libc := _glibc()) is None:
         return
     libc.mallopt(_ARENA_MAX, 1)  # only the main arena can grow without bounds
     libc.mallopt(_MMAP_MAX, 0)
@@ -52,3 +56,27 @@ def keep_freed_memory() -> None:
         first = -(-heap // _HUGE_PAGE) * _HUGE_PAGE
         libc.madvise(first, heap + _HEAP_SIZE - first - _HUGE_PAGE, mmap.MADV_HUGEPAGE)
         libc.free(heap)
+
+
+def fills_memory(size: int) -> bool:
+    """Returns True if so many bytes are more than an eighth of this machine's memory."""
+    return size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8
+
+
+def return_large_blocks() -> None:
+    """Makes glibc return freed blocks of more than 32 MiB to the system, as it does by default.
+
+    For programs that need much of the machine's memory. A small block that outlives a step can be
+    placed in the large one that the step freed; then the next step needs a second large one.
+    """
+    if (libc := _glibc()) is not None:
+        libc.mallopt(_MMAP_THRESHOLD, _LARGE)
+        libc.mallopt(_MMAP_MAX, _MAX_MAPPED)
+        libc.malloc_trim(ctypes.c_size_t(0))  # free blocks would be taken before new ones
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """Returns the C library if this is Linux with glibc."""
+    if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        return None
+    return libc

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from amdjax import distributed
+from amdjax import cpu, distributed
 from amdjax.data import Batch, Batches, InMemorySource, JoinedBatches, prefetch
 from amdjax.models import Outputs
 from amdjax.training.train_state import TrainState
@@ -153,10 +153,10 @@ class StepRunner:
                 *(() if count is None else (count,)),
             )
             if not compiled:
-                step.lower(*arguments).compile()  # the call below takes this program
+                cpu.tune_malloc_for(step.lower(*arguments).compile())
                 on_compiled()
                 compiled = True
-            state, metrics = step(*arguments)
+            state, metrics = step(*arguments)  # the program that was compiled above
             return (state, metrics) if several else ((state,), (metrics,))
 
         return call
