@@ -2,12 +2,10 @@
 
 import datetime
 import errno
-import json
 import os
 import re
 import shutil
 import time
-import zlib
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -18,21 +16,22 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from amdjax import __version__, distributed
+from amdjax.checkpoint_files import (
+    DAMAGE_ERRORS,
+    FOLDER,
+    RUN,
+    RUN_FILE,
+    STATE,
+    ChecksummedPath,
+    damage,
+    newest_first,
+    read_json,
+)
 from amdjax.errors import UserError, first_line, is_out_of_memory
 from amdjax.files import disk_error, remedy, set_aside
 
-FOLDER = "checkpoints"
 _SELECT = "accuracy"  # the evaluation's value by which the best is chosen
-# The folders of a checkpoint: the state, and the JSON that comes with it.
-_STATE, _RUN = "default", "run"
-_RUN_FILE = f"{_RUN}/metadata"  # orbax's name
-_CHECKSUMS = "checksums.json"
-_ORBAX_METADATA = "_CHECKPOINT_METADATA"
 _RESERVE = ".reserve."
-_BLOCK = 1 << 20  # bytes
-# What the system says about files that are missing, of another kind, or on a disk that fails. All
-# other errors, such as a server that does not respond, say nothing about a checkpoint.
-_DAMAGE_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
 
 
 class Checkpoints:
@@ -66,7 +65,7 @@ class Checkpoints:
             _clean(self._folder)
         self._manager = ocp.CheckpointManager(
             self._folder.absolute(),
-            item_names=(_STATE, _RUN),
+            item_names=(STATE, RUN),
             options=ocp.CheckpointManagerOptions(
                 best_fn=_accuracy,
                 preservation_policy=policies.AnyPreservationPolicy(
@@ -79,7 +78,7 @@ class Checkpoints:
                 ),
                 cleanup_tmp_directories=True,
                 enable_async_checkpointing=False,
-                temporary_path_class=_ChecksummedPath,
+                temporary_path_class=ChecksummedPath,
             ),
         )
         wait_for_folder(self._folder)
@@ -129,7 +128,7 @@ class Checkpoints:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         try:
             restored = self._manager.restore(
-                step, args=ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(abstract)})
+                step, args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(abstract)})
             )
         except Exception as error:  # orbax has no common class for what may be wrong in a folder
             _raise_unless_damage(self._folder, error)
@@ -137,11 +136,11 @@ class Checkpoints:
                 f"the checkpoint {self._folder / str(step)} cannot be read: {first_line(error)}; "
                 "remove that folder to continue from the one before it, if there is one"
             ) from error
-        return restored[_STATE]
+        return restored[STATE]
 
     def restore_log(self) -> dict[str, Any]:
         """Returns what `save` got as `log` with the newest checkpoint; {} where there is none."""
-        return _read_json(self._folder / str(self.latest_step()), _RUN_FILE).get("log", {})
+        return read_json(self._folder / str(self.latest_step()), RUN_FILE).get("log", {})
 
     def save(
         self,
@@ -162,7 +161,7 @@ class Checkpoints:
           UserError: if the disk is full or may not be written, or the folder was removed.
         """
         run = {"description": self._description, "log": log or {}, "origin": current_origin()}
-        items = {_STATE: ocp.args.StandardSave(state), _RUN: ocp.args.JsonSave(run)}
+        items = {STATE: ocp.args.StandardSave(state), RUN: ocp.args.JsonSave(run)}
         try:
             if distributed.is_primary():
                 _reserve(self._folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
@@ -260,9 +259,9 @@ def read_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
     if (folder / FOLDER).is_dir():
         folder = folder / FOLDER
     damaged = []
-    for checkpoint in _newest_first(folder) or [folder]:
+    for checkpoint in newest_first(folder) or [folder]:
         try:
-            if reason := _damage(checkpoint):
+            if reason := damage(checkpoint):
                 raise ValueError(reason)
             tree = _read_state(checkpoint)
         except Exception as error:  # orbax has no common class for what may be wrong in a folder
@@ -275,16 +274,6 @@ def read_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
     raise UserError(f"{folder} holds no complete checkpoint: {damaged[0]}")
 
 
-def read_evaluation(folder: Path) -> dict[str, float]:
-    """Returns the evaluation that came with the newest checkpoint, else {}.
-
-    Args:
-      folder: as for `read_network`.
-    """
-    # Saved between two evaluations: {}.
-    return _read_json(newest_checkpoint(folder), "metrics/metrics")
-
-
 def current_origin() -> dict[str, Any]:
     """Returns what is recorded of the process that trains: version, devices and the date in UTC."""
     now = datetime.datetime.now(datetime.UTC)
@@ -294,61 +283,6 @@ def current_origin() -> dict[str, Any]:
         "devices": distributed.device_count(),
         "date": now.isoformat(timespec="seconds"),
     }
-
-
-def read_origin(folder: Path) -> dict[str, Any]:
-    """Returns the `current_origin` that came with the newest checkpoint, else {}.
-
-    Args:
-      folder: as for `read_network`.
-    """
-    return _read_json(newest_checkpoint(folder), _RUN_FILE).get("origin", {})
-
-
-def newest_checkpoint(folder: Path) -> Path:
-    """Returns the newest checkpoint, damaged or not; the folder itself if it has none.
-
-    Args:
-      folder: as for `read_state`.
-    """
-    if (folder / FOLDER).is_dir():
-        folder = folder / FOLDER
-    return next(iter(_newest_first(folder)), folder)
-
-
-def step_of(checkpoint: Path) -> int | None:
-    """Returns the step of a checkpoint, also of a link to one; None if its name is not a number."""
-    name = checkpoint.resolve().name
-    return int(name) if name.isdecimal() else None
-
-
-def is_checkpoint(folder: Path) -> bool:
-    """Returns whether a folder has any file of a checkpoint, damaged or not."""
-    return any((folder / name).exists() for name in (_STATE, _CHECKSUMS, _ORBAX_METADATA))
-
-
-def digest_of(checkpoint: Path) -> str | None:
-    """Returns a digest of a checkpoint's checksums; None if there are none to read."""
-    try:
-        return _checksum(checkpoint / _CHECKSUMS)
-    except OSError:
-        return None
-
-
-def has_checkpoint(run_folder: Path) -> bool:
-    """Returns whether a run's folder has a checkpoint, damaged or not."""
-    return bool(_newest_first(run_folder / FOLDER))
-
-
-def read_description(run_folder: Path) -> dict[str, Any] | None:
-    """Returns the description that was saved with a run's newest checkpoint.
-
-    Damaged copies are skipped; all checkpoints of a run have the same. None if there is none.
-    """
-    for checkpoint in _newest_first(run_folder / FOLDER):
-        if description := _read_json(checkpoint, _RUN_FILE).get("description"):
-            return description
-    return None
 
 
 def wait_for_folder(folder: Path, seconds: float = 45) -> None:
@@ -387,66 +321,6 @@ def _wait_until(condition: Callable[[], bool], seconds: float, message: str) -> 
         time.sleep(0.5)
 
 
-class _ChecksummedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
-    """The temporary folder of a checkpoint; checksums are added before it gets its final name."""
-
-    async def finalize(self) -> None:
-        """Writes the checksums and renames the folder; one process does it."""
-        folder = Path(self.get())
-        if self.get_final().name.isdecimal():  # else it is the folder of an item
-            checksums = {
-                str(file.relative_to(folder)): _checksum(file)
-                for file in sorted(folder.rglob("*"))
-                if file.is_file() and file.name != _ORBAX_METADATA  # changed by the renaming
-            }
-            (folder / _CHECKSUMS).write_text(json.dumps(checksums, indent=1) + "\n")
-        await super().finalize()
-
-
-def _checksum(file: Path) -> str:
-    checksum = 0
-    with file.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            checksum = zlib.crc32(block, checksum)
-    return f"{checksum:08x}"
-
-
-def _damage(checkpoint: Path) -> str | None:
-    """Returns what is wrong with the files of a checkpoint; None if nothing is.
-
-    Checkpoints of earlier versions have no checksums; orbax finds some of their damages.
-
-    Raises:
-      OSError: if the files cannot be read now, which says nothing about them.
-    """
-    try:
-        # Not `Path.exists`: in newer versions of Python it is False after any error.
-        names = {path.name for path in checkpoint.iterdir()}
-        if _ORBAX_METADATA in names and not isinstance(
-            json.loads((checkpoint / _ORBAX_METADATA).read_bytes()), dict
-        ):
-            return f"{_ORBAX_METADATA} is damaged"  # it is not among the checksums
-        if checkpoint.name.isdecimal() and _STATE not in names:  # of a step, in every version
-            return f"{_STATE} is missing"
-        if _CHECKSUMS not in names:
-            return f"{_CHECKSUMS} is missing" if _RUN in names else None
-        checksums = json.loads((checkpoint / _CHECKSUMS).read_bytes())
-        if not checksums:
-            return f"{_CHECKSUMS} is empty"
-        for name, checksum in checksums.items():
-            if _checksum(checkpoint / name) != checksum:
-                return f"{name} has changed"
-    except OSError as error:
-        if error.errno not in _DAMAGE_ERRORS:
-            raise
-        # A file that was opened, but cannot be read, has no name in the error.
-        file = Path(error.filename or checkpoint).relative_to(checkpoint)
-        return f"{file}: {error.strerror}" if file.name else str(error.strerror)
-    except (ValueError, TypeError, AttributeError) as error:
-        return first_line(error)
-    return None
-
-
 def _clean(folder: Path) -> None:
     """Removes the damaged checkpoints of a run, and what a killed process left there.
 
@@ -460,8 +334,8 @@ def _clean(folder: Path) -> None:
     for file in folder.glob(f"{_RESERVE}*"):
         file.unlink()
     try:
-        checkpoints = _newest_first(folder)
-        damaged = {path: reason for path in checkpoints if (reason := _damage(path))}
+        checkpoints = newest_first(folder)
+        damaged = {path: reason for path in checkpoints if (reason := damage(path))}
     except OSError as error:
         raise _not_now(folder, error) from error
     if damaged and len(damaged) == len(checkpoints):
@@ -484,27 +358,9 @@ def _clean(folder: Path) -> None:
         )
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    """Returns the checkpoints in a folder of checkpoints."""
-    found = list(folder.iterdir()) if folder.is_dir() else []
-    steps = [path for path in found if path.name.isdecimal()]
-    return sorted(steps, key=lambda path: int(path.name), reverse=True)
-
-
-def _read_json(checkpoint: Path, name: str) -> dict[str, Any]:
-    """Returns the values of a JSON file of a checkpoint; {} if there is none or it is damaged."""
-    try:
-        checksums = json.loads((checkpoint / _CHECKSUMS).read_bytes())
-        if checksums[name] == _checksum(checkpoint / name):
-            return json.loads((checkpoint / name).read_bytes())
-    except (OSError, ValueError, TypeError, LookupError):
-        pass
-    return {}
-
-
 def _read_state(checkpoint: Path) -> dict[str, Any]:
     """Returns the state of a checkpoint as nested dictionaries of NumPy arrays."""
-    state = checkpoint / _STATE
+    state = checkpoint / STATE
     state = (state if state.is_dir() else checkpoint).absolute()
     handler = ocp.StandardCheckpointHandler()
     with ocp.Checkpointer(handler) as checkpointer:
@@ -525,7 +381,7 @@ def _raise_unless_damage(folder: Path, error: Exception) -> None:
     code = error.errno if isinstance(error, OSError) else None
     if found := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's
         code = int(found[1])
-    if disk_error(error) or code not in (None, *_DAMAGE_ERRORS):
+    if disk_error(error) or code not in (None, *DAMAGE_ERRORS):
         raise _not_now(folder, error) from error
     if is_out_of_memory(error) or distributed.is_peer_failure(error):
         raise error

@@ -19,7 +19,7 @@ from ml_collections.config_flags.config_flags import (
 from amdjax import cpu, distributed
 from amdjax.config import flat_settings
 from amdjax.configs import default
-from amdjax.data.registry import prepared_folder
+from amdjax.data.load import prepared_folder
 from amdjax.errors import (
     UserError,
     first_line,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from amdjax.checkpoint import digest_of, newest_checkpoint
+from amdjax.checkpoint_files import digest_of, newest_checkpoint
 from amdjax.config import disabled_by
 from amdjax.data.fingerprint import Fingerprint
 from amdjax.data.policies import policy_names

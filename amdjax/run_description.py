@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from amdjax.checkpoint import read_description
+from amdjax.checkpoint_files import read_description
 from amdjax.config import compute_dtype
 from amdjax.data.fingerprint import Fingerprint
 from amdjax.errors import UserError

@@ -9,7 +9,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from amdjax.checkpoint import has_checkpoint, read_network
+from amdjax.checkpoint import read_network
+from amdjax.checkpoint_files import has_checkpoint
 from amdjax.config import compute_dtype, given_teacher
 from amdjax.data.fingerprint import Fingerprint, check_classes
 from amdjax.errors import UserError

@@ -10,7 +10,7 @@ from typing import Any
 import flax.traverse_util
 import ml_collections
 
-from amdjax.checkpoint import digest_of, has_checkpoint, newest_checkpoint, step_of
+from amdjax.checkpoint_files import digest_of, has_checkpoint, newest_checkpoint, step_of
 from amdjax.config import flat_settings, validate
 from amdjax.configs import default
 from amdjax.data.fingerprint import Fingerprint, check_classes, check_images

@@ -10,15 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from amdjax import checkpoint, distributed
-from amdjax.checkpoint import (
-    Checkpoints,
-    has_checkpoint,
-    read_description,
-    read_evaluation,
-    read_network,
-    read_origin,
-)
+from amdjax import checkpoint, checkpoint_files, distributed
+from amdjax.checkpoint import Checkpoints, read_network
+from amdjax.checkpoint_files import has_checkpoint, read_description, read_evaluation, read_origin
 from amdjax.errors import UserError
 
 DESCRIPTION = {"method": "kd", "settings": {"epochs": 3}}
@@ -158,14 +152,14 @@ def test_checkpoint_that_does_not_fit_is_named(tmp_path):
 
 def _fail_to_read(monkeypatch, step, code, named=True):
     """Lets the system report an error for the files of a step's checkpoint."""
-    read = checkpoint._checksum
+    read = checkpoint_files._checksum
 
     def fail(file):
         if f"/checkpoints/{step}/" in str(file):
             raise OSError(code, os.strerror(code), *[str(file)] * named)
         return read(file)
 
-    monkeypatch.setattr(checkpoint, "_checksum", fail)
+    monkeypatch.setattr(checkpoint_files, "_checksum", fail)
 
 
 def test_checkpoint_that_cannot_be_read_now_is_kept(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from amdjax.checkpoint import digest_of
+from amdjax.checkpoint_files import digest_of
 from amdjax.comparison import (
     baseline_of,
     compare_accuracies,

@@ -16,7 +16,7 @@ import pytest
 import safetensors.numpy
 
 from amdjax import pretrained, register_model
-from amdjax.checkpoint import digest_of
+from amdjax.checkpoint_files import digest_of
 from amdjax.data import Fingerprint
 from amdjax.errors import UserError
 from amdjax.models import Model, Outputs, create_model, import_torch_state_dict, init_variables

@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from amdjax.checkpoint import digest_of, newest_checkpoint, step_of
+from amdjax.checkpoint_files import digest_of, newest_checkpoint, step_of
 from amdjax.comparison import compare_conditions, conditions_of
 from amdjax.configs import figure9
 from amdjax.data import Fingerprint, load_dataset

@@ -1,6 +1,7 @@
 """Data sets and their batches."""
 
 from amdjax.data.fingerprint import Fingerprint
+from amdjax.data.load import describe_dataset, load_dataset
 from amdjax.data.pipeline import (
     Batch,
     Batches,
@@ -9,13 +10,7 @@ from amdjax.data.pipeline import (
     TrainBatches,
     prefetch,
 )
-from amdjax.data.registry import (
-    DATASETS,
-    Dataset,
-    describe_dataset,
-    load_dataset,
-    register_dataset,
-)
+from amdjax.data.registry import DATASETS, Dataset, register_dataset
 from amdjax.data.sources import ImageSource, InMemorySource
 
 __all__ = [

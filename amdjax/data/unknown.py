@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import ml_collections
 
-from amdjax.data.registry import DATASETS, Dataset, load_dataset
+from amdjax.data.image_files import ImageFiles, list_images
+from amdjax.data.load import load_dataset
+from amdjax.data.registry import DATASETS, Dataset
 from amdjax.data.sources import ImageSource, StreamedSource, choose_crop
-from amdjax.data.unlabeled import ImageFiles, list_images
 from amdjax.errors import UserError
 from amdjax.files import local_path
 

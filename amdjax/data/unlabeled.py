@@ -1,19 +1,14 @@
 """Training images without labels: a folder of images, for losses that read outputs of a teacher."""
 
-import collections
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import ml_collections
 import numpy as np
 
-from amdjax.data.datasets.builder_utils import ImageFile, checked_examples
-from amdjax.data.datasets.folder import BAD_FILES_ADVICE, report_left_out, walk_images
 from amdjax.data.fingerprint import digest_of, normal_form
+from amdjax.data.image_files import ImageFiles, list_images
 from amdjax.data.registry import Dataset
 from amdjax.data.sources import (
     ImageSource,
@@ -22,7 +17,7 @@ from amdjax.data.sources import (
     choose_crop,
     decode_to_memory,
 )
-from amdjax.errors import UserError, one_line
+from amdjax.errors import UserError
 from amdjax.files import local_path
 
 NO_LABEL = -1
@@ -80,69 +75,6 @@ def _memory(dataset: Dataset) -> int:
     """Returns the bytes of the decoded images that a data set holds in memory."""
     splits = (dataset.train, dataset.test, dataset.validation, dataset.unknown)
     return sum(split.arrays()[0].nbytes for split in splits if isinstance(split, InMemorySource))
-
-
-def list_images(root: Path, setting: str) -> dict[str, int]:
-    """Returns the images in a folder, at any depth: path relative to it -> size in bytes.
-
-    They are sorted by their paths in normal form C, so that a copy has the same order.
-
-    What is left out, see `walk_images`, is reported on stderr.
-
-    Args:
-      root: the folder.
-      setting: that names it, for the error.
-
-    Raises:
-      UserError: if there are none, or a file or folder cannot be read.
-    """
-    sizes = {}
-    left_out: dict[str, list[str]] = collections.defaultdict(list)
-    try:
-        if root.is_dir():
-            for file in walk_images(str(root), (), left_out):
-                sizes[Path(file.path).relative_to(root).as_posix()] = file.stat().st_size
-    except OSError as error:
-        raise UserError(f"{setting}: {error.filename} cannot be read: {error.strerror}") from error
-    report_left_out(str(root), left_out)
-    if not sizes:
-        raise UserError(f"{setting}: {root} is not a folder with images")
-    return {name: sizes[name] for name in sorted(sizes, key=lambda name: (normal_form(name), name))}
-
-
-class ImageFiles:
-    """Image files as records with the label 0; see `RecordSource`."""
-
-    def __init__(self, root: Path, names: Sequence[str]):
-        """Stores the folder and the paths of the files relative to it."""
-        self._root, self._names = root, names
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __getitems__(self, keys: Sequence[int]) -> Sequence[dict[str, Any]]:
-        """See `RecordSource.__getitems__`."""
-        names = (self._names[key] for key in keys)
-        return [
-            {"id": name.encode(errors="surrogateescape"), "image": self._read(name), "label": 0}
-            for name in names
-        ]
-
-    def check(self) -> None:
-        """Decodes all files once.
-
-        Raises:
-          UserError: naming the damaged files, the first twenty of them.
-        """
-        files = (ImageFile(name, 0, partial(self._read, name)) for name in self._names)
-        for _ in checked_examples(files, f"{self._root}/", BAD_FILES_ADVICE):
-            pass
-
-    def _read(self, name: str) -> bytes:
-        try:
-            return (self._root / name).read_bytes()
-        except OSError as error:
-            raise UserError(f"{self._root / name} cannot be read: {one_line(error)}") from error
 
 
 class _Unlabeled:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from amdjax import distributed
 from amdjax.analysis.calibration import fit_temperature, split_half
 from amdjax.analysis.gradcam import grad_cam
-from amdjax.checkpoint import has_checkpoint
+from amdjax.checkpoint_files import has_checkpoint
 from amdjax.comparison import learned_from
 from amdjax.config import gives_network
 from amdjax.data import Dataset, load_dataset

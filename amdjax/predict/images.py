@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from amdjax.analysis.gradcam import overlay, to_unit, upsample
-from amdjax.data.datasets.folder import report_left_out, walk_images
+from amdjax.data.image_files import report_left_out, walk_images
 from amdjax.data.image_io import center_box, decode_image
 from amdjax.errors import UserError
 

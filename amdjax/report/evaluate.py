@@ -16,7 +16,7 @@ from tqdm import tqdm
 from amdjax import distributed
 from amdjax.analysis.angles import map_angles, map_cosine
 from amdjax.analysis.gradcam import grad_cam
-from amdjax.checkpoint import FOLDER
+from amdjax.checkpoint_files import FOLDER
 from amdjax.data import Dataset, EvalBatches, load_dataset
 from amdjax.data.unknown import check_unknown, open_unknown
 from amdjax.errors import UserError

@@ -4,7 +4,7 @@ import ml_collections
 from jax.sharding import Mesh
 
 from amdjax import distributed
-from amdjax.checkpoint import read_evaluation, read_origin
+from amdjax.checkpoint_files import read_evaluation, read_origin
 from amdjax.config import compute_dtype
 from amdjax.data import Dataset
 from amdjax.errors import warn

@@ -6,7 +6,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from amdjax.checkpoint import is_checkpoint, newest_checkpoint, read_state
+from amdjax.checkpoint import read_state
+from amdjax.checkpoint_files import is_checkpoint, newest_checkpoint
 from amdjax.data import Dataset
 from amdjax.data.fingerprint import check_classes
 from amdjax.errors import UserError

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import ml_collections
 
 from amdjax import distributed
-from amdjax.checkpoint import has_checkpoint
+from amdjax.checkpoint_files import has_checkpoint
 from amdjax.config import given_teacher, gives_network
 from amdjax.data import Dataset
 from amdjax.data.registry import DatasetSpec

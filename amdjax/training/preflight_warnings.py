@@ -5,7 +5,7 @@ from pathlib import Path
 
 import ml_collections
 
-from amdjax.checkpoint import has_checkpoint, newest_checkpoint, step_of
+from amdjax.checkpoint_files import has_checkpoint, newest_checkpoint, step_of
 from amdjax.experiment import RunSpec
 from amdjax.files import local_path
 from amdjax.pretrained import TeacherSource, describe_source

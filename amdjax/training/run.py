@@ -10,7 +10,8 @@ import ml_collections
 from jax.sharding import Mesh
 
 from amdjax import distributed
-from amdjax.checkpoint import Checkpoints, best_step, read_origin
+from amdjax.checkpoint import Checkpoints, best_step
+from amdjax.checkpoint_files import read_origin
 from amdjax.comparison import trained_teacher
 from amdjax.config import validate
 from amdjax.data import describe_dataset

@@ -12,7 +12,8 @@ import pytest
 
 from amdjax.configs import default
 from amdjax.data import Dataset, InMemorySource, unlabeled
-from amdjax.data.unlabeled import add_unlabeled, list_images
+from amdjax.data.image_files import list_images
+from amdjax.data.unlabeled import add_unlabeled
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
 from amdjax.losses import LOSSES, LossInputs, LossSpec, build_objective, cross_entropy, kd_loss

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from amdjax.analysis import grad_cam, map_angles, map_cosine
-from amdjax.checkpoint import digest_of
+from amdjax.checkpoint_files import digest_of
 from amdjax.data import load_dataset
 from amdjax.errors import UserError
 from amdjax.losses import am_loss

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from amdjax import distributed
-from amdjax.checkpoint import Checkpoints, read_evaluation
+from amdjax.checkpoint import Checkpoints
+from amdjax.checkpoint_files import read_evaluation
 from amdjax.data import load_dataset
 from amdjax.errors import UserError
 from amdjax.metrics import negative_log_likelihood

@@ -10,7 +10,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -19,10 +19,20 @@ import tensorflow_datasets as tfds
 
 from amdjax.data.datasets.builder_utils import ImageFile, checked_examples, image_info
 from amdjax.data.fingerprint import digest_of, normal_form
+from amdjax.data.image_files import (
+    BAD_FILES_ADVICE,
+    first_names,
+    path_order,
+    read_file,
+    report_files,
+    report_left_out,
+    visible_entries,
+    walk_files,
+    walk_images,
+)
 from amdjax.data.image_io import IMAGE_SUFFIXES
 from amdjax.data.splits import hold_out
 from amdjax.errors import UserError, one_line, unknown_name
-from amdjax.files import is_special
 
 _LAYOUT = (
     "expected train/CLASS/* and test/CLASS/* (or val/CLASS/*) with image files, CLASS/* "
@@ -36,9 +46,7 @@ _TEST_FRACTION = 0.2  # of each class, where the folder has no split
 _LIKE_TRAIN = re.compile(r"(?<![a-z])train")
 _LIKE_TEST = re.compile(r"(?<![a-z])(test|val(id|set|[^a-z]|$))")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_NUM_NAMES = 3  # of the files that are left out, for the message
 _NUM_SAMPLES = 16  # at most, of the files whose content is compared where their times say nothing
-BAD_FILES_ADVICE = "correct or remove such files"  # damaged, of wrong values, or too large
 
 _Splits = dict[str, list["_Image"]]  # "train", "test" and perhaps "validation" -> sorted images
 
@@ -116,16 +124,7 @@ class Folder(tfds.core.GeneratorBasedBuilder):
     def _image_files(self, split: str) -> Iterator[ImageFile]:
         config = self.builder_config
         for name, label in zip(config.files[split], config.labels[split], strict=True):
-            yield ImageFile(name, label, partial(self._read, name))
-
-    def _read(self, name: str) -> bytes:
-        path = self.builder_config.root / name
-        try:
-            if is_special(path):  # reading a pipe would wait forever
-                raise UserError(f"{path} cannot be read: it is a pipe, socket or device")
-            return path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+            yield ImageFile(name, label, partial(read_file, config.root / name))
 
 
 def list_folder(root: Path, validation: str = "") -> FolderConfig:
@@ -201,11 +200,13 @@ def _digest(root: Path, splits: _Splits) -> str:
 
 
 def _list_splits(root: Path, validation: str) -> _Splits:
-    entries = _visible(str(root))
+    entries = visible_entries(str(root))
     folders = sorted(entry.name for entry in entries if entry.is_dir())
     train = _match(_TRAIN, folders)
     has_test = any(_match(name, folders) for name in _TESTS)
-    has_classes = train is not None and any(entry.is_dir() for entry in _visible(str(root / train)))
+    has_classes = train is not None and any(
+        entry.is_dir() for entry in visible_entries(str(root / train))
+    )
     if (root / _TABLE).is_file():
         if not has_classes:
             return _list_table(root, validation)
@@ -217,7 +218,7 @@ def _list_splits(root: Path, validation: str) -> _Splits:
         others = [entry.path for entry in entries if entry.is_dir() and entry.name not in used]
         files = [entry.path for entry in entries if not entry.is_dir() and entry.name != _TABLE]
         report_left_out(str(root), {"outside the class folders": files})
-        _report(str(root), "folder", "beside the splits", others)
+        report_files(str(root), "folder", "beside the splits", others)
         return _assign_parts(
             f"{root}/", folders, lambda part: _list_classes(root, f"{part}/"), validation
         )
@@ -234,7 +235,7 @@ def _check_not_splits(root: Path, folders: Sequence[str]) -> None:
     """
 
     def sub_folders(name: str) -> list[str]:
-        return [entry.name for entry in _visible(str(root / name)) if entry.is_dir()]
+        return [entry.name for entry in visible_entries(str(root / name)) if entry.is_dir()]
 
     trains = [name for name in folders if _LIKE_TRAIN.search(name.lower())]
     tests = [name for name in folders if _LIKE_TEST.search(name.lower()) and name not in trains]
@@ -243,8 +244,8 @@ def _check_not_splits(root: Path, folders: Sequence[str]) -> None:
         if len(common) > 1:
             raise UserError(
                 f"{root}: {train} and {test} would be classes, but both have the sub-folders "
-                f"{_first(sorted(common))}; if they are the splits, rename them to train and test; "
-                f"if they are classes, list the images in {_TABLE}"
+                f"{first_names(sorted(common))}; if they are the splits, rename them to train and "
+                f"test; if they are classes, list the images in {_TABLE}"
             )
 
     def has_splits(name: str) -> bool:
@@ -253,8 +254,8 @@ def _check_not_splits(root: Path, folders: Sequence[str]) -> None:
 
     if all(map(has_splits, folders)):
         raise UserError(
-            f"{root}: each class folder ({_first(folders)}) has sub-folders of splits; move the "
-            f"images to train/CLASS and test/CLASS, or list them in {_TABLE}"
+            f"{root}: each class folder ({first_names(folders)}) has sub-folders of splits; move "
+            f"the images to train/CLASS and test/CLASS, or list them in {_TABLE}"
         )
 
 
@@ -339,7 +340,7 @@ def _deeper_classes(train: str, class_name: str, images: Sequence[_Image]) -> st
     if not names:
         return ""
     return (
-        f"; if its sub-folders ({_first(sorted(names))}) are the classes, move them from "
+        f"; if its sub-folders ({first_names(sorted(names))}) are the classes, move them from "
         f"{train}/{class_name} to {train}"
     )
 
@@ -371,7 +372,7 @@ def _hold_out_test(root: Path, images: list[_Image], validation: str) -> _Splits
         raise UserError(f"{root} has one image of each class; at least 2 are needed")
     print(
         f"{root} has no train and test: of {len(images):,} images in {len(classes)} classes "
-        f"({_first(classes)}), {len(splits['train']):,} are training images and "
+        f"({first_names(classes)}), {len(splits['train']):,} are training images and "
         f"{len(splits['test']):,} test images, chosen in each class by a hash of their names",
         file=sys.stderr,
     )
@@ -383,7 +384,7 @@ def _list_classes(root: Path, prefix: str) -> list[_Image]:
     base = str(root / prefix)
     images, empty = [], []
     left_out: dict[str, list[str]] = collections.defaultdict(list)  # reason -> paths
-    for folder in _visible(base):
+    for folder in visible_entries(base):
         if not folder.is_dir():
             left_out["outside the class folders"].append(folder.path)
             continue
@@ -396,16 +397,12 @@ def _list_classes(root: Path, prefix: str) -> list[_Image]:
         if len(images) == count:
             empty.append(folder.path)
     report_left_out(base, left_out)
-    _report(base, "class folder", "without images", empty)
+    report_files(base, "class folder", "without images", empty)
     return _in_order(images)
 
 
 def _in_order(images: Iterable[_Image]) -> list[_Image]:
-    """Returns images sorted by their paths in normal form C.
-
-    So a copy in another normal form, which has the same fingerprint, has the same order.
-    """
-    return sorted(images, key=lambda image: (normal_form(image.path), image.path))
+    return sorted(images, key=lambda image: path_order(image.path))
 
 
 def _list_table(root: Path, validation: str) -> _Splits:
@@ -433,11 +430,11 @@ def _list_table(root: Path, validation: str) -> _Splits:
     left_out: dict[str, list[str]] = collections.defaultdict(list)
     others = (
         file.path
-        for file in _walk(str(root), (), left_out)
+        for file in walk_files(str(root), (), left_out)
         if file.name.lower().endswith(IMAGE_SUFFIXES)
         and file.path.removeprefix(str(root)).lstrip("/") not in images
     )
-    _report(str(root), "image file", f"that {_TABLE} does not list", list(others))
+    report_files(str(root), "image file", f"that {_TABLE} does not list", list(others))
     parts = sorted({part for _, part in images.values()})
     if parts == [""]:
         return _hold_out_test(root, _in_order(image for image, _ in images.values()), validation)
@@ -511,54 +508,6 @@ def _class_name(text: str, place: str) -> str:
     return name
 
 
-def _visible(folder: str) -> list[os.DirEntry[str]]:
-    """Returns the entries of a folder that are not hidden."""
-    # os.scandir is far faster than pathlib for a million files.
-    with os.scandir(folder) as entries:
-        return [entry for entry in entries if not entry.name.startswith(".")]
-
-
-def walk_images(
-    folder: str, parents: tuple[str, ...], left_out: dict[str, list[str]]
-) -> Iterator[os.DirEntry[str]]:
-    """Yields the image files at any depth of a folder; links are followed, but not upwards.
-
-    Links to files that do not exist are among them. Hidden files and folders are not.
-
-    Args:
-      folder: to walk over.
-      parents: real paths of the folders above it.
-      left_out: reason -> paths, to which the other files and links to parents are added.
-    """
-    for file in _walk(folder, parents, left_out):
-        if not file.name.lower().endswith(IMAGE_SUFFIXES):
-            left_out["without an image suffix"].append(file.path)
-        elif not file.is_file() and is_special(Path(file.path)):
-            left_out["that cannot hold an image (a pipe, socket or device)"].append(file.path)
-        else:
-            yield file
-
-
-def _walk(
-    folder: str, parents: tuple[str, ...], left_out: dict[str, list[str]]
-) -> Iterator[os.DirEntry[str]]:
-    """Yields the files at any depth that are not hidden; links are followed, but not upwards.
-
-    Args:
-      folder: to walk over.
-      parents: real paths of the folders above it.
-      left_out: reason -> paths, to which links to parents are added.
-    """
-    parents = (*parents, os.path.realpath(folder))
-    for entry in _visible(folder):
-        if not entry.is_dir():
-            yield entry
-        elif entry.is_symlink() and os.path.realpath(entry.path) in parents:
-            left_out["linking to a folder above"].append(entry.path)
-        else:
-            yield from _walk(entry.path, parents, left_out)
-
-
 def _stat(file: os.DirEntry[str] | Path) -> tuple[int, int]:
     """Returns size in bytes and time of change in ns; zeros for a file that cannot be found."""
     try:
@@ -566,22 +515,3 @@ def _stat(file: os.DirEntry[str] | Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return status.st_size, status.st_mtime_ns
-
-
-def report_left_out(base: str, left_out: Mapping[str, Sequence[str]]) -> None:
-    """Prints on stderr what `walk_images` has left out of a folder."""
-    for reason, paths in left_out.items():
-        _report(base, "file", reason, paths)
-
-
-def _report(base: str, noun: str, reason: str, paths: Sequence[str]) -> None:
-    """Prints on stderr what is left out."""
-    if paths:
-        count = f"{len(paths)} {noun}{'s' if len(paths) > 1 else ''}"
-        names = _first([os.path.relpath(path, base) for path in sorted(paths)])
-        print(f"{base}: left out {count} {reason}: {names}", file=sys.stderr)
-
-
-def _first(names: Sequence[str]) -> str:
-    """Returns the first names of many."""
-    return ", ".join([*names[:_NUM_NAMES], *(["..."] if len(names) > _NUM_NAMES else [])])
