@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from amdjax.checkpoint_files import digest_of, newest_checkpoint
-from amdjax.config import disabled_by
+from amdjax.config import default_settings, disabled_by, flatten_settings
 from amdjax.data.fingerprint import Fingerprint
 from amdjax.data.policies import policy_names
 from amdjax.experiment import EARLY_TEACHER
 from amdjax.losses import LOSSES
 from amdjax.trained import TrainedModel
-from amdjax.workdir import default_settings, flatten_settings
 
 _BASELINE = "kd"
 _ROUNDING = 1e-6  # of accuracies in float32, and less than one image of half a million

@@ -1,7 +1,8 @@
 """Checks of a config's values, each setting by itself."""
 
+import json
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -228,6 +229,21 @@ def check_losses(losses: Mapping[str, Mapping[str, Any]]) -> None:
 def flat_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns the value of each setting by its dotted name, such as "losses.kd.temperature"."""
     return flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
+
+
+def default_settings(imports: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns the default of every setting by its dotted name, as JSON values: lists, not tuples.
+
+    Args:
+      imports: modules whose losses and augmentations have settings, too.
+    """
+    defaults = default.get_config(imports=imports).to_dict()
+    return flatten_settings(json.loads(json.dumps(defaults)))
+
+
+def flatten_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a run, nested JSON values, by their dotted names."""
+    return flax.traverse_util.flatten_dict(settings, sep=".", keep_empty_nodes=True)
 
 
 def disabled_by(key: str, settings: Mapping[str, Any]) -> str | None:

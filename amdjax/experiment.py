@@ -207,11 +207,11 @@ def _has_strong_view(specs: Sequence[RunSpec]) -> bool:
 def _overridden(name: str, settings: Mapping[str, Any], specs: Sequence[RunSpec]) -> str:
     """Returns which methods override a setting of a loss, as the end of a sentence; else ""."""
     kind, _, rest = name.partition(".")
-    loss, _, hyper = rest.partition(".")
-    if kind != "losses" or not hyper:
+    loss, _, setting = rest.partition(".")
+    if kind != "losses" or not setting:
         return ""
     used = {
-        spec.method: spec.losses[loss][hyper]
+        spec.method: spec.losses[loss][setting]
         for spec in specs
         if not spec.is_teacher and loss in spec.losses and spec.sweep_key != name
     }
@@ -229,26 +229,26 @@ def _sweep(
     key = config.sweep.key
     if not key:
         return [(losses, "", None)]
-    known = {f"losses.{name}.{hyper}" for name, loss in config.losses.items() for hyper in loss}
+    known = {f"losses.{name}.{setting}" for name, loss in config.losses.items() for setting in loss}
     if key not in known:
         raise unknown_name("config.sweep.key", key, known)
     if not config.sweep.choices:
         raise UserError(f"config.sweep.choices is empty; give the values of {key}")
-    _, name, hyper = key.split(".")
+    _, name, setting = key.split(".")
     if name not in losses:
         return [(losses, "", None)]
     swept: list[tuple[dict[str, dict[str, Any]], str, Any]] = []
     for value in config.sweep.choices:
         changed = config.losses.copy_and_resolve_references()
         try:
-            changed[name][hyper] = value
+            changed[name][setting] = value
         except TypeError as error:
             raise UserError(f"config.sweep.choices: {value!r} is not a value of {key}") from error
         losses = method_losses(method, changed)
-        if losses[name][hyper] != changed[name][hyper]:
+        if losses[name][setting] != changed[name][setting]:
             raise UserError(
                 f"config.sweep.key: the method {method} sets {key} itself, to "
-                f"{losses[name][hyper]!r}"
+                f"{losses[name][setting]!r}"
             )
         if any(losses == others for others, *_ in swept):
             raise UserError(f"config.sweep.choices has {value!r} twice")

@@ -11,7 +11,7 @@ import flax.traverse_util
 import ml_collections
 
 from amdjax.checkpoint_files import digest_of, has_checkpoint, newest_checkpoint, step_of
-from amdjax.config import flat_settings, validate
+from amdjax.config import default_settings, flat_settings, flatten_settings, validate
 from amdjax.configs import default
 from amdjax.data.fingerprint import Fingerprint, check_classes, check_images
 from amdjax.data.policies import AUGMENTATIONS, policy_names
@@ -303,7 +303,7 @@ def _settings(config: ml_collections.ConfigDict, spec: RunSpec) -> dict[str, Any
         run["teacher"] = teacher_settings(config)
     if spec.teacher == EARLY_TEACHER:
         run["teacher"]["early_fraction"] = config.teacher.early_fraction
-    return _to_json(run)
+    return json.loads(json.dumps(run))  # as it is read back: tuples become lists
 
 
 def teacher_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -319,20 +319,6 @@ def teacher_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
     }
 
 
-def default_settings(imports: Sequence[str] = ()) -> dict[str, Any]:
-    """Returns the default of every setting by its dotted name, as JSON values.
-
-    Args:
-      imports: modules whose losses and augmentations have settings, too.
-    """
-    return flatten_settings(_to_json(default.get_config(imports=imports).to_dict()))
-
-
-def flatten_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a run by their dotted names."""
-    return flax.traverse_util.flatten_dict(settings, sep=".", keep_empty_nodes=True)
-
-
 def run_data(
     data: ml_collections.ConfigDict, settings: Mapping[str, Any]
 ) -> ml_collections.ConfigDict:
@@ -346,8 +332,3 @@ def run_data(
     saved = with_tuples(settings.get("data", {}))
     copy.update({key: value for key, value in saved.items() if key in copy})
     return copy
-
-
-def _to_json(value: Any) -> Any:
-    """Returns a value as it is read back from JSON: tuples become lists."""
-    return json.loads(json.dumps(value))

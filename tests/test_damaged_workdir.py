@@ -18,7 +18,8 @@ from amdjax.experiment import plan_runs
 from amdjax.files import check_writable
 from amdjax.run_description import read_label, write_run
 from amdjax.training import results
-from amdjax.training.metric_writer import RunLogger, read_metrics
+from amdjax.training.metric_writer import RunLogger
+from amdjax.training.metrics_file import read_metrics
 from amdjax.training.run import run
 from amdjax.workdir import check_data, check_resumable, describe_run, read_config, write_config
 from tests.damage_walk import FILE_DAMAGES, FOLDER_DAMAGES, files_of, folders_of

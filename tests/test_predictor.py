@@ -22,7 +22,7 @@ def register_scaled():
         LOSSES["scaled"] = LossSpec(
             lambda logits, labels, layers=(): logits[:, 0],
             inputs=("student.logits", "labels"),
-            logits_fn=lambda outputs, hyper: factor * outputs.logits,
+            logits_fn=lambda outputs, settings: factor * outputs.logits,
         )
 
     with temporary_registrations():

@@ -17,7 +17,14 @@ import tensorflow_datasets as tfds
 from amdjax.data.datasets.builder_utils import open_split, prepare, quiet
 from amdjax.data.fingerprint import normal_form
 from amdjax.data.prepared_entries import prepared_entries
-from amdjax.data.registry import DATASETS, ArrayEntry, Dataset, DatasetSpec, Entry, MakeBuilder
+from amdjax.data.registry import (
+    DATASETS,
+    ArrayEntry,
+    BuilderEntry,
+    Dataset,
+    DatasetSpec,
+    MakeBuilder,
+)
 from amdjax.data.sources import (
     ImageSource,
     InMemorySource,
@@ -130,7 +137,7 @@ def _reporting_damage(make_builder: MakeBuilder, folder: Path) -> MakeBuilder:
     return make
 
 
-def _class_names(entry: Entry, builder: tfds.core.DatasetBuilder) -> list[str]:
+def _class_names(entry: BuilderEntry, builder: tfds.core.DatasetBuilder) -> list[str]:
     """Returns the names of all classes of a data set, which is prepared or whose builder has them.
 
     Raises:
@@ -218,7 +225,7 @@ def _read_arrays(entry: ArrayEntry, split: str, name: str) -> tuple[np.ndarray, 
 
 
 def _open_prepared(
-    entry: Entry,
+    entry: BuilderEntry,
     data: ml_collections.ConfigDict,
     make_builder: MakeBuilder,
     shape: tuple[int, int, int],

@@ -78,7 +78,7 @@ class Dataset:
 MakeBuilder = Callable[[], tfds.core.DatasetBuilder]
 
 
-class Entry(NamedTuple):
+class BuilderEntry(NamedTuple):
     """A known data set that tfds prepares.
 
     Attributes:
@@ -111,7 +111,7 @@ class ArrayEntry(NamedTuple):
 def _fixed(
     builder: type[tfds.core.DatasetBuilder],
 ) -> Callable[[ml_collections.ConfigDict, Path], MakeBuilder]:
-    """Returns `Entry.builder` for a data set that needs no settings."""
+    """Returns `BuilderEntry.builder` for a data set that needs no settings."""
     return lambda data, data_dir: partial(builder, data_dir=data_dir)
 
 
@@ -136,28 +136,30 @@ def _require_image_size(data: ml_collections.ConfigDict) -> None:
         )
 
 
-DATASETS: dict[str, Entry | ArrayEntry] = {
-    "cifar10": Entry(_fixed(Cifar10), "CIFAR-10: 50,000 + 10,000 images, 32x32, 10 classes", 10),
-    "cifar100": Entry(
+DATASETS: dict[str, BuilderEntry | ArrayEntry] = {
+    "cifar10": BuilderEntry(
+        _fixed(Cifar10), "CIFAR-10: 50,000 + 10,000 images, 32x32, 10 classes", 10
+    ),
+    "cifar100": BuilderEntry(
         _fixed(Cifar100), "CIFAR-100: 50,000 + 10,000 images, 32x32, 100 classes", 100
     ),
-    "cinic10": Entry(_fixed(Cinic10), "CINIC-10: 90,000 + 90,000 images, 32x32, 10 classes"),
-    "digits": Entry(
+    "cinic10": BuilderEntry(_fixed(Cinic10), "CINIC-10: 90,000 + 90,000 images, 32x32, 10 classes"),
+    "digits": BuilderEntry(
         _fixed(Digits),
         "scikit-learn's handwritten digits: 1,437 + 360 images, 32x32, 10 classes; no download",
     ),
-    "fashion_mnist": Entry(
+    "fashion_mnist": BuilderEntry(
         _fixed(FashionMnist), "Fashion-MNIST: 60,000 + 10,000 images, 28x28, 10 classes"
     ),
-    "folder": Entry(
+    "folder": BuilderEntry(
         _folder, "your images: train/CLASS/* and test/CLASS/*, or CLASS/*, or labels.csv"
     ),
-    "imagenet": Entry(_imagenet, "ImageNet: 1,281,167 + 50,000 images, 1,000 classes", 1000),
-    "mnist": Entry(_fixed(Mnist), "MNIST: 60,000 + 10,000 images, 28x28, 10 classes"),
-    "svhn_cropped": Entry(
+    "imagenet": BuilderEntry(_imagenet, "ImageNet: 1,281,167 + 50,000 images, 1,000 classes", 1000),
+    "mnist": BuilderEntry(_fixed(Mnist), "MNIST: 60,000 + 10,000 images, 28x28, 10 classes"),
+    "svhn_cropped": BuilderEntry(
         _fixed(SvhnCropped), "SVHN, cropped digits: 73,257 + 26,032 images, 32x32, 10 classes"
     ),
-    "tiny_imagenet": Entry(
+    "tiny_imagenet": BuilderEntry(
         _fixed(TinyImagenet), "Tiny-ImageNet: 100,000 + 10,000 images, 64x64, 200 classes", 200
     ),
 }

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from amdjax.export.evaluate import Evaluation, format_evaluations
 from amdjax.export.formats import FORMATS, metadata_file
-from amdjax.export.quantize import Evaluation, format_evaluations
 from amdjax.export.student import Metadata
 from amdjax.metrics import format_stat
 

@@ -12,14 +12,9 @@ from amdjax.data import load_dataset
 from amdjax.data.fingerprint import Fingerprint, check_classes
 from amdjax.errors import UserError, unknown_name
 from amdjax.export.card import model_card
+from amdjax.export.evaluate import Evaluation, evaluate, format_evaluations, seconds_per_call
 from amdjax.export.formats import FORMATS, Classify, metadata_file, require
-from amdjax.export.quantize import (
-    Evaluation,
-    evaluate,
-    format_evaluations,
-    quantize,
-    seconds_per_call,
-)
+from amdjax.export.quantize import quantize
 from amdjax.export.student import Metadata, read_student
 from amdjax.files import check_writable
 from amdjax.predict.classifier import BATCH_SIZE, CalibratedModel

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from amdjax.errors import UserError
 from amdjax.losses import functional
 
-_EPS = 1e-6  # the published addend of a channel's norm
+_EPS = 1e-6  # added to the norm of a channel, as published
 
 
 class AttentiveFeature(nn.Module):

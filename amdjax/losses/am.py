@@ -10,7 +10,7 @@ from amdjax.errors import UserError, unknown_name
 from amdjax.losses import functional
 
 TERMS = ("angular", "positive", "negative")
-_NORM_EPS = 1e-6  # the published addend of the map's norm
+_NORM_EPS = 1e-6  # added to the norm of a map, as published
 
 
 class AMTerms(NamedTuple):

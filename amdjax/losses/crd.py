@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from amdjax.losses import functional
 
-_EPS = 1e-7  # the published addend of the probabilities' divisor
+_EPS = 1e-7  # added to the divisor of the probabilities, as published
 
 
 class Memory(NamedTuple):

@@ -37,7 +37,7 @@ class Term:
       ramp: shape of the rise, one of `RAMPS`.
       end_fraction: fraction of the epochs after which the weight is zero.
       selection: the settings of `LossSpec.selection_defaults`.
-      hyper: settings of the function.
+      settings: of the function.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Term:
     ramp: str
     end_fraction: float
     selection: FrozenDict[str, Any]
-    hyper: FrozenDict[str, Any]
+    settings: FrozenDict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Objective:
         for term in self.terms:
             if not term.spec.has_variables:
                 continue
-            module = term.spec.function(**term.hyper)
+            module = term.spec.function(**term.settings)
             with _named(term):
                 calls = term.spec.calls(inputs, term.selection)
             for call, arrays in calls.items():
@@ -163,14 +163,14 @@ class Objective:
                 continue
             if not term.spec.has_variables:
                 with _named(term):
-                    logits = term.spec.logits_fn(outputs, term.hyper)
+                    logits = term.spec.logits_fn(outputs, term.settings)
             elif variables is None:
                 raise ValueError(f"the loss {term.name} predicts with variables: pass them")
             else:
                 module: Any = term.spec.function
                 trees = [collection.get(term.name, {}) for collection in variables.values()]
                 (call,) = set().union(*trees)
-                logits = module(**term.hyper).apply(
+                logits = module(**term.settings).apply(
                     _variables_of(variables, term.name, call),
                     outputs,
                     term.selection,
@@ -304,8 +304,8 @@ def _compute(term: Term, variables: dict[str, Any], arrays: tuple) -> tuple[jax.
     """Returns the value of one call of a loss, [B] or a scalar, and what it updates."""
     function: Any = term.spec.function
     if not term.spec.has_variables:
-        return function(*arrays, **term.hyper), {}
-    return function(**term.hyper).apply(variables, *arrays, mutable=["state"])
+        return function(*arrays, **term.settings), {}
+    return function(**term.settings).apply(variables, *arrays, mutable=["state"])
 
 
 def _only_labeled(term: Term, value: jax.Array, labeled: jax.Array) -> jax.Array:
@@ -362,17 +362,19 @@ def _term(name: str, settings: Mapping[str, Any]) -> Term:
     if name not in LOSSES:
         raise unknown_name("loss", name, LOSSES)
     spec = LOSSES[name]
-    hyper = spec.defaults()
+    values = spec.defaults()
     for key, value in settings.items():
-        if key not in hyper:
-            raise unknown_name(f"setting of the loss {name}", key, hyper)
-        _check_kind(f"the setting {key} of the loss {name}", value, hyper[key])
-    hyper.update({key: _hashable(value) for key, value in settings.items()})
-    schedule = {key: hyper.pop(key) for key in ("weight", *SCHEDULE)}
+        if key not in values:
+            raise unknown_name(f"setting of the loss {name}", key, values)
+        _check_kind(f"the setting {key} of the loss {name}", value, values[key])
+    values.update({key: _hashable(value) for key, value in settings.items()})
+    schedule = {key: values.pop(key) for key in ("weight", *SCHEDULE)}
     if schedule["ramp"] not in RAMPS:
         raise unknown_name(f"ramp of the loss {name}", schedule["ramp"], RAMPS)
-    selection = {key: hyper.pop(key) for key in spec.selection_defaults()}
-    return Term(name, spec, **schedule, selection=FrozenDict(selection), hyper=FrozenDict(hyper))
+    selection = {key: values.pop(key) for key in spec.selection_defaults()}
+    return Term(
+        name, spec, **schedule, selection=FrozenDict(selection), settings=FrozenDict(values)
+    )
 
 
 def _check_kind(name: str, value: Any, default: Any) -> None:

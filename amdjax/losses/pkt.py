@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from amdjax.losses import functional
 
-_EPS = 1e-7  # the authors' addend of norms and probabilities
+_EPS = 1e-7  # added to norms and probabilities, as in the code of the authors
 
 
 def pkt_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:

@@ -53,16 +53,17 @@ def _sphere_logits(outputs: Outputs, _: Mapping[str, Any]) -> jax.Array:
     return margin_softmax.sphere_logits(outputs.embedding, _class_weights(outputs))
 
 
-def _cosine_logits(outputs: Outputs, hyper: Mapping[str, Any]) -> jax.Array:
-    return margin_softmax.cosine_logits(outputs.embedding, _class_weights(outputs), hyper["scale"])
+def _cosine_logits(outputs: Outputs, settings: Mapping[str, Any]) -> jax.Array:
+    weights = _class_weights(outputs)
+    return margin_softmax.cosine_logits(outputs.embedding, weights, settings["scale"])
 
 
-def _spherical_scores(outputs: Outputs, hyper: Mapping[str, Any]) -> jax.Array:
-    return softmax_variants.spherical_scores(outputs.logits, **hyper)
+def _spherical_scores(outputs: Outputs, settings: Mapping[str, Any]) -> jax.Array:
+    return softmax_variants.spherical_scores(outputs.logits, **settings)
 
 
-def _taylor_scores(outputs: Outputs, hyper: Mapping[str, Any]) -> jax.Array:
-    return softmax_variants.taylor_scores(outputs.logits, **hyper)
+def _taylor_scores(outputs: Outputs, settings: Mapping[str, Any]) -> jax.Array:
+    return softmax_variants.taylor_scores(outputs.logits, **settings)
 
 
 _LOGITS = ("student.logits", "teacher.logits")

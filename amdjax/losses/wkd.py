@@ -9,7 +9,7 @@ from amdjax.losses import functional
 from amdjax.losses.connectors import BatchNorm, Regressor
 
 PROJECTORS = ("regressor", "bottleneck", "none")
-_EPS = 1e-8  # the published addend of costs and of Sinkhorn's divisors
+_EPS = 1e-8  # added to costs and to Sinkhorn's divisors, as published
 
 
 def class_cost(class_weights: jax.Array, sharpening: float = 1.0) -> jax.Array:

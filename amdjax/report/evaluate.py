@@ -32,7 +32,7 @@ from amdjax.report.selection import (
     find_incomparable,
 )
 from amdjax.trained import TrainedModel, restore_all
-from amdjax.training.metric_writer import METRICS_FILE, read_metrics
+from amdjax.training.metrics_file import METRICS_FILE, read_metrics
 from amdjax.workdir import read_config
 
 LAYERS = tuple(LEVELS)  # of 32, 16 and 8 pixels for images of 32

@@ -101,8 +101,12 @@ def _reads_teacher(config: ml_collections.ConfigDict, specs: list[RunSpec]) -> b
 def _reads_initial(config: ml_collections.ConfigDict, specs: list[RunSpec], workdir: Path) -> bool:
     """Returns whether there is a network from which students start that have not started."""
     students = [spec for spec in specs if not spec.is_teacher]
-    started = all(has_checkpoint(workdir / spec.name) for spec in students)
-    return bool(config.init_from) and not distributed.of_primary(started)
+    return bool(config.init_from) and not _have_started(students, workdir)
+
+
+def _have_started(runs: list[RunSpec], workdir: Path) -> bool:
+    """Returns whether all of some runs have a checkpoint, as the first process sees it."""
+    return distributed.of_primary(all(has_checkpoint(workdir / spec.name) for spec in runs))
 
 
 def _check_same_everywhere(
@@ -136,7 +140,7 @@ def _load_teacher(
     if not _reads_teacher(config, specs):
         return None
     students = [spec for spec in specs if spec.teacher]
-    started = distributed.of_primary(all(has_checkpoint(workdir / spec.name) for spec in students))
+    started = _have_started(students, workdir)
     teacher = load_given_teacher(config.teacher, dataset.fingerprint, started)
     for spec in students:
         check_given_teacher(workdir / spec.name, teacher.checkpoints)

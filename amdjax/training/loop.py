@@ -14,8 +14,9 @@ from amdjax import distributed
 from amdjax.checkpoint import Checkpoints
 from amdjax.experiment import RunSpec
 from amdjax.run_description import RunDescription
-from amdjax.training.metric_writer import Profiler, RunLogger
+from amdjax.training.metric_writer import RunLogger
 from amdjax.training.multi_step import StepRunner
+from amdjax.training.profiler import Profiler
 from amdjax.training.trackers import RunTrackers
 from amdjax.training.train_state import TrainState
 from amdjax.training.trainer import Trainer

@@ -1,4 +1,4 @@
-"""Metric logging: progress, `metrics.jsonl`, TensorBoard events, trackers, profiler trace."""
+"""Metric logging: progress, `metrics.jsonl`, TensorBoard events, trackers."""
 
 import contextlib
 import json
@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
@@ -17,10 +16,9 @@ from tensorboardX.record_writer import RecordWriter
 from tqdm import tqdm
 
 from amdjax.errors import UserError
-from amdjax.files import set_aside, write_atomically
+from amdjax.files import set_aside
+from amdjax.training.metrics_file import METRICS_FILE, drop_lines
 from amdjax.training.trackers import RunTrackers
-
-METRICS_FILE = "metrics.jsonl"
 
 
 class RunLogger:
@@ -73,7 +71,7 @@ class RunLogger:
         if path.is_dir():
             set_aside(path)
         if path.exists():
-            _drop_lines(path, start)
+            drop_lines(path, start)
         self._file = path.open("a", buffering=1)
         self._events = _EventFile(folder, start)
         if sys.stderr.isatty():
@@ -207,106 +205,6 @@ class _EventFile:
     def _write_event(self, **fields: Any) -> None:
         self._records.write(Event(wall_time=time.time(), **fields).SerializeToString())
         self._records.flush()
-
-
-class Profiler:
-    """Records a trace of the 10th to the 20th step that a process does; a context manager.
-
-    The folder opens in TensorBoard (with its profile plugin) and holds a `perfetto_trace.json.gz`
-    for ui.perfetto.dev.
-    """
-
-    FIRST, LAST = 10, 20
-    STOPS = (FIRST - 1, LAST)  # numbers of steps done, after which `on_step` must be called
-
-    def __init__(self, folder: Path, enabled: bool):
-        """Takes the folder of the trace; nothing is written where it is not enabled."""
-        self._folder, self._enabled = folder, enabled
-        self._running = False
-
-    def on_step(self, done: int, metrics: Any = ()) -> None:
-        """Starts or ends the trace, where the process has done so many steps of the run.
-
-        Args:
-          done: the steps.
-          metrics: arrays of the last one, for which the trace waits before it starts or ends.
-        """
-        if self._enabled and done in self.STOPS:
-            jax.block_until_ready(metrics)
-        if self._enabled and done == self.FIRST - 1:
-            jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
-            self._running = True
-        elif done >= self.LAST:
-            self.stop()
-
-    def stop(self) -> None:
-        """Ends the trace, if one is being recorded."""
-        if self._running:
-            jax.profiler.stop_trace()
-            self._running = False
-
-    def __enter__(self) -> "Profiler":
-        """Returns itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Ends the trace of a run that has fewer steps."""
-        self.stop()
-
-
-def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Reads `metrics.jsonl`.
-
-    Args:
-      path: of the file.
-
-    Returns:
-      (lines, damaged): the values of each line, [] without a file; and how many lines cannot be
-      read, apart from an incomplete last line, which a killed run leaves.
-    """
-    lines, damaged = [], 0
-    if not path.is_file():
-        return lines, damaged
-    for text in path.read_bytes().splitlines(keepends=True):
-        try:
-            line = json.loads(text)
-            numbers = [value for key, value in line.items() if key != "split"]
-            if not isinstance(line["split"], str) or not isinstance(line["step"], int):
-                raise TypeError("not a line of a log")
-            if not all(isinstance(number, int | float) for number in numbers):
-                raise TypeError("a value is not a number")
-            lines.append(line)
-        except (ValueError, TypeError, LookupError, AttributeError):
-            damaged += text.endswith(b"\n")
-    return lines, damaged
-
-
-def training_seconds(path: Path, batch_size: int) -> float | None:
-    """Returns the time of a run's training steps by its log; None if that is not complete.
-
-    Args:
-      path: of `metrics.jsonl`.
-      batch_size: of the run.
-    """
-    lines, damaged = read_metrics(path)
-    trained = [line for line in lines if line["split"] == "train"]
-    if damaged or not trained:
-        return None
-    try:
-        steps = np.diff([0, *(line["step"] for line in trained)])
-        rates = np.array([line["images_per_s"] for line in trained], float)
-        return float(np.sum(steps * batch_size / rates))
-    except (ValueError, TypeError, LookupError):
-        return None
-
-
-def _drop_lines(path: Path, step: int) -> None:
-    """Removes the lines of later steps, and those that are damaged."""
-    lines, damaged = read_metrics(path)
-    if damaged:
-        print(f"note: damaged lines of {path} are dropped: {damaged}", file=sys.stderr)
-    kept = [json.dumps(line) + "\n" for line in lines if line["step"] <= step]
-    write_atomically(path, "".join(kept))
 
 
 def _describe(values: dict[str, float]) -> str:

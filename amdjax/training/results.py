@@ -23,12 +23,12 @@ from amdjax.comparison import (
     difference_of,
     method_settings,
 )
+from amdjax.config import default_settings, flatten_settings
 from amdjax.data import Fingerprint
 from amdjax.experiment import TEACHERS
 from amdjax.files import write_atomically
 from amdjax.metrics import format_stat
 from amdjax.run_description import RunDescription
-from amdjax.workdir import default_settings, flatten_settings
 
 FILE = "results.json"
 VALIDATION = "validation_accuracy"  # key of an evaluation: accuracy on the validation split

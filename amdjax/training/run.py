@@ -30,7 +30,7 @@ from amdjax.training.header import print_plan
 from amdjax.training.initial import InitialState
 from amdjax.training.inputs import Inputs, load_inputs
 from amdjax.training.loop import RunState, train_loop
-from amdjax.training.metric_writer import METRICS_FILE, training_seconds
+from amdjax.training.metrics_file import METRICS_FILE, training_seconds
 from amdjax.training.multi_step import StepRunner
 from amdjax.training.preflight import check_same_settings, check_settings, check_shapes
 from amdjax.training.preflight_warnings import started_students_warnings

@@ -20,7 +20,7 @@ from tabulate import tabulate
 
 from amdjax import cpu
 from amdjax.configs import default
-from amdjax.export.quantize import seconds_per_call
+from amdjax.export.evaluate import seconds_per_call
 from amdjax.export.run import TOLERANCE, random_images
 from amdjax.models import MODELS, create_model
 from amdjax.models.resnet import ImageNetResNet

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from amdjax.export.card import model_card
+from amdjax.export.evaluate import Evaluation
 from amdjax.export.formats import FORMATS
-from amdjax.export.quantize import Evaluation
 
 SUFFIXES = [(name, suffix) for name, form in FORMATS.items() for suffix in form.suffixes]
 

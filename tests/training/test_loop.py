@@ -11,7 +11,7 @@ from amdjax import distributed
 from amdjax.configs import default
 from amdjax.training import loop
 from amdjax.training.loop import RunState, Schedule, train_loop
-from amdjax.training.metric_writer import METRICS_FILE, read_metrics, training_seconds
+from amdjax.training.metrics_file import METRICS_FILE, read_metrics, training_seconds
 
 
 def _schedule(**changes):

@@ -3,7 +3,6 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -142,20 +141,6 @@ def test_folder_in_place_of_the_log_is_renamed(tmp_path, capsys):
     assert "cannot be used" in capsys.readouterr().err
 
 
-def test_training_seconds_are_those_of_the_steps(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    assert metric_writer.training_seconds(path, 8) is None
-    lines = [
-        {"split": "train", "step": 4, "images_per_s": 16.0},
-        {"split": "test", "step": 4},
-        {"split": "train", "step": 6, "images_per_s": 4.0},
-    ]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert metric_writer.training_seconds(path, 8) == 4 * 8 / 16 + 2 * 8 / 4
-    path.write_text(path.read_text() + "\n")  # a damaged line
-    assert metric_writer.training_seconds(path, 8) is None
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_value_that_is_not_finite_is_reported_with_its_step(tmp_path, value):
     with (
@@ -172,16 +157,3 @@ def test_disabled_logger_writes_nothing(tmp_path, capsys):
         log.write_evaluation(1, {"accuracy": 0.5})
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize(("steps", "enabled"), [(30, True), (12, True), (5, True), (30, False)])
-def test_profiler_traces_the_tenth_to_the_twentieth_step(tmp_path, monkeypatch, steps, enabled):
-    calls, done = [], []
-    monkeypatch.setattr(jax.profiler, "start_trace", lambda *_, **__: calls.append(len(done)))
-    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append(len(done)))
-    with metric_writer.Profiler(tmp_path, enabled=enabled) as profile:
-        for step in range(steps):
-            done.append(step)
-            profile.on_step(len(done))
-    expected = {30: [9, 20], 12: [9, 12], 5: []}[steps] if enabled else []
-    assert calls == expected
