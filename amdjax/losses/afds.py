@@ -47,8 +47,8 @@ class AttentiveFeature(nn.Module):
                 "choose a teacher and a student of equal width"
             )
         hidden = nn.relu(nn.Dense(channels, name="attention_0")(teacher.mean(axis=(1, 2))))
-        rho = nn.sigmoid(nn.Dense(channels, name="attention_1")(hidden))
-        rho /= rho.sum(axis=-1, keepdims=True)
+        # The sigmoids divided by their sum, also where all of them are smaller than any float32.
+        rho = nn.softmax(nn.log_sigmoid(nn.Dense(channels, name="attention_1")(hidden)))
         student, teacher = (
             x / (functional.safe_norm(x, axis=(1, 2)) + _EPS) for x in (student, teacher)
         )

@@ -92,6 +92,19 @@ def test_afds_is_the_printed_formula():
     np.testing.assert_allclose(value, (rho * ((s - t) ** 2).mean((1, 2))).sum(1), rtol=1e-5)
 
 
+def test_afds_is_finite_where_every_sigmoid_is_zero_in_float32():
+    student, teacher = draw(3, 4, 4, 2), draw(3, 4, 4, 2, seed=1)
+    variables = AttentiveFeature().init(jax.random.key(0), student, teacher)
+
+    def loss(bias: float) -> jax.Array:
+        equal = {"kernel": jnp.zeros((2, 2)), "bias": jnp.full(2, bias)}
+        params = {**variables["params"], "attention_1": equal}
+        return AttentiveFeature().apply({"params": params}, student, teacher)
+
+    np.testing.assert_allclose(loss(-200.0), loss(0.0), rtol=1e-6)
+    assert np.isfinite(jax.grad(lambda bias: loss(bias).sum())(-200.0))
+
+
 def test_afds_refuses_unequal_channels_without_an_adapter():
     student, teacher = draw(2, 4, 4, 3), draw(2, 4, 4, 5)
     with pytest.raises(
