@@ -24,7 +24,8 @@ from amdjax.files import check_writable, local_path
 from amdjax.imports import apply_imports
 from amdjax.teacher_outputs.accuracy import low_accuracy_warnings
 from amdjax.teacher_outputs.compute import Teacher, compute_outputs, load_teacher_function
-from amdjax.teacher_outputs.stored import check_images_unchanged, open_outputs, write_outputs
+from amdjax.teacher_outputs.stored import check_images_unchanged, open_outputs
+from amdjax.teacher_outputs.write import write_outputs
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe of the students; its data set and flips count."

@@ -13,8 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from amdjax import __version__
 from amdjax.data import Dataset, Fingerprint, InMemorySource
 from amdjax.data.unlabeled import NO_LABEL
 from amdjax.errors import UserError, one_line
-from amdjax.files import local_path, writing_to
+from amdjax.files import local_path
 from amdjax.losses import Objective
 from amdjax.models import Outputs
 
@@ -225,7 +223,7 @@ class StoredOutputs:
             )
         if self.data is not None:
             difference = _difference(self.data, dataset.fingerprint)
-            if not difference and self.held_out != _held_out(data):
+            if not difference and self.held_out != held_out_settings(data):
                 difference = "another choice of validation images"
             if difference:
                 raise UserError(
@@ -327,7 +325,8 @@ def _open(
         data, held_out = None, {}
         if metadata is not None:
             values = json.loads(str(metadata))
-            data, held_out = Fingerprint.from_dict(values["data"]), _held_out(values["held_out"])
+            data = Fingerprint.from_dict(values["data"])
+            held_out = held_out_settings(values["held_out"])
     except Exception as error:  # NumPy's readers raise many types on damaged files
         raise UserError(f"{_SETTING}: {root} cannot be read: {one_line(error)}") from error
     if "logits" not in found:
@@ -410,97 +409,7 @@ def _difference(saved: Fingerprint, current: Fingerprint) -> str:
     return "names or sizes of the image files differ" if saved.digest != current.digest else ""
 
 
-def _held_out(data: Mapping[str, Any] | ml_collections.ConfigDict) -> dict[str, Any]:
+def held_out_settings(data: Mapping[str, Any] | ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns the settings that choose which images are held out of the training split."""
     seed = ("validation_seed",) if data["validation"] else ()
     return {key: data[key] for key in ("validation", *seed, "validation_split")}
-
-
-def write_outputs(
-    path: Path,
-    batches: Iterable[Mapping[str, np.ndarray]],
-    dataset: Dataset,
-    data: ml_collections.ConfigDict,
-) -> None:
-    """Writes a file of a teacher's outputs, whole or not at all.
-
-    Args:
-      path: NAME.npz, or a folder that does not exist: its arrays are written to the disk batch by
-        batch, and so may be larger than the memory.
-      batches: the arrays of each batch, from `compute.compute_outputs`.
-      dataset: whose training images the rows belong to.
-      data: `config.data`.
-
-    Raises:
-      UserError: if the disk is full, naming the folder.
-    """
-    partial = path.with_name(f"{path.name}.partial")
-    _remove(partial)  # of a process that was killed
-    try:
-        _write_arrays(partial, path.suffix != ".npz", batches, dataset, data)
-        partial.replace(path)
-    except BaseException:
-        _remove(partial)
-        raise
-
-
-def _remove(path: Path) -> None:
-    """Removes a file or folder if there is one."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _write_arrays(
-    path: Path,
-    in_folder: bool,
-    batches: Iterable[Mapping[str, np.ndarray]],
-    dataset: Dataset,
-    data: ml_collections.ConfigDict,
-) -> None:
-    """Writes the arrays of `write_outputs` to a folder or to one file."""
-    if in_folder:
-        path.mkdir()
-    count = len(dataset.train)
-    arrays: dict[str, Any] = {}
-    first = 0
-    for batch in batches:  # outside of `writing_to`: a teacher may raise an OSError
-        for name, rows in batch.items():
-            if in_folder:
-                with writing_to(path.parent):
-                    _append(path / f"{name}.npy", rows, count)
-            else:
-                if name not in arrays:
-                    arrays[name] = np.empty((count, *rows.shape[1:]), rows.dtype)
-                arrays[name][first : first + len(rows)] = rows
-        first += len(next(iter(batch.values())))
-    metadata = np.array(
-        json.dumps(
-            {
-                "amdjax": __version__,
-                "data": dataset.fingerprint.to_dict(),
-                "held_out": _held_out(data),
-            }
-        )
-    )
-    with writing_to(path.parent):
-        if in_folder:
-            np.save(path / f"{METADATA}.npy", metadata)
-        else:
-            with path.open("wb") as file:
-                np.savez(file, **{**arrays, METADATA: metadata})
-
-
-def _append(path: Path, rows: np.ndarray, count: int) -> None:
-    """Appends rows to a .npy file for `count` rows, which is created with the first of them.
-
-    The system ends a process (SIGBUS) that writes to a memory map of a file on a full disk.
-    """
-    with path.open("ab") as file:
-        if file.tell() == 0:
-            descr = np.lib.format.dtype_to_descr(rows.dtype)
-            shape = (count, *rows.shape[1:])
-            header = {"descr": descr, "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-        file.write(rows.tobytes())

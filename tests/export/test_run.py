@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from amdjax.errors import UserError
-from amdjax.export import export, load_export, quantize
+from amdjax.export import evaluate, export, load_export
 from amdjax.export.formats import FORMATS, PLATFORMS
 from amdjax.export.run import random_images
 from amdjax.export.student import read_student
@@ -41,7 +41,7 @@ def workdir(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def _short_measurements() -> Iterator[None]:
-    with patch.object(quantize, "_SECONDS", 0.0):
+    with patch.object(evaluate, "_SECONDS", 0.0):
         yield
 
 

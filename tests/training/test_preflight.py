@@ -13,11 +13,8 @@ from amdjax.losses import build_objective
 from amdjax.models import create_model
 from amdjax.pretrained import TeacherSource
 from amdjax.training.dummy import output_shapes
-from amdjax.training.preflight import (
-    check_cached_sizes,
-    check_same_settings,
-    check_settings,
-)
+from amdjax.training.loss_checks import check_cached_sizes
+from amdjax.training.preflight import check_same_settings, check_settings
 from amdjax.training.preflight_warnings import started_students_warnings, teacher_warnings
 from amdjax.training.run import run
 from tests.trained_run import save_network

@@ -22,7 +22,8 @@ from amdjax.models import init_variables
 from amdjax.predictor import create_predictor
 from amdjax.teacher_outputs.accuracy import low_accuracy_warnings
 from amdjax.teacher_outputs.compute import compute_outputs, load_teacher_function, to_arrays
-from amdjax.teacher_outputs.stored import open_outputs, write_outputs
+from amdjax.teacher_outputs.stored import open_outputs
+from amdjax.teacher_outputs.write import write_outputs
 from amdjax.training.preflight import check_settings
 from amdjax.training.run import run
 from amdjax.training.teacher_cache import cache_teacher_outputs
