@@ -9,6 +9,7 @@ from amdjax.cpu import malloc, ops
 
 __all__ = ["disabled", "enabled", "ops", "tune_malloc", "tune_malloc_for"]
 
+_MUCH_MEMORY = 2 * 2**30  # bytes
 # Part of the key of JAX's caches: what was traced outside `disabled()` is traced again inside.
 _disabled = jax.make_user_context(default_value=False)
 
@@ -46,12 +47,11 @@ def tune_malloc_for(program: jax.stages.Compiled) -> None:
     """Tunes malloc for a program that is about to run many times.
 
     Freed memory is no longer kept for the next step where the program's temporary arrays need more
-    than an eighth of this machine's memory: it could be needed twice, and 5 to 20 % of a step's
-    time matter less than that.
+    than 2 GiB: it could be needed twice, which matters more than the time to clear it.
     """
     if _allowed() and jax.default_backend() == "cpu":
         memory = program.memory_analysis()
-        if memory is not None and malloc.fills_memory(memory.temp_size_in_bytes):
+        if memory is not None and memory.temp_size_in_bytes > _MUCH_MEMORY:
             malloc.return_large_blocks()
 
 

@@ -4,7 +4,6 @@ import ctypes
 import importlib.metadata
 import importlib.util
 import mmap
-import os
 import sys
 from typing import Any
 
@@ -58,15 +57,10 @@ def keep_freed_memory() -> None:
         libc.free(heap)
 
 
-def fills_memory(size: int) -> bool:
-    """Returns True if so many bytes are more than an eighth of this machine's memory."""
-    return size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8
-
-
 def return_large_blocks() -> None:
     """Makes glibc return freed blocks of more than 32 MiB to the system, as it does by default.
 
-    For programs that need much of the machine's memory. A small block that outlives a step can be
+    For programs that need a lot of memory. A small block that outlives a step can be
     placed in the large one that the step freed; then the next step needs a second large one.
     """
     if (libc := _glibc()) is not None:

@@ -13,7 +13,6 @@ from amdjax.cpu import malloc
 
 _COUNT = """
 import math
-import os
 import resource
 import sys
 
@@ -28,9 +27,8 @@ jax.config.update("jax_num_cpu_devices", 2)  # an error once the backends have s
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
-if share := float(sys.argv[1]):  # of the machine's memory, for the product below, which is not run
-    floats = share * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 4
-    x = jax.ShapeDtypeStruct((math.isqrt(int(floats)), 8), jnp.float32)
+if gib := float(sys.argv[1]):  # of the product below, which is not computed
+    x = jax.ShapeDtypeStruct((math.isqrt(int(gib * 2**30 / 4)), 8), jnp.float32)
     cpu.tune_malloc_for(jax.jit(lambda x: jnp.sort(x @ x.T)[0]).lower(x).compile())
 
 large = b"x" * 2**26
@@ -41,15 +39,15 @@ print(faults() - before)
 """
 
 
-def _page_faults(share: float = 0.0, **environment: str) -> int:
+def _page_faults(gib: float = 0.0, **environment: str) -> int:
     """Returns the page faults of an allocation of 64 MiB after one of the same size was freed.
 
     Args:
-      share: of the machine's memory that a program needs for which malloc is tuned; 0: none is.
+      gib: memory of the program for which malloc is tuned; 0: for none.
       environment: variables of the process.
     """
     result = subprocess.run(
-        [sys.executable, "-c", _COUNT, str(share)],
+        [sys.executable, "-c", _COUNT, str(gib)],
         env={**os.environ, "XLA_FLAGS": "", **environment},
         check=True,
         capture_output=True,
@@ -64,9 +62,9 @@ def test_tune_malloc_keeps_freed_pages_on_cpu_only():
         pytest.skip("this C library keeps freed memory by default")
     assert _page_faults(JAX_PLATFORMS="cpu") < 100
     assert _page_faults(JAX_PLATFORMS="cuda,cpu") > 1000
-    assert _page_faults(0.05, JAX_PLATFORMS="cpu") < 100
+    assert _page_faults(1, JAX_PLATFORMS="cpu") < 100
     # Memory of a program of this size must not be needed twice.
-    assert _page_faults(0.3, JAX_PLATFORMS="cpu") > 1000
+    assert _page_faults(4, JAX_PLATFORMS="cpu") > 1000
 
 
 @pytest.mark.parametrize(
