@@ -24,7 +24,7 @@ from amdjax.models import (
     Ensemble,
     Model,
     canonical_model_name,
-    check_shapes,
+    check_variable_shapes,
     create_model,
     join_variables,
     variable_shapes,
@@ -342,7 +342,7 @@ def check_variables(
             f"{source} has {classes} classes, the data set {num_classes}: choose a network that "
             "was trained on these classes"
         )
-    check_shapes(
+    check_variable_shapes(
         flax.traverse_util.flatten_dict(variables, sep="/"),
         variable_shapes(create_model(name, num_classes), image_shape),
         f"{source} does not match {name}",

@@ -6,7 +6,7 @@ from amdjax.models.registry import MODELS, canonical_model_name, create_model, r
 from amdjax.models.torch_import import import_torch_state_dict, select_network
 from amdjax.models.variables import (
     abstract_variables,
-    check_shapes,
+    check_variable_shapes,
     count_parameters,
     init_variables,
     variable_shapes,
@@ -20,7 +20,7 @@ __all__ = [
     "Outputs",
     "abstract_variables",
     "canonical_model_name",
-    "check_shapes",
+    "check_variable_shapes",
     "count_parameters",
     "create_model",
     "import_torch_state_dict",

@@ -15,7 +15,7 @@ import numpy as np
 
 from amdjax.errors import UserError, first_line
 from amdjax.models.registry import create_model
-from amdjax.models.variables import check_shapes, variable_shapes
+from amdjax.models.variables import check_variable_shapes, variable_shapes
 
 # Names of other published definitions of the same networks, and what they become.
 _RENAMED = tuple(
@@ -81,7 +81,7 @@ def import_torch_state_dict(name: str, state_dict: Mapping[str, Any]) -> dict:
     missing = [key for key in expected if key not in arrays]
     if missing and (extra := arrays.keys() - expected.keys()):
         raise UserError(f"{subject}: {missing[0]!r} is missing{_describe(extra)}")
-    check_shapes(arrays, expected, f"{subject} (shapes in Flax's order of axes)")
+    check_variable_shapes(arrays, expected, f"{subject} (shapes in Flax's order of axes)")
     for key, value in weights.items():
         if not jnp.issubdtype(dtype := np.asarray(value).dtype, jnp.floating):
             raise UserError(

@@ -61,7 +61,9 @@ def variable_shapes(
     return flax.traverse_util.flatten_dict(abstract_variables(model, image_shape), sep="/")
 
 
-def check_shapes(arrays: Mapping[str, Any], expected: Mapping[str, Any], subject: str) -> None:
+def check_variable_shapes(
+    arrays: Mapping[str, Any], expected: Mapping[str, Any], subject: str
+) -> None:
     """Checks that arrays have the expected names and shapes.
 
     Args:

@@ -19,7 +19,7 @@ from amdjax.models import (
     Model,
     Outputs,
     canonical_model_name,
-    check_shapes,
+    check_variable_shapes,
     count_parameters,
     create_model,
     import_torch_state_dict,
@@ -539,7 +539,7 @@ def test_init_variables_are_float32_of_the_shapes_of_the_model():
     variables = init_variables(model, jax.random.key(0), (32, 32, 3))
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
-    check_shapes(flat, variable_shapes(model), "the variables")
+    check_variable_shapes(flat, variable_shapes(model), "the variables")
 
 
 @pytest.mark.parametrize(
@@ -556,4 +556,4 @@ def test_init_variables_are_float32_of_the_shapes_of_the_model():
 )
 def test_check_shapes_names_the_array(arrays: dict[str, np.ndarray], message: str):
     with pytest.raises(UserError, match=message):
-        check_shapes(arrays, {"a": np.zeros(2), "b": np.zeros(1)}, "x.npz")
+        check_variable_shapes(arrays, {"a": np.zeros(2), "b": np.zeros(1)}, "x.npz")
