@@ -46,7 +46,7 @@ class RunState:
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
+class HostSchedule:
     """The steps after which the host logs, evaluates and saves.
 
     Attributes:
@@ -68,7 +68,7 @@ class Schedule:
     @classmethod
     def create(
         cls, config: ml_collections.ConfigDict, start: int, total: int, steps_per_epoch: int
-    ) -> "Schedule":
+    ) -> "HostSchedule":
         """Returns the schedule of a config."""
         return cls(
             start,
@@ -132,7 +132,7 @@ def train_loop(
     config, start, total = trainer.config, runs[0].start, trainer.total_steps
     if start >= total:
         return True
-    schedule = Schedule.create(config, start, total, trainer.steps_per_epoch)
+    schedule = HostSchedule.create(config, start, total, trainer.steps_per_epoch)
     primary = distributed.is_primary()
     loggers: list[RunLogger] = []
     profiler = Profiler(runs[0].folder / "profile", enabled=config.profile and primary)

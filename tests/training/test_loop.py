@@ -10,13 +10,13 @@ import pytest
 from amdjax import distributed
 from amdjax.configs import default
 from amdjax.training import loop
-from amdjax.training.loop import RunState, Schedule, train_loop
+from amdjax.training.loop import HostSchedule, RunState, train_loop
 from amdjax.training.metrics_file import METRICS_FILE, read_metrics, training_seconds
 
 
 def _schedule(**changes):
     defaults = {"start": 0, "total": 20, "eval_every": 8, "log_every": 5, "save_every": 6}
-    return Schedule(**{**defaults, **changes})
+    return HostSchedule(**{**defaults, **changes})
 
 
 def _steps(predicate):
