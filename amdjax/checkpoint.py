@@ -19,11 +19,11 @@ from amdjax import __version__, distributed
 from amdjax.checkpoint_files import (
     DAMAGE_ERRORS,
     FOLDER,
-    RUN,
-    RUN_FILE,
-    STATE,
+    RUN_ITEM,
+    RUN_ITEM_FILE,
+    STATE_ITEM,
     ChecksummedPath,
-    damage,
+    find_damage,
     newest_first,
     read_json,
 )
@@ -65,7 +65,7 @@ class Checkpoints:
             _clean(self._folder)
         self._manager = ocp.CheckpointManager(
             self._folder.absolute(),
-            item_names=(STATE, RUN),
+            item_names=(STATE_ITEM, RUN_ITEM),
             options=ocp.CheckpointManagerOptions(
                 best_fn=_accuracy,
                 preservation_policy=policies.AnyPreservationPolicy(
@@ -128,7 +128,7 @@ class Checkpoints:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         try:
             restored = self._manager.restore(
-                step, args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(abstract)})
+                step, args=ocp.args.Composite(**{STATE_ITEM: ocp.args.StandardRestore(abstract)})
             )
         except Exception as error:  # orbax has no common class for what may be wrong in a folder
             _raise_unless_damage(self._folder, error)
@@ -136,11 +136,11 @@ class Checkpoints:
                 f"the checkpoint {self._folder / str(step)} cannot be read: {first_line(error)}; "
                 "remove that folder to continue from the one before it, if there is one"
             ) from error
-        return restored[STATE]
+        return restored[STATE_ITEM]
 
     def restore_log(self) -> dict[str, Any]:
         """Returns what `save` got as `log` with the newest checkpoint; {} where there is none."""
-        return read_json(self._folder / str(self.latest_step()), RUN_FILE).get("log", {})
+        return read_json(self._folder / str(self.latest_step()), RUN_ITEM_FILE).get("log", {})
 
     def save(
         self,
@@ -161,7 +161,7 @@ class Checkpoints:
           UserError: if the disk is full or may not be written, or the folder was removed.
         """
         run = {"description": self._description, "log": log or {}, "origin": current_origin()}
-        items = {STATE: ocp.args.StandardSave(state), RUN: ocp.args.JsonSave(run)}
+        items = {STATE_ITEM: ocp.args.StandardSave(state), RUN_ITEM: ocp.args.JsonSave(run)}
         try:
             if distributed.is_primary():
                 _reserve(self._folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
@@ -205,7 +205,7 @@ def read_network(folder: Path, losses: Collection[str] = ()) -> tuple[int, dict]
     """Reads a network's variables from a checkpoint, whatever devices it was written on.
 
     Args:
-      folder: as for `read_state`.
+      folder: as for `read_checkpoint`.
       losses: names of the losses whose variables are read, too.
 
     Returns:
@@ -261,7 +261,7 @@ def read_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
     damaged = []
     for checkpoint in newest_first(folder) or [folder]:
         try:
-            if reason := damage(checkpoint):
+            if reason := find_damage(checkpoint):
                 raise ValueError(reason)
             tree = _read_state(checkpoint)
         except Exception as error:  # orbax has no common class for what may be wrong in a folder
@@ -335,7 +335,7 @@ def _clean(folder: Path) -> None:
         file.unlink()
     try:
         checkpoints = newest_first(folder)
-        damaged = {path: reason for path in checkpoints if (reason := damage(path))}
+        damaged = {path: reason for path in checkpoints if (reason := find_damage(path))}
     except OSError as error:
         raise _not_now(folder, error) from error
     if damaged and len(damaged) == len(checkpoints):
@@ -360,7 +360,7 @@ def _clean(folder: Path) -> None:
 
 def _read_state(checkpoint: Path) -> dict[str, Any]:
     """Returns the state of a checkpoint as nested dictionaries of NumPy arrays."""
-    state = checkpoint / STATE
+    state = checkpoint / STATE_ITEM
     state = (state if state.is_dir() else checkpoint).absolute()
     handler = ocp.StandardCheckpointHandler()
     with ocp.Checkpointer(handler) as checkpointer:

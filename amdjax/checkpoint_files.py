@@ -11,10 +11,10 @@ import orbax.checkpoint as ocp
 from amdjax.errors import first_line
 
 FOLDER = "checkpoints"
-# The folders of a checkpoint: the state, and the JSON that comes with it.
-STATE = "default"
-RUN = "run"
-RUN_FILE = f"{RUN}/metadata"  # orbax's name
+# The items of a checkpoint, as orbax calls them: the state, and the JSON that comes with it.
+STATE_ITEM = "default"
+RUN_ITEM = "run"
+RUN_ITEM_FILE = f"{RUN_ITEM}/metadata"  # orbax's name
 _CHECKSUMS = "checksums.json"
 _ORBAX_METADATA = "_CHECKPOINT_METADATA"
 _BLOCK = 1 << 20  # bytes
@@ -27,26 +27,26 @@ def read_evaluation(folder: Path) -> dict[str, float]:
     """Returns the evaluation that came with the newest checkpoint, else {}.
 
     Args:
-      folder: as for `read_network`.
+      folder: as for `newest_checkpoint`.
     """
     # Saved between two evaluations: {}.
     return read_json(newest_checkpoint(folder), "metrics/metrics")
 
 
 def read_origin(folder: Path) -> dict[str, Any]:
-    """Returns the `current_origin` that came with the newest checkpoint, else {}.
+    """Returns what the newest checkpoint says of the process that wrote it, else {}.
 
     Args:
-      folder: as for `read_network`.
+      folder: as for `newest_checkpoint`.
     """
-    return read_json(newest_checkpoint(folder), RUN_FILE).get("origin", {})
+    return read_json(newest_checkpoint(folder), RUN_ITEM_FILE).get("origin", {})
 
 
 def newest_checkpoint(folder: Path) -> Path:
     """Returns the newest checkpoint, damaged or not; the folder itself if it has none.
 
     Args:
-      folder: as for `read_state`.
+      folder: a run's folder or its `checkpoints` folder; or one checkpoint.
     """
     if (folder / FOLDER).is_dir():
         folder = folder / FOLDER
@@ -61,7 +61,7 @@ def step_of(checkpoint: Path) -> int | None:
 
 def is_checkpoint(folder: Path) -> bool:
     """Returns whether a folder has any file of a checkpoint, damaged or not."""
-    return any((folder / name).exists() for name in (STATE, _CHECKSUMS, _ORBAX_METADATA))
+    return any((folder / name).exists() for name in (STATE_ITEM, _CHECKSUMS, _ORBAX_METADATA))
 
 
 def digest_of(checkpoint: Path) -> str | None:
@@ -83,7 +83,7 @@ def read_description(run_folder: Path) -> dict[str, Any] | None:
     Damaged copies are skipped; all checkpoints of a run have the same. None if there is none.
     """
     for checkpoint in newest_first(run_folder / FOLDER):
-        if description := read_json(checkpoint, RUN_FILE).get("description"):
+        if description := read_json(checkpoint, RUN_ITEM_FILE).get("description"):
             return description
     return None
 
@@ -112,7 +112,7 @@ def _checksum(file: Path) -> str:
     return f"{checksum:08x}"
 
 
-def damage(checkpoint: Path) -> str | None:
+def find_damage(checkpoint: Path) -> str | None:
     """Returns what is wrong with the files of a checkpoint; None if nothing is.
 
     Checkpoints of earlier versions have no checksums; orbax finds some of their damages.
@@ -127,10 +127,10 @@ def damage(checkpoint: Path) -> str | None:
             json.loads((checkpoint / _ORBAX_METADATA).read_bytes()), dict
         ):
             return f"{_ORBAX_METADATA} is damaged"  # it is not among the checksums
-        if checkpoint.name.isdecimal() and STATE not in names:  # of a step, in every version
-            return f"{STATE} is missing"
+        if checkpoint.name.isdecimal() and STATE_ITEM not in names:  # of a step, in every version
+            return f"{STATE_ITEM} is missing"
         if _CHECKSUMS not in names:
-            return f"{_CHECKSUMS} is missing" if RUN in names else None
+            return f"{_CHECKSUMS} is missing" if RUN_ITEM in names else None
         checksums = json.loads((checkpoint / _CHECKSUMS).read_bytes())
         if not checksums:
             return f"{_CHECKSUMS} is empty"

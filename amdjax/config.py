@@ -1,4 +1,4 @@
-"""Checks of a config's values, each setting by itself."""
+"""Settings of a config: checks of each by itself, defaults, and all of them by dotted names."""
 
 import json
 import math
@@ -242,7 +242,10 @@ def default_settings(imports: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def flatten_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a run, nested JSON values, by their dotted names."""
+    """Returns saved settings, nested JSON values, by their dotted names.
+
+    Unlike in `flat_settings`, an empty section, such as that of a loss without settings, is kept.
+    """
     return flax.traverse_util.flatten_dict(settings, sep=".", keep_empty_nodes=True)
 
 

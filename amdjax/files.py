@@ -5,6 +5,7 @@ import errno
 import itertools
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -105,7 +106,11 @@ def not_writable(folder: Path, error: OSError) -> UserError:
 
 def is_special(path: Path) -> bool:
     """Returns whether a path is a pipe, a socket or a device: reading it may wait forever."""
-    return path.exists() and not (path.is_file() or path.is_dir())
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def disk_error(error: BaseException) -> str | None:

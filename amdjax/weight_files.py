@@ -30,7 +30,7 @@ def read_weights(file: Path, name: str) -> dict:
     """Reads a network's variables from a file of PyTorch weights.
 
     Args:
-      file: of a type that `load_teacher` lists.
+      file: `.npz`, `.safetensors`, `.pth`, `.pth.tar`, `.pt`, `.ckpt` or `.bin`.
       name: the model that the weights belong to.
 
     Returns:

@@ -44,10 +44,11 @@ def tune_malloc() -> None:
 
 
 def tune_malloc_for(program: jax.stages.Compiled) -> None:
-    """Tunes malloc for a program that is about to run many times.
+    """Tunes malloc for a program that is about to run many times, and for those after it.
 
-    Freed memory is no longer kept for the next step where the program's temporary arrays need more
-    than 2 GiB: it could be needed twice, which matters more than the time to clear it.
+    What `tune_malloc` keeps for the next step is returned to the system where the program's
+    temporary arrays need more than 2 GiB on a device: this memory could be needed twice, which
+    matters more than the time to clear it.
     """
     if _allowed() and jax.default_backend() == "cpu":
         memory = program.memory_analysis()

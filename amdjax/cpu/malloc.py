@@ -11,10 +11,12 @@ import jax
 
 # Parameters of mallopt, see malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8
-_LARGE = 32 * 2**20  # bytes; glibc accepts no greater threshold
+_LARGE = 32 * 2**20  # bytes; the greatest threshold that every version of glibc accepts
 _MAX_MAPPED = 65536  # blocks; glibc's default
 _HEAP_SIZE = 8 * 2**30  # bytes of address space, which take no memory
 _HUGE_PAGE = 2 * 2**20  # bytes
+
+_keeps_freed_memory = False  # whether `keep_freed_memory` has been called
 
 
 def cpu_is_default() -> bool:
@@ -40,8 +42,10 @@ def keep_freed_memory() -> None:
     other arenas than the main one are always mapped and unmapped. Does nothing except on Linux with
     glibc.
     """
+    global _keeps_freed_memory
     if (libc := _glibc()) is None:
         return
+    _keeps_freed_memory = True
     libc.mallopt(_ARENA_MAX, 1)  # only the main arena can grow without bounds
     libc.mallopt(_MMAP_MAX, 0)
     libc.mallopt(_TRIM_THRESHOLD, -1)
@@ -60,13 +64,15 @@ def keep_freed_memory() -> None:
 def return_large_blocks() -> None:
     """Makes glibc return freed blocks of more than 32 MiB to the system, as it does by default.
 
-    For programs that need a lot of memory. A small block that outlives a step can be
-    placed in the large one that the step freed; then the next step needs a second large one.
+    For programs that need much memory. A small block that outlives a step can be placed in the
+    large one that the step freed; then the next step needs a second large one. Smaller blocks are
+    kept as before. Does nothing except on Linux with glibc, and where `keep_freed_memory` has not
+    been called.
     """
-    if (libc := _glibc()) is not None:
+    if _keeps_freed_memory and (libc := _glibc()) is not None:
         libc.mallopt(_MMAP_THRESHOLD, _LARGE)
         libc.mallopt(_MMAP_MAX, _MAX_MAPPED)
-        libc.malloc_trim(ctypes.c_size_t(0))  # free blocks would be taken before new ones
+        libc.malloc_trim(ctypes.c_size_t(0))  # else they would lie in the free end of the heap
 
 
 def _glibc() -> ctypes.CDLL | None:

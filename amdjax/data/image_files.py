@@ -88,7 +88,7 @@ def report_files(base: str, noun: str, reason: str, paths: Sequence[str]) -> Non
 
 
 def first_names(names: Sequence[str]) -> str:
-    """Returns the first three names of several, separated by commas."""
+    """Returns the first three of several names, separated by commas; "..." stands for the rest."""
     return ", ".join([*names[:_NUM_NAMES], *(["..."] if len(names) > _NUM_NAMES else [])])
 
 
@@ -162,7 +162,7 @@ def read_file(path: Path) -> bytes:
     """Returns the content of an image file.
 
     Raises:
-      UserError: if it cannot be read, or is not a file.
+      UserError: if it cannot be read, or is a pipe, a socket or a device.
     """
     try:
         if is_special(path):  # reading a pipe would wait forever

@@ -1,4 +1,4 @@
-"""Opening of data sets: prepared by tfds or of arrays, with held-out classes and images."""
+"""Opening of data sets: tfds prepares them once, and they are read without TensorFlow."""
 
 import functools
 import hashlib

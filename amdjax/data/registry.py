@@ -1,4 +1,4 @@
-"""Registry of data sets, which tfds prepares once and which are read without TensorFlow."""
+"""Registry of data sets: those that tfds prepares, and arrays of users."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

@@ -63,7 +63,11 @@ def check_loss_shapes(
 def _create_teacher(
     config: ml_collections.ConfigDict, spec: RunSpec, num_classes: int
 ) -> Model | StoredOutputs | None:
-    """Returns what gives a run the outputs of a teacher; None where no loss reads them."""
+    """Returns what gives a run the outputs of a teacher; None for a run without one.
+
+    Raises:
+      UserError: if stored outputs are of another number of classes.
+    """
     if spec.teacher is None:
         return None
     if config.teacher.outputs:

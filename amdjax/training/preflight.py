@@ -136,9 +136,8 @@ def check_shapes(
       image_shape: (H, W, 3) of the data set.
 
     Raises:
-      UserError: if a network cannot be called or its outputs have wrong shapes, a loss cannot
-        compare teacher and student, or moments are to be exchanged in a layer that the
-        student does not have.
+      UserError: if a network cannot be called or its outputs have wrong shapes, or a loss cannot
+        be computed from them, see `check_loss_shapes`.
     """
     check_networks(config, specs, num_classes, image_shape)
     for spec in specs:

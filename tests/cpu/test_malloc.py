@@ -62,8 +62,12 @@ def test_tune_malloc_keeps_freed_pages_on_cpu_only():
         pytest.skip("this C library keeps freed memory by default")
     assert _page_faults(JAX_PLATFORMS="cpu") < 100
     assert _page_faults(JAX_PLATFORMS="cuda,cpu") > 1000
+
+
+def test_tune_malloc_for_returns_the_memory_of_large_programs_only():
+    if _page_faults(JAX_PLATFORMS="cpu") > 100:
+        pytest.skip("this C library is not tuned")
     assert _page_faults(1, JAX_PLATFORMS="cpu") < 100
-    # Memory of a program of this size must not be needed twice.
     assert _page_faults(4, JAX_PLATFORMS="cpu") > 1000
 
 

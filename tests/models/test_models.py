@@ -554,6 +554,6 @@ def test_init_variables_are_float32_of_the_shapes_of_the_model():
         ),
     ],
 )
-def test_check_shapes_names_the_array(arrays: dict[str, np.ndarray], message: str):
+def test_check_variable_shapes_names_the_array(arrays: dict[str, np.ndarray], message: str):
     with pytest.raises(UserError, match=message):
         check_variable_shapes(arrays, {"a": np.zeros(2), "b": np.zeros(1)}, "x.npz")

@@ -9,11 +9,7 @@ from amdjax.configs import default
 from amdjax.data import Fingerprint
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
-from amdjax.losses import build_objective
-from amdjax.models import create_model
 from amdjax.pretrained import TeacherSource
-from amdjax.training.dummy import output_shapes
-from amdjax.training.loss_checks import check_cached_sizes
 from amdjax.training.preflight import check_same_settings, check_settings
 from amdjax.training.preflight_warnings import started_students_warnings, teacher_warnings
 from amdjax.training.run import run
@@ -123,13 +119,6 @@ def test_run_compares_the_settings_before_all_else(monkeypatch, tmp_path):
     config.batch_size = -1
     with pytest.raises(UserError, match="process 1, 3 has other settings, or another version"):
         run(config, tmp_path)
-
-
-def test_check_cached_sizes_refuses_maps_that_would_be_pooled():
-    model = create_model("resnet8", 4)
-    student, teacher = output_shapes(model, (16, 16, 3)), output_shapes(model, (32, 32, 3))
-    with pytest.raises(UserError, match=r"stage1 \(32x32\) is larger than the student's \(16x16\)"):
-        check_cached_sizes(build_objective({"at": {}}), student, teacher)
 
 
 def test_teacher_warnings_names_another_normalisation_and_an_unfinished_run(tmp_path):
