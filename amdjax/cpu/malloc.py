@@ -66,13 +66,12 @@ def return_large_blocks() -> None:
 
     For programs that need much memory. A small block that outlives a step can be placed in the
     large one that the step freed; then the next step needs a second large one. Smaller blocks are
-    kept as before. Does nothing except on Linux with glibc, and where `keep_freed_memory` has not
-    been called.
+    kept as before. Does nothing except after `keep_freed_memory` on Linux with glibc.
     """
     if _keeps_freed_memory and (libc := _glibc()) is not None:
         libc.mallopt(_MMAP_THRESHOLD, _LARGE)
         libc.mallopt(_MMAP_MAX, _MAX_MAPPED)
-        libc.malloc_trim(ctypes.c_size_t(0))  # else they would lie in the free end of the heap
+        libc.malloc_trim(ctypes.c_size_t(0))  # so that large blocks do not lie in the heap's end
 
 
 def _glibc() -> ctypes.CDLL | None:
