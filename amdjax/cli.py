@@ -166,7 +166,8 @@ def run_command(main: Callable[[list[str]], None]) -> None:
 def _folders_in_use() -> list[Path]:
     """Returns the files and folders that the command writes and reads, as the command line says."""
     values = flags.FLAGS.flag_values_dict()
-    folders = [values.get("workdir") or "runs", values.get("data_dir"), prepared_folder("")]
+    folders = [values.get("workdir") or "runs", prepared_folder("")]
+    folders += [values.get(key) for key in ("data_dir", "data_folder")]
     if isinstance(config := values.get("config"), ConfigDict):
         data, teacher = config.get("data", {}), config.get("teacher", {})
         folders += [data.get(key) for key in ("data_dir", "folder", "unlabeled", "unknown")]

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.traverse_util
 import ml_collections
@@ -13,6 +13,7 @@ import ml_collections
 from amdjax.checkpoint_files import digest_of, has_checkpoint, newest_checkpoint, step_of
 from amdjax.config import default_settings, flat_settings, flatten_settings, validate
 from amdjax.configs import default
+from amdjax.data import Dataset, load_dataset
 from amdjax.data.fingerprint import Fingerprint, check_classes, check_images
 from amdjax.data.policies import AUGMENTATIONS, policy_names
 from amdjax.errors import UserError
@@ -50,6 +51,21 @@ _FREE_SETTINGS = (
 )
 # Settings of the whole experiment that `RunSpec` replaces with the values of one run.
 _PLANNED_SETTINGS = ("seed", "losses", "student", "teacher", "mix", "init_from")
+
+
+class DataPaths(NamedTuple):
+    """Where the data of a workdir are now; None: where its last command found them.
+
+    Attributes:
+      data_dir: replaces `config.data.data_dir`, the folder of the prepared data.
+      folder: replaces `config.data.folder`, the images of the data set "folder".
+    """
+
+    data_dir: str | None = None
+    folder: str | None = None
+
+
+UNMOVED = DataPaths()
 
 
 def check_resumable(config: ml_collections.ConfigDict, spec: RunSpec, folder: Path) -> None:
@@ -180,7 +196,7 @@ def write_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
     write_atomically(workdir / _CONFIG_FILE, json.dumps(values, indent=2) + "\n")
 
 
-def read_config(workdir: Path, data_dir: str | None = None) -> ml_collections.ConfigDict:
+def read_config(workdir: Path, paths: DataPaths = UNMOVED) -> ml_collections.ConfigDict:
     """Returns the config of the workdir's last command.
 
     The modules of `config.imports` are imported. Settings that were added to amdjax later have
@@ -188,11 +204,11 @@ def read_config(workdir: Path, data_dir: str | None = None) -> ml_collections.Co
 
     Args:
       workdir: of the experiment.
-      data_dir: replaces `config.data.data_dir`, the folder of the prepared data; None: it stays.
+      paths: where the data are now, if they were moved.
 
     Raises:
-      UserError: if there is no such folder, it has no config that can be read, or a module cannot
-        be imported.
+      UserError: if there is no such folder, it has no config that can be read, a module cannot be
+        imported, or the data are not a folder of images and `paths` names one.
     """
     if not workdir.is_dir():
         raise UserError(f"--workdir: {workdir} is not a folder")
@@ -226,8 +242,12 @@ def read_config(workdir: Path, data_dir: str | None = None) -> ml_collections.Co
         ) from error
     if unknown:
         print(f"note: {path} has unknown settings: {', '.join(unknown)}", file=sys.stderr)
-    if data_dir is not None:
-        config.data.data_dir = data_dir
+    if paths.folder is not None and config.data.name != "folder":
+        raise UserError(
+            f"--data_folder is for the data set 'folder'; {workdir} was trained on "
+            f"{config.data.name}, for whose prepared data there is --data_dir"
+        )
+    config.data.update({key: path for key, path in paths._asdict().items() if path is not None})
     return config
 
 
@@ -317,6 +337,25 @@ def teacher_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
         "name": teacher_name(config.teacher),
         "checkpoint": config.teacher.checkpoint,
     }
+
+
+def load_data_again(data: ml_collections.ConfigDict) -> Dataset:
+    """Opens a data set that networks were trained on, to evaluate them; images stay on the disk.
+
+    Args:
+      data: `config.data`, from `read_config` or `run_data`.
+
+    Raises:
+      UserError: see `load_dataset`; if the folder of the images is not there, the error names the
+        flag with which the commands take its new path.
+    """
+    if data.name == "folder" and not local_path(data.folder, "config.data.folder").exists():
+        raise UserError(
+            f"the images are not in {data.folder} any more; give their new path with --data_folder"
+        )
+    data = data.copy_and_resolve_references()
+    data.memory_gib = 0.0  # no image is read twice
+    return load_dataset(data)
 
 
 def run_data(

@@ -21,6 +21,7 @@ from amdjax.metrics import negative_log_likelihood
 from amdjax.run_description import read_run, write_run
 from amdjax.trained import load_run, restore, restore_all, run_names
 from amdjax.workdir import (
+    DataPaths,
     check_data,
     check_given_teacher,
     check_resumable,
@@ -61,7 +62,9 @@ def test_read_config_returns_the_config_of_the_run(images, workdir):
     assert read_config(workdir).to_dict() == config.to_dict()
     assert plan_runs(read_config(workdir)) == plan_runs(config)
     config.data.data_dir = "moved"
-    assert read_config(workdir, "moved").to_dict() == config.to_dict()
+    assert read_config(workdir, DataPaths("moved")).to_dict() == config.to_dict()
+    config.data.folder = "elsewhere"
+    assert read_config(workdir, DataPaths("moved", "elsewhere")).to_dict() == config.to_dict()
 
 
 def test_read_config_gives_newer_settings_their_defaults(workdir, tmp_path):

@@ -2,13 +2,13 @@
 
 from absl import flags
 
+from amdjax import workdir_flags
 from amdjax.cli import run_command
 from amdjax.errors import UserError
 from amdjax.export.formats import FORMATS
 from amdjax.export.run import export
 from amdjax.files import local_path
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the command amdjax.")
 _METHOD = flags.DEFINE_string(
     "method", None, "Method of the student, or its folder in the workdir; default: the last one."
 )
@@ -26,26 +26,24 @@ _INT8 = flags.DEFINE_bool(
 _LICENSE = flags.DEFINE_string(
     "license", "unknown", "Licence of the weights for the model card: apache-2.0, mit, ..."
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data; default: that of the run.")
 
 
 def main(arguments: list[str]) -> None:
     """Writes a network, its metadata and its model card, and compares it with amdjax."""
-    if _WORKDIR.value is None:
-        raise UserError("--workdir=DIR is missing, the workdir of the command amdjax")
+    workdir = workdir_flags.workdir()
     if _TO.value is None:
         raise UserError(f"--to=FORMAT is missing; known: {', '.join(FORMATS)}")
     if len(arguments) != 2:
         raise UserError("name the file to write after the flags, and only it: student.onnx")
     export(
-        local_path(_WORKDIR.value, "--workdir"),
+        workdir,
         _TO.value,
         local_path(arguments[1], "FILE"),
         method=_METHOD.value,
         calibrated=_CALIBRATED.value,
         int8=_INT8.value,
         license_name=_LICENSE.value,
-        data_dir=_DATA_DIR.value,
+        paths=workdir_flags.data_paths(),
     )
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from amdjax.data import load_dataset
 from amdjax.data.fingerprint import Fingerprint, check_classes
 from amdjax.errors import UserError, unknown_name
 from amdjax.export.card import model_card
@@ -18,7 +17,7 @@ from amdjax.export.quantize import quantize
 from amdjax.export.student import Metadata, read_student
 from amdjax.files import check_writable
 from amdjax.predict.classifier import BATCH_SIZE, CalibratedModel
-from amdjax.workdir import read_config, run_data
+from amdjax.workdir import UNMOVED, DataPaths, load_data_again, read_config, run_data
 
 TOLERANCE = 1e-4  # of the probabilities
 _OTHER_SIZE = 7  # of a batch, to see that a graph takes any
@@ -33,7 +32,7 @@ def export(
     calibrated: bool = False,
     int8: bool = False,
     license_name: str = "unknown",
-    data_dir: str | None = None,
+    paths: DataPaths = UNMOVED,
 ) -> float:
     """Writes a network with its metadata and its model card, and compares it with amdjax.
 
@@ -49,7 +48,7 @@ def export(
       calibrated: whether to divide the logits by the temperature of `amdjax.predict`.
       int8: whether to write a quantised ONNX file too.
       license_name: of the weights, for the model card.
-      data_dir: folder of the prepared data; None: that of the config.
+      paths: where the data are now, if they were moved.
 
     Returns:
       The largest difference of the probabilities from those of amdjax, on random images.
@@ -59,7 +58,7 @@ def export(
         missing, or the difference exceeds `TOLERANCE`.
     """
     _check(to, file, int8)
-    model, metadata = read_student(workdir, method, calibrated, data_dir)
+    model, metadata = read_student(workdir, method, calibrated, paths)
     metadata = {"format": to, **metadata}
     # Files get their names in the end, so that a failure leaves nothing behind.
     with (
@@ -88,7 +87,7 @@ def export(
             print(f"batch of {BATCH_SIZE}: amdjax {ours:.1f} ms, {to} {theirs:.1f} ms", flush=True)
         evaluations = {}
         if int8:
-            evaluations = _add_int8(workdir, data_dir, draft, classify, metadata)
+            evaluations = _add_int8(workdir, paths, draft, classify, metadata)
             print(format_evaluations(evaluations, "simple"), flush=True)
         _write_text(metadata_file(draft), json.dumps(metadata, indent=2) + "\n")
         card = model_card(file.name, metadata, license_name, difference, evaluations)
@@ -169,12 +168,12 @@ def _on_device(model: CalibratedModel, device: jax.Device) -> CalibratedModel:
 
 
 def _add_int8(
-    workdir: Path, data_dir: str | None, file: Path, classify: Classify, metadata: Metadata
+    workdir: Path, paths: DataPaths, file: Path, classify: Classify, metadata: Metadata
 ) -> dict[str, Evaluation]:
     """Quantises an ONNX file, and evaluates both networks on the test split."""
-    config = read_config(workdir, data_dir)
+    config = read_config(workdir, paths)
     data = run_data(config.data, metadata["settings"])
-    dataset, small = load_dataset(data), int8_file(file)
+    dataset, small = load_data_again(data), int8_file(file)
     check_classes(Fingerprint.from_dict(metadata["data"]), dataset.fingerprint, str(workdir))
     quantize(file, small, dataset)
     _write_text(metadata_file(small), json.dumps({**metadata, "dtype": "int8"}, indent=2) + "\n")

@@ -18,14 +18,17 @@ from amdjax.predict.classifier import CalibratedModel, calibrate, find_student
 from amdjax.predictor import Predictor, create_predictor, predicting_losses
 from amdjax.trained import TrainedModel, restore
 from amdjax.training.results import FILE as RESULTS_FILE
-from amdjax.workdir import read_config
+from amdjax.workdir import UNMOVED, DataPaths, read_config
 
 Metadata = dict[str, Any]
 INPUT, OUTPUT = "images", "probabilities"
 
 
 def read_student(
-    workdir: Path, method: str | None = None, calibrated: bool = False, data_dir: str | None = None
+    workdir: Path,
+    method: str | None = None,
+    calibrated: bool = False,
+    paths: DataPaths = UNMOVED,
 ) -> tuple[CalibratedModel, Metadata]:
     """Reads a network from a workdir.
 
@@ -35,8 +38,8 @@ def read_student(
         that has a checkpoint.
       calibrated: whether the probabilities are those of `amdjax.predict`, with its temperature;
         otherwise the temperature is 1.
-      data_dir: folder of the prepared data, which a temperature that is not stored yet needs; None:
-        that of the config.
+      paths: where the data are now, if they were moved; a temperature that is not stored yet needs
+        them.
 
     Returns:
       (model, metadata). The model computes in float32, whatever dtype it was trained in. The
@@ -45,7 +48,7 @@ def read_student(
     Raises:
       UserError: if the network cannot be read or calibrated.
     """
-    config = read_config(workdir, data_dir)
+    config = read_config(workdir, paths)
     folder = workdir / find_student(workdir, config, method)
     network = restore(folder)
     data = network.data

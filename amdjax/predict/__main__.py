@@ -7,15 +7,13 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from amdjax import distributed
+from amdjax import distributed, workdir_flags
 from amdjax.cli import run_command
 from amdjax.errors import UserError
-from amdjax.files import local_path
 from amdjax.predict.classifier import BATCH_SIZE, format_table, load_models
 from amdjax.predict.images import CAM_MARK, check_any_exists, find_images, overlay_cam, read_images
 from amdjax.predict.table import WRITERS, Predictions, output_file
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the command amdjax.")
 _METHOD = flags.DEFINE_string(
     "method", None, "Method of the student, or its folder in the workdir; default: the last one."
 )
@@ -26,18 +24,16 @@ _LAYER = flags.DEFINE_string(
 _OUT = flags.DEFINE_string(
     "out", None, "Also write the probabilities of all classes to this .json or .csv file."
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data; default: that of the run.")
 
 
 def main(arguments: list[str]) -> None:
     """Prints the most probable classes of each image, and writes Grad-CAM of the first class."""
-    if _WORKDIR.value is None:
-        raise UserError("--workdir=DIR is missing, the workdir of the command amdjax")
+    workdir = workdir_flags.workdir()
     out = None if _OUT.value is None else output_file(_OUT.value)
     distributed.check_devices()
     files = find_images(arguments[1:])
     check_any_exists(files)
-    loaded = load_models(local_path(_WORKDIR.value, "--workdir"), _METHOD.value, _DATA_DIR.value)
+    loaded = load_models(workdir, _METHOD.value, workdir_flags.data_paths())
     predictions = Predictions(loaded)
     explained = list(loaded.models) if _CAM.value else []
     stems: set[str] = set()

@@ -23,7 +23,7 @@ from amdjax.analysis.gradcam import grad_cam
 from amdjax.checkpoint_files import has_checkpoint
 from amdjax.comparison import learned_from
 from amdjax.config import gives_network
-from amdjax.data import Dataset, load_dataset
+from amdjax.data import Dataset
 from amdjax.data.fingerprint import Fingerprint, compare_classes
 from amdjax.errors import UserError, unknown_name
 from amdjax.experiment import TEACHER, plan_runs
@@ -31,7 +31,7 @@ from amdjax.files import write_atomically
 from amdjax.predictor import Predictor
 from amdjax.run_description import read_label
 from amdjax.trained import TrainedModel, restore, restore_given_teacher, run_names
-from amdjax.workdir import read_config, run_data
+from amdjax.workdir import UNMOVED, DataPaths, load_data_again, read_config, run_data
 
 BATCH_SIZE = 32  # of every forward pass, so that one executable is compiled
 CACHE_FILE = "temperatures.json"
@@ -89,7 +89,7 @@ class LoadedModels:
 
 
 def load_models(
-    workdir: Path, method: str | None = None, data_dir: str | None = None
+    workdir: Path, method: str | None = None, paths: DataPaths = UNMOVED
 ) -> LoadedModels:
     """Reads a student and its teacher from a workdir, and calibrates them.
 
@@ -101,12 +101,12 @@ def load_models(
       workdir: of an experiment.
       method: of the student, or its folder in the workdir; None: the last student of the config
         that has a checkpoint.
-      data_dir: folder of the prepared data; None: that of the config.
+      paths: where the data are now, if they were moved.
 
     Raises:
       UserError: if the student cannot be read, or its images are not square.
     """
-    config = read_config(workdir, data_dir)
+    config = read_config(workdir, paths)
     networks = [restore(workdir / find_student(workdir, config, method))]
     data = networks[0].data
     assert data is not None, "`restore` returns networks with their data"
@@ -256,9 +256,8 @@ def _fit_all(
 ) -> dict[str, float]:
     """Returns the temperatures of networks by digest, without those that cannot be calibrated."""
     temperatures = {}
-    data_settings.memory_gib = 0.0  # no image is read twice
     try:
-        dataset = load_dataset(data_settings)
+        dataset = load_data_again(data_settings)
         if difference := compare_classes(data, dataset.fingerprint):
             raise UserError(f"the data have other classes now ({difference})")
     except UserError as error:

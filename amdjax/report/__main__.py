@@ -2,21 +2,19 @@
 
 from absl import flags
 
-from amdjax import distributed
+from amdjax import distributed, workdir_flags
 from amdjax.cli import check_no_arguments, run_command
 from amdjax.errors import UserError
-from amdjax.files import check_writable, local_path
+from amdjax.files import check_writable
 from amdjax.report.evaluate import evaluate_workdir
 from amdjax.report.page import write_report
 from amdjax.report.summary import summarize
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the command amdjax.")
 _IMAGES = flags.DEFINE_list(
     "images",
     None,
     "Indices of the test images to show; default: those that the networks disagree on most.",
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data; default: that of the run.")
 _UNKNOWN = flags.DEFINE_string(
     "unknown",
     None,
@@ -26,15 +24,16 @@ _UNKNOWN = flags.DEFINE_string(
 
 def main(arguments: list[str]) -> None:
     """Evaluates the networks of the workdir and writes page, figures and numbers."""
-    if _WORKDIR.value is None:
-        raise UserError("--workdir=DIR is missing, the workdir of the command amdjax")
+    workdir = workdir_flags.workdir()
     check_no_arguments(arguments, "choose test images with --images=3,17")
     distributed.check_devices()
-    workdir, indices = local_path(_WORKDIR.value, "--workdir"), _indices(_IMAGES.value)
+    indices = _indices(_IMAGES.value)
     folder = workdir / "report"
     if workdir.is_dir():  # otherwise `evaluate_workdir` raises the error
         check_writable(folder if folder.exists() else workdir)
-    report = evaluate_workdir(workdir, _DATA_DIR.value, indices=indices, unknown=_UNKNOWN.value)
+    report = evaluate_workdir(
+        workdir, workdir_flags.data_paths(), indices=indices, unknown=_UNKNOWN.value
+    )
     for note in report.notes:
         print(f"note: {note}")
     print(write_report(report, summarize(report), folder))

@@ -17,7 +17,7 @@ from amdjax import distributed
 from amdjax.analysis.angles import map_angles, map_cosine
 from amdjax.analysis.gradcam import grad_cam
 from amdjax.checkpoint_files import FOLDER
-from amdjax.data import Dataset, EvalBatches, load_dataset
+from amdjax.data import Dataset, EvalBatches
 from amdjax.data.unknown import check_unknown, open_unknown
 from amdjax.errors import UserError
 from amdjax.losses import am_loss
@@ -33,7 +33,7 @@ from amdjax.report.selection import (
 )
 from amdjax.trained import TrainedModel, restore_all
 from amdjax.training.metrics_file import METRICS_FILE, read_metrics
-from amdjax.workdir import read_config
+from amdjax.workdir import UNMOVED, DataPaths, load_data_again, read_config
 
 LAYERS = tuple(LEVELS)  # of 32, 16 and 8 pixels for images of 32
 _TIMED_BATCHES = 5
@@ -44,7 +44,7 @@ TestOutputs = dict[str, Any]
 
 def evaluate_workdir(
     workdir: Path,
-    data_dir: str | None = None,
+    paths: DataPaths = UNMOVED,
     num_samples: int = 6,
     indices: Sequence[int] | None = None,
     unknown: str | None = None,
@@ -53,7 +53,7 @@ def evaluate_workdir(
 
     Args:
       workdir: of an experiment, finished or not.
-      data_dir: folder of the prepared data; None: that of the config.
+      paths: where the data are now, if they were moved.
       num_samples: number of sample images, at least 1: those with the largest `disagreement`
         between the first seeds of the methods.
       indices: of the test images to take as samples instead.
@@ -68,17 +68,14 @@ def evaluate_workdir(
     Raises:
       UserError: if the workdir has no config, the data cannot be read, or a sample does not exist.
     """
-    config = read_config(workdir)
+    config = read_config(workdir, paths)
     data_settings = config.data.copy_and_resolve_references()
-    if data_dir is not None:
-        data_settings.data_dir = data_dir
     if unknown is not None:
         data_settings.unknown = unknown
         check_unknown(data_settings, "--unknown")
-    data_settings.memory_gib = 0.0  # no image is read twice
     if not (config.teacher.checkpoint or any(workdir.glob(f"*/{FOLDER}/[0-9]*"))):
         return _empty_report(workdir, config, ["no network has a checkpoint yet"])
-    dataset = load_dataset(data_settings)
+    dataset = load_data_again(data_settings)
     _check_samples(num_samples, indices, len(dataset.test))
     unknown_images = open_unknown(dataset, data_settings)
     networks, notes = restore_all(workdir, config, dataset.fingerprint)

@@ -25,6 +25,7 @@ from amdjax.predict.classifier import CACHE_FILE, load_models
 from amdjax.trained import load_run
 from amdjax.training.results import FILE as RESULTS_FILE
 from amdjax.training.results import RunResult, write
+from amdjax.workdir import DataPaths
 from tests.registries import temporary_registrations
 from tests.tiny_run import QUICK_COMPILATION, ROOT
 from tests.trained_run import change, change_run, change_settings, copy
@@ -194,7 +195,9 @@ def test_calibrated_export_needs_data_or_a_stored_temperature(workdir, tmp_path,
     changed = copy(workdir, tmp_path / "run")
     (changed / CACHE_FILE).unlink(missing_ok=True)
     with pytest.raises(UserError, match="the temperature of kd cannot be fitted"):
-        export(changed, "flax", tmp_path / "s.msgpack", calibrated=True, data_dir="/dev/null/x")
+        export(
+            changed, "flax", tmp_path / "s.msgpack", calibrated=True, paths=DataPaths("/dev/null/x")
+        )
     assert "kd: not calibrated: " in capsys.readouterr().err
     assert not list(tmp_path.glob("s.*"))
 

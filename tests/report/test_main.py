@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiny_run import finish, start
-from tests.trained_run import copy
+from tests.trained_run import change, copy
 
 REPORT = [sys.executable, "-m", "amdjax.report"]
 
@@ -30,6 +30,27 @@ def test_report_command_writes_page_figures_and_numbers(trained: Path, tmp_path:
     }
     names = {"reliability", "tsne", "attention", "gradcam", "losses", "am_accuracy"}
     assert names <= {file.stem for file in page.parent.glob("*.png")}
+
+
+def test_report_command_finds_images_that_were_moved(trained: Path, images: Path, tmp_path: Path):
+    workdir, moved = copy(trained, tmp_path / "run"), copy(images, tmp_path / "moved")
+    data = json.loads((workdir / "config.json").read_text())["data"]
+    change(workdir / "config.json", data={**data, "folder": str(tmp_path / "former")})
+    code, _, err = finish([*REPORT, f"--workdir={workdir}"])
+    assert code == 2
+    assert err == (
+        f"error: the images are not in {tmp_path}/former any more; give their new path with "
+        "--data_folder\n"
+    )
+    command = [*REPORT, f"--workdir={workdir}", f"--data_folder={moved}"]
+    code, _, err = finish([*command, f"--data_dir={tmp_path}/prepared"])
+    assert code == 0 and err.startswith("preparing folder in ") and err.count("\n") == 1
+    content = json.loads((workdir / "report" / "report.json").read_text())
+    assert {row["method"] for row in content["methods"]} == {"teacher", "kd"}
+    change(workdir / "config.json", data={**data, "name": "digits", "folder": ""})
+    code, _, err = finish(command)
+    assert code == 2
+    assert "--data_folder is for the data set 'folder'" in err and "trained on digits" in err
 
 
 def test_report_command_reports_usage_errors_in_one_line():

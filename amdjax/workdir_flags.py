@@ -1,0 +1,31 @@
+"""Flags of the commands that read a workdir: report, predict and export."""
+
+from pathlib import Path
+
+from absl import flags
+
+from amdjax.errors import UserError
+from amdjax.files import local_path
+from amdjax.workdir import DataPaths
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the command amdjax.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data; default: that of the run.")
+_DATA_FOLDER = flags.DEFINE_string(
+    "data_folder", None, "Images of the data set 'folder', where they were moved."
+)
+
+
+def workdir() -> Path:
+    """Returns the folder of `--workdir`.
+
+    Raises:
+      UserError: if the flag is missing.
+    """
+    if _WORKDIR.value is None:
+        raise UserError("--workdir=DIR is missing, the workdir of the command amdjax")
+    return local_path(_WORKDIR.value, "--workdir")
+
+
+def data_paths() -> DataPaths:
+    """Returns where the command line says that the data are."""
+    return DataPaths(_DATA_DIR.value, _DATA_FOLDER.value)
