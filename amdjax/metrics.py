@@ -1,4 +1,4 @@
-"""What is measured of a model's predictions.
+"""Metrics of a model's predictions.
 
 Each quantity is a `clu` metric, which adds up over batches and devices; the functions of whole
 arrays are the same metrics on one batch.
@@ -83,7 +83,7 @@ class CalibrationError(clu.metrics.Metric):
 
 @flax.struct.dataclass
 class EvalMetrics(clu.metrics.Collection):
-    """What an evaluation reports."""
+    """Metrics of an evaluation."""
 
     accuracy: clu.metrics.Average.from_fun(_in_top(1))
     top5: clu.metrics.Average.from_fun(_in_top(5))

@@ -116,7 +116,7 @@ def create_teacher(
 
 
 class GivenTeacher(NamedTuple):
-    """What was read of a teacher that was trained before.
+    """Weights of a teacher that was trained before, and where they were read.
 
     Attributes:
       variables: {"params": ..., "batch_stats": ...} of float32 arrays, for `create_teacher`.

@@ -69,7 +69,7 @@ _LAYERS = {
 
 
 class Options(NamedTuple):
-    """What the command line of `benchmarks.accelerator` says.
+    """Values of the command line of `benchmarks.accelerator`.
 
     Attributes:
       seconds: that the part may take.

@@ -68,7 +68,7 @@ _CYCLES = re.compile(r'op_name="(?P<path>[^"]*)".*"estimated_cycles":"(?P<cycles
 
 
 class StepProgram(NamedTuple):
-    """What a compiled step does on one chip.
+    """Work of a compiled step on one chip.
 
     Attributes:
       flops: floating-point operations; None where XLA does not tell, as for NVIDIA cards.

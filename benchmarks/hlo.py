@@ -1,4 +1,4 @@
-"""What the text of a compiled XLA program says about memory."""
+"""Memory of a compiled XLA program, as its text says."""
 
 import re
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What both sides of the benchmark share: rows of the table, and a loop over requests."""
+"""Parts that both sides of the benchmark share: rows of the table, and a loop over requests."""
 
 import json
 import sys

@@ -11,7 +11,7 @@ from amdjax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprint:
-    """What is compared of a data set; the folder in which it lies is not part of it.
+    """Properties by which data sets are compared; the folder of the files is not one of them.
 
     Attributes:
       name: of the data set.

@@ -68,7 +68,7 @@ class Dataset:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """What is compared when a network is used with these data."""
+        """Properties that are compared when a network is used with these data."""
         counts = {"train": len(self.train), "test": len(self.test)}
         if self.validation is not None:
             counts["validation"] = len(self.validation)
@@ -196,7 +196,7 @@ def register_dataset(
 
 
 class DatasetSpec(NamedTuple):
-    """What is known of a data set before it is prepared.
+    """Properties of a data set that are known before it is prepared.
 
     Attributes:
       num_classes: C.

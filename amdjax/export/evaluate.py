@@ -17,7 +17,7 @@ _SECONDS, _MOST_CALLS = 1.0, 50  # of a measurement of the speed
 
 
 class Evaluation(NamedTuple):
-    """What is measured of an exported network.
+    """Measurements of an exported network.
 
     Attributes:
       accuracy: on the test split, in [0, 1].

@@ -1,4 +1,4 @@
-"""What a training command prints when it starts: its plan, and notes and warnings about it."""
+"""Lines that a training command prints when it starts: its plan, notes and warnings."""
 
 import sys
 from collections.abc import Collection, Sequence

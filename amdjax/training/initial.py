@@ -1,4 +1,4 @@
-"""What students start from in place of random weights: `config.init_from`."""
+"""Weights that students start from in place of random ones: `config.init_from`."""
 
 import dataclasses
 

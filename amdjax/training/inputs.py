@@ -1,4 +1,4 @@
-"""What an experiment reads besides its config: data sets, given teacher, initial weights."""
+"""Inputs of an experiment besides its config: data sets, given teacher, initial weights."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ from amdjax.workdir import check_data, check_given_teacher
 
 
 class Inputs(NamedTuple):
-    """What an experiment reads besides its config.
+    """Inputs of an experiment besides its config.
 
     Attributes:
       dataset: of the teachers.

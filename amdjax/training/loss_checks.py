@@ -12,12 +12,12 @@ from amdjax.config import compute_dtype
 from amdjax.errors import UserError, first_line, summary, unknown_name, user_line
 from amdjax.experiment import RunSpec, sees_unlabeled
 from amdjax.losses import LossInputs, Objective, build_objective
-from amdjax.models import Ensemble, Model, Outputs, create_model, map_sizes
+from amdjax.models import Ensemble, Outputs, create_model, map_sizes
 from amdjax.predictor import predicting_losses
-from amdjax.pretrained import create_teacher, teacher_name, teacher_sources
-from amdjax.teacher_outputs.stored import StoredOutputs, open_outputs
+from amdjax.pretrained import teacher_name, teacher_sources
 from amdjax.training.dummy import dummy_inputs, output_shapes
 from amdjax.training.network_checks import check_shape
+from amdjax.training.run_teacher import create_run_teacher
 
 
 def check_loss_shapes(
@@ -39,7 +39,7 @@ def check_loss_shapes(
         shape than logits, or moments are to be exchanged in a layer that the student does not have.
     """
     student = create_model(spec.model, num_classes, compute_dtype(config))
-    teacher = _create_teacher(config, spec, num_classes)
+    teacher = create_run_teacher(config, spec, num_classes)
     objective = build_objective(spec.losses, some_unlabeled=sees_unlabeled(config, spec))
 
     def compute() -> Any:
@@ -58,23 +58,6 @@ def check_loss_shapes(
         return computed
 
     jax.eval_shape(compute)
-
-
-def _create_teacher(
-    config: ml_collections.ConfigDict, spec: RunSpec, num_classes: int
-) -> Model | StoredOutputs | None:
-    """Returns what gives a run the outputs of a teacher; None for a run without one.
-
-    Raises:
-      UserError: if stored outputs are of another number of classes.
-    """
-    if spec.teacher is None:
-        return None
-    if config.teacher.outputs:
-        outputs = open_outputs(config.teacher.outputs)
-        outputs.check_classes(num_classes)
-        return outputs
-    return create_teacher(config.teacher, num_classes, compute_dtype(config))
 
 
 def _mix_labels(

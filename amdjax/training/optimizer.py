@@ -16,7 +16,7 @@ SCHEDULES = ("step", "cosine", "linear")
 
 
 class OptimizerInputs(NamedTuple):
-    """What an optimiser is built from.
+    """Parts that an optimiser is built from.
 
     Attributes:
       optim: `config.optim`.

@@ -20,12 +20,12 @@ from amdjax.experiment import RunSpec, optim_of, sees_unlabeled, total_steps
 from amdjax.losses import Objective, build_objective
 from amdjax.models import Model, Outputs, abstract_variables, create_model, init_variables
 from amdjax.predictor import Predictor, create_predictor
-from amdjax.pretrained import create_teacher
-from amdjax.teacher_outputs.stored import StoredOutputs, open_outputs
+from amdjax.teacher_outputs.stored import StoredOutputs
 from amdjax.training.dummy import dummy_inputs, dummy_outputs, output_shapes
 from amdjax.training.evaluation import evaluate
 from amdjax.training.initial import InitialState
 from amdjax.training.optimizer import create_optimizer, learning_rate_schedule
+from amdjax.training.run_teacher import create_run_teacher
 from amdjax.training.train_state import TrainState
 from amdjax.training.train_step import (
     loop_train_steps,
@@ -183,11 +183,7 @@ def build_trainer(
     steps_per_epoch = train_batches(config, dataset, seed=0).steps_per_epoch
     dtype, axis = compute_dtype(config), distributed.BATCH_AXIS if config.sync_batch_norm else None
     student = create_model(spec.model, dataset.num_classes, dtype, axis)
-    teacher: Model | StoredOutputs | None = None
-    if spec.teacher is not None and config.teacher.outputs:
-        teacher = open_outputs(config.teacher.outputs)
-    elif spec.teacher is not None:
-        teacher = create_teacher(config.teacher, dataset.num_classes, dtype, axis)
+    teacher = create_run_teacher(config, spec, dataset.num_classes, axis)
     objective = build_objective(
         spec.losses, steps_per_epoch, config.epochs, sees_unlabeled(config, spec)
     )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import unicodedata
 
 import jax
@@ -12,7 +11,6 @@ import pytest
 
 from amdjax.configs import default
 from amdjax.data import Dataset, InMemorySource, unlabeled
-from amdjax.data.image_files import list_images
 from amdjax.data.unlabeled import add_unlabeled
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
@@ -24,19 +22,6 @@ from amdjax.training.preflight_warnings import unlabeled_warnings
 from amdjax.training.run import prepare, run
 from tests.make_data import data_settings, encode, random_images
 from tests.tiny_run import tiny_config
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A folder of five images, and of files that are not images."""
-    for row, name in enumerate(("b.png", "more/a.JPG", "more/c.png", "z.png", "Z.png")):
-        path = tmp_path / "unlabeled" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image = random_images(16, 16, 3, seed=row)
-        path.write_bytes(encode(image, "JPEG" if name.endswith("JPG") else "PNG"))
-    (tmp_path / "unlabeled/notes.txt").write_text("not an image")
-    (tmp_path / "unlabeled/.hidden.png").write_bytes(b"")
-    return tmp_path / "unlabeled"
 
 
 def _dataset():
@@ -162,29 +147,6 @@ def test_add_unlabeled_names_all_damaged_images_that_are_held_in_memory(folder):
     ]
     data.memory_gib = 0.0  # read during training only
     assert len(add_unlabeled(_dataset(), data).train) == 12
-
-
-def test_list_images_follows_links_and_counts_what_is_left_out(folder, tmp_path, capfd):
-    other = tmp_path / "other"
-    other.mkdir()
-    (folder / "z.png").rename(other / "linked.png")
-    (folder / "link").symlink_to(other)
-    (folder / "more/loop").symlink_to(folder)
-    os.mkfifo(folder / "pipe.png")
-    names = ["Z.png", "b.png", "link/linked.png", "more/a.JPG", "more/c.png"]
-    assert list(list_images(folder, "config.data.unlabeled")) == names
-    assert sorted(capfd.readouterr().err.splitlines()) == [
-        f"{folder}: left out 1 file linking to a folder above: more/loop",
-        f"{folder}: left out 1 file that cannot hold an image (a pipe, socket or device): pipe.png",
-        f"{folder}: left out 1 file without an image suffix: notes.txt",
-    ]
-
-
-def test_list_images_names_a_broken_link(folder, tmp_path):
-    (folder / "more/gone.png").symlink_to(tmp_path / "removed.png")
-    message = r"config\.data\.unknown: .*more/gone\.png cannot be read: No such file or directory"
-    with pytest.raises(UserError, match=message):
-        list_images(folder, "config.data.unknown")
 
 
 def test_unlabeled_image_that_was_removed_is_named(folder):

@@ -19,7 +19,7 @@ def _close(actual, expected, tolerance=1e-4):
 @pytest.mark.parametrize("k", range(4))
 def test_crd_loss_has_the_published_values_gradients_and_memory(k):
     arrays = load("methods/crd")
-    hyper = {key: arrays[f"{key}_{k}"].item() for key in ("temperature", "momentum")}
+    settings = {key: arrays[f"{key}_{k}"].item() for key in ("temperature", "momentum")}
     params = [
         arrays[f"param_{k}/{side}.{part}"]
         for side in ("student", "teacher")
@@ -34,7 +34,7 @@ def test_crd_loss_has_the_published_values_gradients_and_memory(k):
         for x, weight, bias in ((student, *params[:2]), (teacher, *params[2:])):
             x = x @ weight.T + bias
             embeddings.append(x / jnp.linalg.norm(x, axis=1, keepdims=True))
-        loss, memory = losses.crd_loss(*embeddings, memory, contrast_index, **hyper)
+        loss, memory = losses.crd_loss(*embeddings, memory, contrast_index, **settings)
         assert loss.shape == student.shape[:1]
         return jnp.mean(loss), memory
 

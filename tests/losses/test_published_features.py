@@ -162,7 +162,7 @@ def test_reviewkd_has_the_published_features_values_and_gradients(case):
 def test_wkd_f_has_the_published_values_and_gradients(k):
     arrays = load("methods/wkd_f")
     student, teacher = (nhwc(arrays[f"{side}_{k}"]) for side in ("student", "teacher"))
-    hyper = {key: arrays[f"{key}_{k}"].item() for key in ("grid", "ratio", "eps")}
+    settings = {key: arrays[f"{key}_{k}"].item() for key in ("grid", "ratio", "eps")}
     projector = ("none", "regressor", "bottleneck")[int(arrays[f"projector_{k}"])]
     names = {
         "none": {},
@@ -171,7 +171,7 @@ def test_wkd_f_has_the_published_values_and_gradients(k):
     }[projector]
     transposed = "conv" if teacher.shape[1] > student.shape[1] else " "
     params = _params(prefixed(arrays, f"param_{k}"), names, transposed)
-    module = WassersteinFeature(projector, width=8, **hyper)
+    module = WassersteinFeature(projector, width=8, **settings)
     value, param_gradients, gradient = _value_and_gradients(module, params, student, teacher)
     np.testing.assert_allclose(value, arrays[f"loss_{k}"], rtol=1e-5)
     _assert_close_gradients(gradient, nhwc(arrays[f"grad_{k}"]))
@@ -179,7 +179,7 @@ def test_wkd_f_has_the_published_values_and_gradients(k):
         expected = _params(prefixed(arrays, f"grad_param_{k}"), names, transposed)
         _assert_close_gradients(param_gradients, expected)
     else:
-        loss = losses.wkd_feature_loss(student, teacher, **hyper)
+        loss = losses.wkd_feature_loss(student, teacher, **settings)
         np.testing.assert_allclose(loss.mean(), value, rtol=1e-6)
 
 

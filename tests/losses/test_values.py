@@ -30,12 +30,12 @@ pytestmark = pytest.mark.accelerator
 def test_loss_and_gradient_are_those_of_the_published_code(name, loss, settings, precision):
     tolerance = 1e-4 if precision == "float32" else 1e-6
     for case in cases(name):
-        hyper = {key: float(case[key]) for key in settings}
+        values = {key: float(case[key]) for key in settings}
         with jax.enable_x64(precision == "float64"):
             student, teacher = (case[side].astype(precision) for side in ("student", "teacher"))
 
-            def mean(student, teacher=teacher, hyper=hyper):
-                return jnp.mean(loss(student, teacher, **hyper))
+            def mean(student, teacher=teacher, values=values):
+                return jnp.mean(loss(student, teacher, **values))
 
             value, gradient = map(np.asarray, jax.jit(jax.value_and_grad(mean))(student))
         assert value.dtype == precision

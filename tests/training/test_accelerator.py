@@ -36,8 +36,8 @@ _SHAPE = (8, 8, 3)
 )
 def test_loss_of_bfloat16_features_is_that_of_their_values(name, loss, settings, tolerance):
     case = next(cases(name))
-    hyper = {key: float(case[key]) for key in settings}
-    mean = jax.jit(lambda student, teacher: loss(student, teacher, **hyper).mean())
+    values = {key: float(case[key]) for key in settings}
+    mean = jax.jit(lambda student, teacher: loss(student, teacher, **values).mean())
     features = [jnp.asarray(case[side], jnp.bfloat16) for side in ("student", "teacher")]
     value, exact = mean(*features), mean(*(x.astype(jnp.float32) for x in features))
     assert value.dtype == jnp.float32
