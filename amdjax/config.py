@@ -1,126 +1,22 @@
-"""Settings of a config: checks of each by itself, defaults, and all of them by dotted names."""
+"""Settings of a config: checks, defaults, and all of them by dotted names."""
 
 import json
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.traverse_util
 import jax.numpy as jnp
 import ml_collections
 
 from amdjax.configs import default
-from amdjax.data.policies import NUM_LEVELS
 from amdjax.errors import UserError, unknown_name
 from amdjax.methods import METHODS, canonical_method_name
+from amdjax.ranges import AT_LEAST_0, POSITIVE, SEED, check_losses, check_range, check_settings
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-class _Range(NamedTuple):
-    """The values that a setting may have; an exclusive bound is not among them."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    exclusive_low: bool = False
-    exclusive_high: bool = False
-    whole: bool = False
-
-    def allows(self, value: float) -> bool:
-        """Returns whether a value is in the range."""
-        if self.whole and not isinstance(value, int):
-            return False
-        above = value > self.low if self.exclusive_low else value >= self.low
-        below = value < self.high if self.exclusive_high else value <= self.high
-        return above and below
-
-    def __str__(self) -> str:
-        low = f"{'above' if self.exclusive_low else 'at least'} {self.low}"
-        low = f"a whole number of {low}" if self.whole else low
-        if self.high == math.inf:
-            return low
-        return f"{low} and {'below' if self.exclusive_high else 'at most'} {self.high}"
-
-
-_AT_LEAST_0, _AT_LEAST_1 = _Range(0), _Range(1)
-_POSITIVE = _Range(0, exclusive_low=True)
-_FRACTION = _Range(0, 1)
-_POSITIVE_FRACTION = _Range(0, 1, exclusive_low=True)
-_DECAY = _Range(0, 1, exclusive_high=True)
-_SIZE = _Range(1, whole=True)
-_SEED = _Range(0, 2**32 - 1)  # of `jax.random.key`
-
 _GIVEN_TEACHERS = ("checkpoint", "ensemble", "outputs")  # settings of config.teacher
-_RANGES = {
-    "seed": _SEED,
-    "batch_size": _AT_LEAST_1,
-    "accumulate": _AT_LEAST_1,
-    "epochs": _AT_LEAST_1,
-    "max_steps": _AT_LEAST_0,
-    "ema_decay": _DECAY,
-    "eval_every_epochs": _AT_LEAST_1,
-    "log_every_steps": _AT_LEAST_1,
-    "checkpoint_every_steps": _AT_LEAST_1,
-    "checkpoint_every_minutes": _AT_LEAST_0,
-    "teacher.early_fraction": _POSITIVE_FRACTION,
-    "teacher.learning_rate": _AT_LEAST_0,
-    "data.image_size": _AT_LEAST_0,
-    "data.validation": _DECAY,
-    "data.validation_seed": _AT_LEAST_0,
-    "data.memory_gib": _AT_LEAST_0,
-    "data.device_gib": _AT_LEAST_0,
-    "augment.padding": _AT_LEAST_0,
-    "augment.randaugment.num_ops": _AT_LEAST_1,
-    "augment.randaugment.magnitude": _Range(0, NUM_LEVELS - 1),
-    "augment.noise": _AT_LEAST_0,
-    "augment.erasing": _FRACTION,
-    "mix.alpha": _POSITIVE,
-    "mix.probability": _FRACTION,
-    "mix.moex_lam": _FRACTION,
-    "optim.learning_rate": _POSITIVE,
-    "optim.factor": _POSITIVE,
-    "optim.end_learning_rate": _AT_LEAST_0,
-    "optim.warmup_epochs": _AT_LEAST_0,
-    "optim.clip_norm": _AT_LEAST_0,
-    "optim.momentum": _DECAY,
-    "optim.weight_decay": _AT_LEAST_0,
-    "optim.ramp_up_epochs": _AT_LEAST_0,
-    "optim.ramp_down_epochs": _AT_LEAST_0,
-    "optim.beta1": _DECAY,
-    "optim.beta1_end": _DECAY,
-    "optim.beta2": _DECAY,
-}
-# Settings of losses. A name without that of a loss means the same in every loss.
-_LOSS_RANGES = {
-    "weight": _AT_LEAST_0,
-    "ramp_up_epochs": _AT_LEAST_0,
-    "end_fraction": _POSITIVE_FRACTION,
-    "temperature": _POSITIVE,
-    "target_temperature": _POSITIVE,
-    "regularization": _POSITIVE,
-    "scale": _POSITIVE,
-    "margin": _POSITIVE,
-    "global_weight": _FRACTION,
-    "mask_threshold": _DECAY,
-    "label_smoothing": _DECAY,
-    "a_softmax.least": _AT_LEAST_0,
-    "afd.dimension": _SIZE,
-    "cc.dimension": _SIZE,
-    "crd.dimension": _SIZE,
-    "crd.negatives": _SIZE,
-    "ctkd.start": _POSITIVE,
-    "dist.eps": _AT_LEAST_0,
-    "ft_factor.rate": _POSITIVE,
-    "reviewkd.max_width": _SIZE,
-    "simkd.factor": _SIZE,
-    "spherical_softmax.eps": _POSITIVE,
-    "ttm.gamma": _POSITIVE,
-    "wkd_f.eps": _AT_LEAST_0,
-    "wkd_f.grid": _SIZE,
-    "wkd_f.width": _SIZE,
-    "wkd_l.iterations": _SIZE,
-    "wttm.gamma": _POSITIVE,
-}
 
 
 def _positive(value: float) -> bool:
@@ -181,8 +77,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     known = flat_settings(default.get_config(imports=config.imports))
     if unknown := sorted(settings.keys() - known):
         raise unknown_key(unknown[0], known)
-    for key, value in settings.items():
-        _check_range(f"config.{key}", value, _RANGES.get(key))
+    check_settings("", settings)
     check_losses(config.losses.to_dict())
     if config.dtype not in _DTYPES:
         raise unknown_name("config.dtype", config.dtype, _DTYPES)
@@ -193,8 +88,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         if len(set(values)) < len(values):
             raise UserError(f"config.{key} has duplicates: {', '.join(values)}")
     for seed in config.seeds:
-        if not isinstance(seed, int) or not _SEED.allows(seed):
-            raise UserError(f"config.seeds must be whole numbers of {_SEED}, not {seed!r}")
+        if not isinstance(seed, int) or not SEED.allows(seed):
+            raise UserError(f"config.seeds must be whole numbers of {SEED}, not {seed!r}")
     if config.data.unlabeled_only and not config.data.unlabeled:
         raise UserError(
             "config.data.unlabeled_only needs config.data.unlabeled, the folder of the images"
@@ -208,22 +103,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for epoch in config.optim.boundaries:
         if isinstance(epoch, bool) or not isinstance(epoch, int | float):
             raise UserError(f"config.optim.boundaries must be numbers of epochs, not {epoch!r}")
-        _check_range("config.optim.boundaries", epoch, _AT_LEAST_0)
-
-
-def check_losses(losses: Mapping[str, Mapping[str, Any]]) -> None:
-    """Checks each setting of losses by itself.
-
-    Args:
-      losses: name -> settings, as in `config.losses`.
-
-    Raises:
-      UserError: on the first value that is out of range.
-    """
-    for loss, settings in losses.items():
-        for key, value in settings.items():
-            allowed = _LOSS_RANGES.get(f"{loss}.{key}", _LOSS_RANGES.get(key))
-            _check_range(f"config.losses.{loss}.{key}", value, allowed)
+        check_range("config.optim.boundaries", epoch, AT_LEAST_0)
 
 
 def flat_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -296,11 +176,4 @@ def _check_ensemble(teacher: ml_collections.ConfigDict) -> None:
     for weight in teacher.ensemble_weights:
         if not isinstance(weight, int | float):
             raise UserError(f"config.teacher.ensemble_weights must be numbers, not {weight!r}")
-        _check_range("config.teacher.ensemble_weights", weight, _POSITIVE)
-
-
-def _check_range(key: str, value: Any, allowed: _Range | None) -> None:
-    if allowed is None or not isinstance(value, int | float):
-        return  # a setting of the same name of somebody's loss may be a tuple
-    if not (math.isfinite(value) and allowed.allows(value)):
-        raise UserError(f"{key} must be {allowed}, not {value}")
+        check_range("config.teacher.ensemble_weights", weight, POSITIVE)

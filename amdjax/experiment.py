@@ -7,12 +7,13 @@ from typing import Any
 
 import ml_collections
 
-from amdjax.config import check_losses, disabled_by, flat_settings, given_teacher
+from amdjax.config import disabled_by, flat_settings, given_teacher
 from amdjax.data.policies import policy_names
 from amdjax.errors import UserError, unknown_name
 from amdjax.losses import Objective, build_objective
 from amdjax.methods import canonical_method_name, method_losses, needs_early_teacher
 from amdjax.models import canonical_model_name
+from amdjax.ranges import check_losses
 
 TEACHER = "teacher"
 EARLY_TEACHER = "teacher_early"

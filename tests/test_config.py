@@ -4,9 +4,10 @@ import math
 
 import pytest
 
-from amdjax.config import check_losses, validate
+from amdjax.config import validate
 from amdjax.configs import default
 from amdjax.errors import UserError
+from amdjax.ranges import check_losses
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import ml_collections
 from amdjax.data import image_ops
 from amdjax.data.policies import AUGMENTATIONS, policy_names
 from amdjax.errors import UserError, unknown_name
+from amdjax.ranges import check_settings
 
 _PAD_MODES = {"zero": "constant", "reflect": "reflect"}
 # An erased rectangle: fraction of the image's area, ratio of height to width, draws until it fits.
@@ -243,9 +244,7 @@ def create_augment(augment: ml_collections.ConfigDict) -> Augment:
     """
     if augment.pad_mode not in _PAD_MODES:
         raise unknown_name("config.augment.pad_mode", augment.pad_mode, _PAD_MODES)
-    for name in ("padding", "noise"):
-        if augment[name] < 0:
-            raise UserError(f"config.augment.{name} must be at least 0, not {augment[name]}")
+    check_settings("augment", augment)
     if len(augment.mean) != 3 or not all(isinstance(x, int | float) for x in augment.mean):
         raise UserError(f"config.augment.mean needs three numbers, not {augment.mean}")
     if max(augment.mean) > 1:
@@ -265,8 +264,6 @@ def create_augment(augment: ml_collections.ConfigDict) -> Augment:
             "config.augment.color_jitter shifts the hue by at most 0.5, half of the circle, not "
             f"{strengths[3]}"
         )
-    if not 0 <= augment.erasing <= 1:
-        raise UserError(f"config.augment.erasing must be between 0 and 1, not {augment.erasing}")
     policies = _policies(augment)
 
     def evaluate(images: jax.Array) -> jax.Array:

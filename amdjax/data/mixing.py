@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from amdjax.errors import UserError, unknown_name
+from amdjax.errors import unknown_name
 from amdjax.models.layers import FeatureHook
+from amdjax.ranges import check_settings
 
 MIXES = {
     "none": "no mixing",
@@ -133,11 +134,7 @@ def create_mix(mix: ml_collections.ConfigDict, reverse: Reverse) -> Mix | None:
     """
     if mix.name not in MIXES:
         raise unknown_name("mix", mix.name, MIXES)
-    if mix.alpha <= 0:
-        raise UserError(f"config.mix.alpha must be above 0, not {mix.alpha}")
-    for name in ("probability", "moex_lam"):
-        if not 0 <= mix[name] <= 1:
-            raise UserError(f"config.mix.{name} must be between 0 and 1, not {mix[name]}")
+    check_settings("mix", mix)
 
     def mix_labels(labels: jax.Array, lam: jax.Array, num_classes: int) -> jax.Array:
         one_hot = jax.nn.one_hot(labels, num_classes)

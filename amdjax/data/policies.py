@@ -15,10 +15,10 @@ import numpy as np
 
 from amdjax.data import image_ops
 from amdjax.data.image_ops import Operation
-from amdjax.errors import UserError
+from amdjax.ranges import MAX_MAGNITUDE, check_settings
 from amdjax.registry import registering
 
-NUM_LEVELS = 31
+_NUM_LEVELS = MAX_MAGNITUDE + 1
 
 
 class AugmentationSpec(NamedTuple):
@@ -95,8 +95,7 @@ def rand_augment(
     Raises:
       UserError: if the magnitude is not a level.
     """
-    if not 0 <= magnitude < NUM_LEVELS:
-        raise UserError(f"the magnitude of randaugment is a level, 0 to 30, not {magnitude}")
+    check_settings("augment.randaugment", {"magnitude": magnitude})
     height, width = images.shape[1:3]
     choices = operations(
         (height, width),
@@ -163,14 +162,14 @@ def operations(
     """
 
     def signed(operation: Callable[[float], Operation], last: float) -> list:
-        values = np.linspace(0.0, last, NUM_LEVELS)
+        values = np.linspace(0.0, last, _NUM_LEVELS)
         return [(operation(-value), operation(value)) for value in values]
 
     def unsigned(operation: Callable[[float], Operation], first: float, last: float) -> list:
-        return [(operation(value),) * 2 for value in np.linspace(first, last, NUM_LEVELS)]
+        return [(operation(value),) * 2 for value in np.linspace(first, last, _NUM_LEVELS)]
 
     def constant(operation: Operation) -> list:
-        return [(operation,) * 2] * NUM_LEVELS
+        return [(operation,) * 2] * _NUM_LEVELS
 
     def blended(degenerate: int) -> list:
         return signed(lambda value: image_ops.blending(degenerate, 1.0 + value), strength)

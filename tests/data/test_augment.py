@@ -224,7 +224,7 @@ def test_train_refuses_a_policy_that_changes_dtype_or_shape():
         ({"color_jitter": (0.4, 0.4)}, r"color_jitter needs four numbers .* not \(0\.4, 0\.4\)"),
         ({"color_jitter": ("a", 0.4, 0.4, 0.1)}, "color_jitter needs four numbers"),
         ({"color_jitter": (0.4, 0.4, 0.4, 0.6)}, r"shifts the hue by at most 0\.5"),
-        ({"erasing": 1.5}, r"config\.augment\.erasing must be between 0 and 1, not 1\.5"),
+        ({"erasing": 1.5}, r"config\.augment\.erasing must be at least 0 and at most 1, not 1\.5"),
     ],
 )
 def test_create_augment_error_names_the_setting(changes, message):

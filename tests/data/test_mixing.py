@@ -135,8 +135,8 @@ def test_create_mix_returns_none_without_mixing():
     [
         ({"name": "mixpu"}, "unknown mix 'mixpu'; did you mean mixup"),
         ({"name": "mixup", "alpha": 0.0}, "alpha must be above 0"),
-        ({"name": "mixup", "probability": 1.5}, "probability must be between 0 and 1"),
-        ({"name": "moex", "moex_lam": -0.5}, "moex_lam must be between 0 and 1"),
+        ({"name": "mixup", "probability": 1.5}, "probability must be at least 0 and at most 1"),
+        ({"name": "moex", "moex_lam": -0.5}, "moex_lam must be at least 0 and at most 1"),
     ],
 )
 def test_create_mix_error_names_the_setting(values, message):

@@ -117,7 +117,7 @@ def test_rand_augment_draws_operations_of_one_level():
 
 @pytest.mark.parametrize("magnitude", [-1, 31])
 def test_rand_augment_refuses_a_magnitude_that_is_no_level(magnitude):
-    with pytest.raises(UserError, match=f"0 to 30, not {magnitude}"):
+    with pytest.raises(UserError, match=f"at least 0 and at most 30, not {magnitude}"):
         rand_augment(_keys(1), random_images(1, HEIGHT, WIDTH, 3), magnitude=magnitude)
 
 
