@@ -190,7 +190,7 @@ def get_config(*, imports: Sequence[str] = ()) -> ml_collections.ConfigDict:
     config.checkpoint_every_steps = 1000  # besides one at each evaluation
     # Also at the first log line after so many minutes without a checkpoint; 0: not by time.
     config.checkpoint_every_minutes = 0.0
-    config.profile = False  # writes a trace of steps 10 to 20 of each run to its folder
+    config.profile = False  # writes a trace of steps 10 to 20 of each run to RUN/profile
     # Services that get the metrics, besides TensorBoard's files: wandb, mlflow. Their
     # environment variables, such as WANDB_MODE and MLFLOW_TRACKING_URI, say where they are.
     config.trackers = ()

@@ -18,6 +18,7 @@ SETUPS = {name: cifar10.SETUPS[name] for name in ("a", "d")}
 def get_config(setup: str = "a") -> ml_collections.ConfigDict:
     """Returns the recipe."""
     config = default.get_config()
+    config.methods = ("amd_g", "amd_gl")
     config.teacher.name, config.student.name = default.choose(SETUPS, setup, "tiny_imagenet.py")
     config.data.name = "tiny_imagenet"
     # Statistics of the training images.
