@@ -83,6 +83,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
         raise unknown_name("config.dtype", config.dtype, _DTYPES)
     if not config.methods:
         raise UserError(f"config.methods is empty; known methods: {', '.join(METHODS)}")
+    for method in config.methods:
+        if not isinstance(method, str):
+            raise unknown_name("method", str(method), METHODS)
     for key in ("methods", "seeds", "trackers"):
         values = [canonical_method_name(str(value)) for value in config[key]]
         if len(set(values)) < len(values):

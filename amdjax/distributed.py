@@ -37,6 +37,7 @@ _CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "",
     "xla_backend_optimization_level": 2,
 }
+_PROCESS_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _HEARTBEAT_SECONDS = 30  # without a heartbeat, after which a process counts as dead
 _EXIT_DELAY_SECONDS = 5
 # What Gloo, NCCL and JAX's coordination service write when another process has ended.
@@ -50,14 +51,24 @@ def initialize() -> None:
     variables of Slurm, Open MPI or a TPU slice on Kubernetes. Without them there is one process.
 
     Raises:
-      UserError: if a number of processes, or the id of this one, is not a number, or there is no
-        device.
+      UserError: if variables are missing or have wrong values, or there is no device.
     """
     environment = os.environ
-    if "JAX_COORDINATOR_ADDRESS" in environment and "JAX_PROCESS_ID" in environment:
+    # The address alone may come with Slurm's variables.
+    if "JAX_NUM_PROCESSES" in environment or "JAX_PROCESS_ID" in environment:
+        if missing := [name for name in _PROCESS_VARIABLES if name not in environment]:
+            raise UserError(
+                f"the environment variable {missing[0]} is not set, which belongs to "
+                f"{' and '.join(name for name in _PROCESS_VARIABLES if name in environment)}"
+            )
+        count, index = _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
+        if index >= count:
+            raise UserError(
+                f"JAX_PROCESS_ID={index} must be below JAX_NUM_PROCESSES={count}: the first is 0"
+            )
         jax.distributed.initialize(
-            num_processes=_number("JAX_NUM_PROCESSES"),
-            process_id=_number("JAX_PROCESS_ID"),
+            num_processes=count,
+            process_id=index,
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         )
     # Tasks of the step, not of the job: an interactive shell in a job is a step of one task.

@@ -155,8 +155,9 @@ def ignored_settings(
     """Returns a sentence for each setting that has no effect on any run.
 
     These are the settings of a loss that no method has or that every method with it overrides,
-    those that another setting disables, see `disabled_by`, those of a teacher that is not trained,
-    and those of augmentations and sweeps that no method uses. A swept setting does not count.
+    those that another setting disables, see `disabled_by`, those of a teacher that is not trained
+    or that no method learns from, and those of augmentations and sweeps that no method uses. A
+    swept setting does not count.
 
     Args:
       config: of the experiment.
@@ -183,12 +184,19 @@ def _unread(name: str, settings: Mapping[str, Any], specs: Sequence[RunSpec]) ->
         return ": it is a setting of eskd"
     if name == "teacher.learning_rate" and not teachers:
         return ": no teacher is trained"
+    of_teacher = name.startswith("teacher.") or name == "mix.teacher_sees_mixed"
+    if of_teacher and not any(spec.teacher for spec in specs):
+        return ": no method of config.methods learns from a teacher"
+    if name in ("teacher.name", "teacher.cached") and settings["teacher.outputs"]:
+        return f" with config.teacher.outputs={settings['teacher.outputs']!r}"
     key = settings["sweep.key"]
     if name in ("sweep.key", "sweep.choices") and key and not any(one.sweep_key for one in specs):
         return f": no method of config.methods reads config.{key}"
     match name.split("."):
         case "losses", loss, _ if not any(loss in spec.losses for spec in specs):
             return f": no method of config.methods has the loss {loss}"
+        case "losses", loss, key if key != "weight" and _has_no_weight(loss, specs):
+            return f" with config.losses.{loss}.weight=0"
         case "augment", "strong_policy" if not _has_strong_view(specs):
             return ": no method of config.methods compares two views of each image"
         case "augment", augmentation, _:
@@ -198,6 +206,12 @@ def _unread(name: str, settings: Mapping[str, Any], specs: Sequence[RunSpec]) ->
             if not any(augmentation in policy_names(settings[key]) for key in keys):
                 return " with " + " and ".join(f"config.{key}={settings[key]!r}" for key in keys)
     return ""
+
+
+def _has_no_weight(loss: str, specs: Sequence[RunSpec]) -> bool:
+    """Returns whether a loss has the weight 0 in all runs that have it."""
+    weights = [spec.losses[loss]["weight"] for spec in specs if loss in spec.losses]
+    return not any(weights)
 
 
 def _has_strong_view(specs: Sequence[RunSpec]) -> bool:

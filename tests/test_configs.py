@@ -189,6 +189,27 @@ def test_ignored_settings_leaves_out_a_swept_one():
             ["config.teacher.learning_rate=0.2 has no effect: no teacher is trained"],
         ),
         (
+            {"methods": ("scratch",), "teacher.checkpoint": "gone", "teacher.cached": True},
+            [
+                f"config.teacher.{setting} has no effect: no method of config.methods learns from "
+                "a teacher"
+                for setting in ("checkpoint='gone'", "cached=True")
+            ],
+        ),
+        (
+            {"teacher.outputs": "a.npz", "teacher.name": "wrn_40_2", "teacher.cached": True},
+            [
+                f"config.teacher.{setting} has no effect with config.teacher.outputs='a.npz'"
+                for setting in ("name='wrn_40_2'", "cached=True")
+            ],
+        ),
+        (
+            {"methods": ("kd",), "losses.kd.weight": 0.0, "losses.kd.temperature": 2.0},
+            [
+                "config.losses.kd.temperature=2.0 has no effect with config.losses.kd.weight=0",
+            ],
+        ),
+        (
             {"sweep.choices": (1.1, 1.35)},
             ["config.sweep.choices=(1.1, 1.35) has no effect with config.sweep.key=''"],
         ),

@@ -203,6 +203,25 @@ def test_initialize_refuses_an_incomplete_environment(monkeypatch, count):
         distributed.initialize()
 
 
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"COORDINATOR_ADDRESS": "x:1", "NUM_PROCESSES": "2"}, "JAX_PROCESS_ID is not set"),
+        ({"NUM_PROCESSES": "2", "PROCESS_ID": "1"}, "JAX_COORDINATOR_ADDRESS is not set"),
+        ({"COORDINATOR_ADDRESS": "x:1", "PROCESS_ID": "1"}, "JAX_NUM_PROCESSES is not set"),
+        (
+            {"COORDINATOR_ADDRESS": "x:1", "NUM_PROCESSES": "2", "PROCESS_ID": "2"},
+            "JAX_PROCESS_ID=2 must be below JAX_NUM_PROCESSES=2",
+        ),
+    ],
+)
+def test_initialize_refuses_variables_that_do_not_fit(monkeypatch, environment, message):
+    for name, value in environment.items():
+        monkeypatch.setenv(f"JAX_{name}", value)
+    with pytest.raises(UserError, match=message):
+        distributed.initialize()
+
+
 def test_check_devices_names_a_plugin_that_is_not_installed(monkeypatch):
     """JAX then fails at an assertion without words."""
 

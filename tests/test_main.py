@@ -16,6 +16,7 @@ MISTAKES = [
     (("--config.methods=kd,", "at"), "unexpected argument 'at'; write lists without spaces"),
     (["--config.studnt.name=x"], "unknown config key 'studnt.name'; did you mean student.name"),
     (["--config.methods=amd_lg"], "unknown method 'amd_lg'; did you mean amd_g"),
+    (["--config.methods=1"], "unknown method '1'"),
     (["--stop_code=300"], "--stop_code=300: 300 is not an integer in the range [0, 255]"),
     (["--workdir=/dev/null/x"], "cannot write to /dev/null/x: Not a directory"),
 ]

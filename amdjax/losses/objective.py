@@ -372,6 +372,12 @@ def _term(name: str, settings: Mapping[str, Any]) -> Term:
     if schedule["ramp"] not in RAMPS:
         raise unknown_name(f"ramp of the loss {name}", schedule["ramp"], RAMPS)
     selection = {key: values.pop(key) for key in spec.selection_defaults()}
+    for key in ("features", "teacher_features"):
+        for layer in selection.get(key, ()):
+            if not isinstance(layer, str):
+                raise UserError(
+                    f"the setting {key} of the loss {name} must have names of layers, not {layer!r}"
+                )
     return Term(
         name, spec, **schedule, selection=FrozenDict(selection), settings=FrozenDict(values)
     )
@@ -379,10 +385,12 @@ def _term(name: str, settings: Mapping[str, Any]) -> Term:
 
 def _check_kind(name: str, value: Any, default: Any) -> None:
     """Makes sure that a setting is a number, a text or a tuple, as its default is."""
-    if value is None or default is None:
-        return  # a function may take None for any of its arguments
+    if default is None:
+        return  # this says nothing of other values
 
     def kind(value: Any) -> str:
+        if value is None:
+            return "None"
         if isinstance(value, str):
             return "a text"
         return "a tuple" if isinstance(value, list | tuple) else "a number"

@@ -17,6 +17,7 @@ from amdjax.experiment import RunSpec
 from amdjax.pretrained import GivenTeacher, find_source, load_given_teacher, teacher_sources
 from amdjax.teacher_outputs.stored import StoredOutputs, open_outputs
 from amdjax.training.initial import InitialState, load_initial
+from amdjax.training.trainer import train_batches
 from amdjax.workdir import check_data, check_given_teacher
 
 
@@ -68,6 +69,8 @@ def load_inputs(
     if config.teacher.outputs and any(spec.teacher for spec in specs):
         outputs = open_outputs(config.teacher.outputs)
         accuracy = outputs.check_rows(students, config.data)
+    for spec in specs:  # a split may be smaller than a batch
+        train_batches(config, dataset if spec.is_teacher else students, spec.seed)
     _check_same_everywhere(dataset, students, outputs)
     changes = set()
     for spec in specs:

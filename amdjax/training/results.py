@@ -203,6 +203,8 @@ def _merge(earlier: Results, results: Results) -> Results:
     defaults = default_settings()
     for label in (*results, *earlier):
         new, old = results.get(label, {}), earlier.get(label, {})
+        if new:  # a given teacher is not a seed of another one
+            old = {seed: result for seed, result in old.items() if result.final()["step"] > 0}
         by_seed = {
             seed: result
             for seed, result in old.items()

@@ -35,7 +35,7 @@ from amdjax.training.multi_step import StepRunner
 from amdjax.training.preflight import check_same_settings, check_settings, check_shapes
 from amdjax.training.preflight_warnings import started_students_warnings
 from amdjax.training.teacher_cache import TeacherCache
-from amdjax.training.trainer import Trainer, build_trainer, train_batches
+from amdjax.training.trainer import Trainer, build_trainer
 from amdjax.workdir import check_resumable, describe_run, write_config
 from amdjax.workdir_lock import WorkdirLock
 
@@ -89,8 +89,6 @@ def prepare(
     for spec in specs:
         check_resumable(config, spec, workdir / spec.name)
     inputs = load_inputs(config, specs, data, workdir)
-    for spec in specs:
-        train_batches(config, inputs.data_of(spec), spec.seed)
     if distributed.is_primary():
         print_plan(config, specs, inputs, overridden, mesh.size)
         print("the data are prepared and the settings are valid; nothing was trained", flush=True)
@@ -134,6 +132,7 @@ def _train_all(
     built_for: RunSpec | None = None
     with distributed.Preemption(lock.check) as preemption:
         for group in group_seeds(specs, config.seeds_at_once):
+            lock.check()
             if preemption.agreed:  # since the last step of the run before
                 if distributed.is_primary():
                     print(f"stopped before {group[0].name}; repeat the command to resume")
@@ -160,6 +159,7 @@ def _train_all(
                 finished.setdefault(spec.label, {})[spec.seed] = result
                 if spec.is_teacher:
                     teachers[spec.name] = variables
+    lock.check()
     if distributed.is_primary():
         results.write(workdir, inputs.dataset.fingerprint, finished)
         print(results.table(finished), flush=True)

@@ -244,6 +244,17 @@ def test_prepare_checks_the_batches_of_the_teacher(images, folder, tmp_path):
         prepare(config, tmp_path / "run")
 
 
+def test_run_checks_the_batches_of_the_students_before_the_teacher_is_trained(
+    images, folder, tmp_path
+):
+    config = tiny_config(images, ("kd",))
+    config.data.unlabeled, config.data.unlabeled_only = str(folder), True
+    config.losses.ce.weight = 0.0
+    with pytest.raises(UserError, match="5 training images do not fill one batch of 8"):
+        run(config, tmp_path / "run")
+    assert not list(tmp_path.glob("run/*/checkpoints"))
+
+
 def test_header_has_the_steps_of_the_students_where_the_teacher_is_given(folder):
     dataset = _dataset()
     students = add_unlabeled(dataset, _settings(folder))

@@ -76,6 +76,17 @@ def test_write_does_not_average_runs_of_different_length(tmp_path, capsys):
     assert "results.json no longer has kd with seed 0" in capsys.readouterr().out
 
 
+def test_write_keeps_one_given_teacher(tmp_path, capsys):
+    (last,) = list(RESULT.evaluations.values())[-1:]
+    given = dataclasses.replace(RESULT, evaluations={0: last}, origin=results.origin_of(None, {}))
+    other = dataclasses.replace(given, model="wrn_40_2")
+    results.write(tmp_path, DATA, {"teacher": {0: given}, "kd": {0: RESULT}})
+    results.write(tmp_path, DATA, {"teacher": {1: other}, "kd": {1: RESULT}})
+    runs = [(run["label"], run["seed"]) for run in _read(tmp_path)["runs"]]
+    assert runs == [("teacher", 1), ("kd", 0), ("kd", 1)]
+    assert "no longer has" not in capsys.readouterr().out
+
+
 def test_write_drops_earlier_seeds_of_other_settings_and_other_classes(tmp_path):
     def result(epochs):
         return results.RunResult(

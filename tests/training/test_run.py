@@ -16,6 +16,7 @@ from amdjax.metrics import negative_log_likelihood
 from amdjax.trained import load_run
 from amdjax.training.run import run
 from amdjax.training.trainer import Trainer
+from amdjax.workdir_lock import WorkdirLock
 from tests.tiny_run import tiny_config
 from tests.trained_run import change_saved
 
@@ -86,6 +87,19 @@ def test_run_stops_before_a_run_if_a_signal_came_after_the_last_step(
     monkeypatch.setattr(distributed.Preemption, "agreed", True)
     assert not run(tiny_config(images, ("scratch", "amd_gl")), finished)
     assert "stopped before teacher; repeat the command to resume" in capsys.readouterr().out
+
+
+def test_run_writes_no_results_after_another_command_has_taken_the_workdir(
+    images, finished, monkeypatch
+):
+    def check(_):
+        raise UserError("another command has it now")
+
+    before = (finished / "results.json").read_bytes()
+    monkeypatch.setattr(WorkdirLock, "check", check)
+    with pytest.raises(UserError, match="another command has it now"):
+        run(tiny_config(images, ("scratch", "amd_gl")), finished)
+    assert (finished / "results.json").read_bytes() == before
 
 
 def test_run_of_another_method_uses_the_same_teacher(images, finished):
