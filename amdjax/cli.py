@@ -52,7 +52,7 @@ class _ListParser(flags.ArgumentParser):
             value = _literal(text)
             if isinstance(value, str):
                 raise ValueError(f"{argument!r} is not a Python tuple")
-            return tuple(value)
+            return tuple(value) if isinstance(value, tuple | list) else (value,)
         return tuple(_literal(item.strip()) for item in text.split(",") if item.strip())
 
     def flag_type(self) -> str:
@@ -192,6 +192,33 @@ def parse_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> 
     """
     logging.set_verbosity(logging.ERROR)
     words = list(argv)
+    file: str | None = None
+    if "config" in values:
+        file, imports = _find_config(words)
+        if file is not None:
+            values["config"].parser = _RecipeParser(imports)
+    try:
+        arguments = values(words)
+    except Exception as error:
+        raise config_file_error(error, file) or flag_error(error, words, values) from error
+    if file is not None:
+        _check_config(values["config"].value, file)
+    return arguments
+
+
+def _find_config(words: list[str]) -> tuple[str | None, tuple | None]:
+    """Replaces the name of a packaged recipe in a command line by its path.
+
+    Args:
+      words: the command line, which is changed.
+
+    Returns:
+      The recipe's file, None if there is none, and the modules of `--config.imports`, None if the
+      command line names none.
+
+    Raises:
+      UserError: if the file does not exist, or the modules are not a list.
+    """
     file, imports = None, None
     for i, (word, following) in enumerate(itertools.zip_longest(words, words[1:], fillvalue="")):
         if match := re.fullmatch(r"(--?config=)(.*)", word):
@@ -201,21 +228,20 @@ def parse_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> 
         else:
             name, equals, text = word.partition("=")
             if name in _IMPORT_FLAGS:
-                imports = _ListParser().parse(text if equals else following)
+                imports = _parse_imports(text if equals else following)
             continue
         value = find_recipe(value)
         file = value.split(":")[0]
         check_recipe(file)
         words[position] = prefix + value
-    if file is not None:
-        values["config"].parser = _RecipeParser(imports)
+    return file, imports
+
+
+def _parse_imports(text: str) -> tuple:
     try:
-        arguments = values(words)
-    except Exception as error:
-        raise config_file_error(error, file) or flag_error(error, words, values) from error
-    if file is not None:
-        _check_config(values["config"].value, file)
-    return arguments
+        return _ListParser().parse(text)
+    except ValueError as error:
+        raise UserError(f"--config.imports: {error}") from error
 
 
 def _check_config(config: Any, file: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from amdjax.checkpoint import read_network
 from amdjax.checkpoint_files import has_checkpoint
 from amdjax.config import compute_dtype, given_teacher
-from amdjax.data.fingerprint import Fingerprint, check_classes
+from amdjax.data.fingerprint import Fingerprint, check_classes, compare_test_images
 from amdjax.errors import UserError
 from amdjax.experiment import TEACHER, TEACHERS, RunIdentity, plan_runs
 from amdjax.files import local_path
@@ -198,8 +198,8 @@ def restore_all(
 
     Returns:
       (networks, notes): the teachers first, then the students in the order of the config, then
-      those of earlier commands; and a sentence for each network that is missing, cannot be read or
-      is not finished.
+      those of earlier commands; and a sentence for each network that is missing, cannot be read, is
+      not finished or was evaluated on other images in training.
     """
     networks, notes = [], []
 
@@ -224,6 +224,14 @@ def restore_all(
         notes.append(f"{TEACHER}: skipped: the report shows single networks, not ensembles")
     for name in run_names(workdir, config):
         attempt(lambda name=name: restore(workdir / name), name)
+    changed: dict[str, list[str]] = {}
+    for network in networks:
+        if network.data is not None and (change := compare_test_images(network.data, data)):
+            changed.setdefault(change, []).append(network.name)
+    notes += [
+        f"{', '.join(names)}: evaluated on other test images than in training ({change})"
+        for change, names in changed.items()
+    ]
     notes += [
         f"{network.name}: trained for {network.step} of {total} steps so far"
         for network in networks

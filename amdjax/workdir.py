@@ -196,7 +196,7 @@ def write_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
     write_atomically(workdir / _CONFIG_FILE, json.dumps(values, indent=2) + "\n")
 
 
-def read_config(workdir: Path, paths: DataPaths = UNMOVED) -> ml_collections.ConfigDict:
+def read_config(workdir: Path) -> ml_collections.ConfigDict:
     """Returns the config of the workdir's last command.
 
     The modules of `config.imports` are imported. Settings that were added to amdjax later have
@@ -204,11 +204,10 @@ def read_config(workdir: Path, paths: DataPaths = UNMOVED) -> ml_collections.Con
 
     Args:
       workdir: of the experiment.
-      paths: where the data are now, if they were moved.
 
     Raises:
-      UserError: if there is no such folder, it has no config that can be read, a module cannot be
-        imported, or the data are not a folder of images and `paths` names one.
+      UserError: if there is no such folder, it has no config that can be read, or a module cannot
+        be imported.
     """
     if not workdir.is_dir():
         raise UserError(f"--workdir: {workdir} is not a folder")
@@ -242,12 +241,6 @@ def read_config(workdir: Path, paths: DataPaths = UNMOVED) -> ml_collections.Con
         ) from error
     if unknown:
         print(f"note: {path} has unknown settings: {', '.join(unknown)}", file=sys.stderr)
-    if paths.folder is not None and config.data.name != "folder":
-        raise UserError(
-            f"--data_folder is for the data set 'folder'; {workdir} was trained on "
-            f"{config.data.name}, for whose prepared data there is --data_dir"
-        )
-    config.data.update({key: path for key, path in paths._asdict().items() if path is not None})
     return config
 
 
@@ -343,31 +336,41 @@ def load_data_again(data: ml_collections.ConfigDict) -> Dataset:
     """Opens a data set that networks were trained on, to evaluate them; images stay on the disk.
 
     Args:
-      data: `config.data`, from `read_config` or `run_data`.
+      data: from `run_data`.
 
     Raises:
       UserError: see `load_dataset`; if the folder of the images is not there, the error names the
         flag with which the commands take its new path.
     """
-    if data.name == "folder" and not local_path(data.folder, "config.data.folder").exists():
-        raise UserError(
-            f"the images are not in {data.folder} any more; give their new path with --data_folder"
-        )
+    folder = data.folder
+    if data.name == "folder" and not (folder and local_path(folder, "config.data.folder").exists()):
+        where = f" in {folder}" if folder else ""
+        raise UserError(f"there are no images{where} any more; name their folder: --data_folder")
     data = data.copy_and_resolve_references()
     data.memory_gib = 0.0  # no image is read twice
     return load_dataset(data)
 
 
 def run_data(
-    data: ml_collections.ConfigDict, settings: Mapping[str, Any]
+    data: ml_collections.ConfigDict, settings: Mapping[str, Any], paths: DataPaths = UNMOVED
 ) -> ml_collections.ConfigDict:
-    """Returns the `config.data` of a run: its images, where the workdir's last command found them.
+    """Returns the `config.data` of a run: its images, where they are now.
 
     Args:
-      data: `config.data` of that command.
-      settings: of the run, see `TrainedModel`.
+      data: `config.data` of the workdir's last command.
+      settings: of the run, see `TrainedModel`; {}: those of the command.
+      paths: where the data are, if not where that command found them.
+
+    Raises:
+      UserError: if `paths` names a folder of images, and the run has another data set.
     """
     copy = data.copy_and_resolve_references()
     saved = with_tuples(settings.get("data", {}))
     copy.update({key: value for key, value in saved.items() if key in copy})
+    if paths.folder is not None and copy.name != "folder":
+        raise UserError(
+            f"--data_folder is for the data set 'folder', and these data are {copy.name}: name the "
+            "folder of the prepared data with --data_dir"
+        )
+    copy.update({key: path for key, path in paths._asdict().items() if path is not None})
     return copy

@@ -27,5 +27,12 @@ def workdir() -> Path:
 
 
 def data_paths() -> DataPaths:
-    """Returns where the command line says that the data are."""
-    return DataPaths(_DATA_DIR.value, _DATA_FOLDER.value)
+    """Returns where the command line says that the data are.
+
+    Raises:
+      UserError: if `--data_folder` is not a folder.
+    """
+    folder = _DATA_FOLDER.value
+    if folder is not None and not (folder and local_path(folder, "--data_folder").is_dir()):
+        raise UserError(f"--data_folder: {folder!r} is not a folder")
+    return DataPaths(_DATA_DIR.value, folder)

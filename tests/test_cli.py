@@ -123,6 +123,7 @@ def _parse(*words):
         ("--config.losses.kd=3", r"kd is a group of settings; .* such as --config\.losses\.kd\."),
         ("--methods=kd", r"unknown flag --methods; did you mean --config\.methods\?"),
         ("--config.augment.mean=(1.0,", "is not a Python tuple"),
+        ("--config.imports=(a", r"^--config\.imports: '\(a' is not a Python tuple$"),
         ("--wrkdir=x", "Did you mean: workdir"),
     ],
 )
@@ -140,6 +141,7 @@ def test_parse_flags_names_a_wrong_flag(flag, message):
         ("--config.methods=amd_gl+sp", ("amd_gl+sp",)),
         ("--config.methods=('kd',)", ("kd",)),
         ("--config.seeds=0,1,2", (0, 1, 2)),
+        ("--config.seeds=(1)", (1,)),
         ("--config.optim.boundaries=(3,5)", (3, 5)),
         ("--config.optim.boundaries=", ()),
         ("--config.sweep.choices=(1.1,1.35)", (1.1, 1.35)),

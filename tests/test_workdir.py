@@ -26,6 +26,7 @@ from amdjax.workdir import (
     check_given_teacher,
     check_resumable,
     describe_run,
+    load_data_again,
     read_config,
     run_data,
 )
@@ -61,10 +62,6 @@ def test_read_config_returns_the_config_of_the_run(images, workdir):
     config.ema_decay = 0.5
     assert read_config(workdir).to_dict() == config.to_dict()
     assert plan_runs(read_config(workdir)) == plan_runs(config)
-    config.data.data_dir = "moved"
-    assert read_config(workdir, DataPaths("moved")).to_dict() == config.to_dict()
-    config.data.folder = "elsewhere"
-    assert read_config(workdir, DataPaths("moved", "elsewhere")).to_dict() == config.to_dict()
 
 
 def test_read_config_gives_newer_settings_their_defaults(workdir, tmp_path):
@@ -132,12 +129,12 @@ def test_restore_all_orders_networks_and_skips_twins(workdir, tmp_path):
     there = copy(workdir, tmp_path / "run")
     for name, seed in (("at-seed3", 3), ("at", 0)):
         add_student(there, name, method="at", seed=seed)
-    networks, missing = restore_all(there, read_config(there), DATA)
+    networks, missing = restore_all(there, read_config(there), read_run(there / "teacher").data)
     assert [network.name for network in networks] == ["teacher", "kd", "at", "at-seed3"]
     assert [(n.method, n.seed) for n in networks[-2:]] == [("at", 0), ("at", 3)]
     assert missing == []
     copy(there / "at", there / "at-seed0")
-    networks, missing = restore_all(there, read_config(there), DATA)
+    networks, missing = restore_all(there, read_config(there), read_run(there / "teacher").data)
     assert [network.name for network in networks] == ["teacher", "kd", "at", "at-seed3"]
     assert missing == ["at-seed0: skipped: at has the same method and seed"]
 
@@ -148,7 +145,7 @@ def test_restore_all_reports_missing_networks(workdir, tmp_path):
     for file in (there / "kd" / "checkpoints").glob("*/checksums.json"):
         file.write_bytes(b"")
     change_settings(there / "teacher", epochs=5)
-    networks, missing = restore_all(there, read_config(there), DATA)
+    networks, missing = restore_all(there, read_config(there), read_run(there / "teacher").data)
     assert [network.name for network in networks] == ["teacher"]
     sentences = dict(sentence.split(": ", 1) for sentence in missing)
     assert sentences.keys() == {"teacher_early", "scratch", "kd", "eskd", "teacher"}
@@ -166,11 +163,11 @@ def test_restore_all_prefers_an_imported_teacher(workdir, tmp_path):
     config.teacher.checkpoint, config.teacher.outputs = "", "outputs.npz"
     assert run_names(there, config) == ["kd"]
     config.teacher.checkpoint, config.teacher.outputs = str(workdir / "teacher"), ""
-    networks, missing = restore_all(there, config, DATA)
+    networks, missing = restore_all(there, config, read_run(there / "kd").data)
     assert (networks[0].name, networks[0].step, networks[0].length) == ("teacher", 0, None)
     assert missing == []
     config.teacher.checkpoint = str(tmp_path / "nothing")
-    networks, missing = restore_all(there, config, DATA)
+    networks, missing = restore_all(there, config, read_run(there / "kd").data)
     assert [network.name for network in networks] == ["kd"]
     assert len(missing) == 1
     assert "nothing does not exist" in missing[0]
@@ -243,7 +240,7 @@ def test_restore_refuses_other_classes(workdir):
         ),
         (
             lambda path: (path.mkdir(), (path / "config.json").write_text('{"methods": [5]}')),
-            "is damaged",
+            "unknown method '5'",
         ),
     ],
 )
@@ -283,6 +280,25 @@ def test_run_data_are_the_images_of_the_run_where_the_config_finds_them(workdir)
     config.data.update({"image_size": 99, "random_resized_crop": True, "data_dir": "moved"})
     data = run_data(config.data, restore(workdir / "kd").settings)
     assert (data.image_size, data.random_resized_crop, data.data_dir) == (16, False, "moved")
+    data = run_data(config.data, {}, DataPaths("prepared", "elsewhere"))
+    assert (data.image_size, data.data_dir, data.folder) == (99, "prepared", "elsewhere")
+
+
+def test_run_data_refuses_a_folder_for_another_data_set(workdir):
+    data = read_config(workdir).data
+    with pytest.raises(UserError, match="for the data set 'folder', and these data are digits"):
+        run_data(data, {"data": {"name": "digits"}}, DataPaths(folder="elsewhere"))
+
+
+def test_load_data_again_asks_for_the_folder_that_is_gone(workdir, tmp_path):
+    data = read_config(workdir).data
+    assert load_data_again(data).class_names == DATA.class_names
+    data.folder = str(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"no images in .*gone any more; .*--data_folder$"):
+        load_data_again(data)
+    data.folder = ""
+    with pytest.raises(UserError, match=r"^there are no images any more; .*--data_folder$"):
+        load_data_again(data)
 
 
 def test_check_resumable_compares_the_swept_value(tmp_path):

@@ -245,13 +245,15 @@ def create_augment(augment: ml_collections.ConfigDict) -> Augment:
     if augment.pad_mode not in _PAD_MODES:
         raise unknown_name("config.augment.pad_mode", augment.pad_mode, _PAD_MODES)
     check_settings("augment", augment)
-    if len(augment.mean) != 3 or not all(isinstance(x, int | float) for x in augment.mean):
-        raise UserError(f"config.augment.mean needs three numbers, not {augment.mean}")
-    if max(augment.mean) > 1:
+    for name in ("mean", "std"):
+        values = augment[name]
+        if len(values) != 3 or not all(isinstance(x, int | float) for x in values):
+            raise UserError(f"config.augment.{name} needs three numbers, not {values}")
+    if not all(0 <= x <= 1 for x in augment.mean):
         raise UserError(
             f"config.augment.mean is on the scale 0 to 1, not {augment.mean}; divide by 255"
         )
-    if len(augment.std) != 3 or min(augment.std) <= 0:
+    if not all(0 < x < math.inf for x in augment.std):
         raise UserError(f"config.augment.std needs three positive numbers, not {augment.std}")
     strengths = augment.color_jitter
     if len(strengths) != 4 or not all(isinstance(x, int | float) and x >= 0 for x in strengths):

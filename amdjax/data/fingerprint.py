@@ -106,6 +106,24 @@ def check_classes(saved: Fingerprint, current: Fingerprint, subject: str) -> Non
         )
 
 
+def compare_test_images(saved: Fingerprint, current: Fingerprint) -> str:
+    """Returns how the test images of two fingerprints differ, in words; "" if they may be the same.
+
+    Images without labels are part of the fingerprint of a run that has learned from them, so where
+    the numbers of training images differ, the digests say nothing about the test images.
+
+    Args:
+      saved: of the data that a network was trained on.
+      current: of the data that it is evaluated on, of the same classes.
+    """
+    before, now = saved.num_images, current.num_images
+    if before.get("test") != now.get("test"):
+        return f"test {before.get('test', 0):,} -> {now.get('test', 0):,} images"
+    if before.get("train") == now.get("train") and saved.digest != current.digest:
+        return "the names or sizes of the files differ"
+    return ""
+
+
 def check_images(
     saved: Fingerprint, current: Fingerprint, subject: str, accept_changes: bool
 ) -> str | None:

@@ -50,7 +50,9 @@ def check_unknown(data: ml_collections.ConfigDict, setting: str = "config.data.u
         )
 
 
-def open_unknown(dataset: Dataset, data: ml_collections.ConfigDict) -> UnknownImages | None:
+def open_unknown(
+    dataset: Dataset, data: ml_collections.ConfigDict, setting: str = "config.data.unknown"
+) -> UnknownImages | None:
     """Opens the images of unknown classes; prepares their data set first if necessary.
 
     Args:
@@ -58,6 +60,7 @@ def open_unknown(dataset: Dataset, data: ml_collections.ConfigDict) -> UnknownIm
       data: `config.data`, with `unknown`: the name of another data set, whose test split is taken,
         or a folder with images at any depth; "": the test images of the classes that are held out
         with `unknown_classes`. The images are resized to the size of the data set's.
+      setting: that gives `unknown`, for the message.
 
     Returns:
       The images; None if neither is given.
@@ -65,7 +68,7 @@ def open_unknown(dataset: Dataset, data: ml_collections.ConfigDict) -> UnknownIm
     Raises:
       UserError: on a wrong setting, or images that cannot be used.
     """
-    check_unknown(data)
+    check_unknown(data, setting)
     if not data.unknown:
         if dataset.unknown is None:
             return None
@@ -80,12 +83,12 @@ def open_unknown(dataset: Dataset, data: ml_collections.ConfigDict) -> UnknownIm
         opened = load_dataset(other)
         if opened.image_shape != dataset.image_shape:
             raise UserError(
-                f"config.data.unknown={data.unknown!r} has images {list(opened.image_shape)}, and "
+                f"{setting}={data.unknown!r} has images {list(opened.image_shape)}, and "
                 f"{dataset.name!r} has {list(dataset.image_shape)}; set config.data.image_size"
             )
         return UnknownImages(data.unknown, opened.test)
     root = _folder(data)
-    files = ImageFiles(root, list(list_images(root, "config.data.unknown")))
+    files = ImageFiles(root, list(list_images(root, setting)))
     crop = choose_crop(data.random_resized_crop, "unknown")
     source = StreamedSource(str(root), files, size, dataset.image_shape, 1, crop)
     return UnknownImages(str(root), source)

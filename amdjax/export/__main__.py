@@ -9,6 +9,7 @@ from amdjax.export.formats import FORMATS
 from amdjax.export.run import export
 from amdjax.files import local_path
 
+flags.adopt_module_key_flags(workdir_flags)
 _METHOD = flags.DEFINE_string(
     "method", None, "Method of the student, or its folder in the workdir; default: the last one."
 )

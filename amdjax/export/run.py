@@ -8,8 +8,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from amdjax.data.fingerprint import Fingerprint, check_classes
-from amdjax.errors import UserError, unknown_name
+from amdjax.data.fingerprint import Fingerprint, check_classes, compare_test_images
+from amdjax.errors import UserError, unknown_name, warn
 from amdjax.export.card import model_card
 from amdjax.export.evaluate import Evaluation, evaluate, format_evaluations, seconds_per_call
 from amdjax.export.formats import FORMATS, Classify, metadata_file, require
@@ -59,6 +59,7 @@ def export(
     """
     _check(to, file, int8)
     model, metadata = read_student(workdir, method, calibrated, paths)
+    check_writable(file.parent)
     metadata = {"format": to, **metadata}
     # Files get their names in the end, so that a failure leaves nothing behind.
     with (
@@ -148,7 +149,6 @@ def _check(to: str, file: Path, int8: bool) -> None:
         if path.exists():
             raise UserError(f"{path} exists already; remove it or choose another name")
     require(to, file.suffix)
-    check_writable(file.parent)
 
 
 def _cpu() -> jax.Device:
@@ -171,10 +171,12 @@ def _add_int8(
     workdir: Path, paths: DataPaths, file: Path, classify: Classify, metadata: Metadata
 ) -> dict[str, Evaluation]:
     """Quantises an ONNX file, and evaluates both networks on the test split."""
-    config = read_config(workdir, paths)
-    data = run_data(config.data, metadata["settings"])
+    data = run_data(read_config(workdir).data, metadata["settings"], paths)
     dataset, small = load_data_again(data), int8_file(file)
-    check_classes(Fingerprint.from_dict(metadata["data"]), dataset.fingerprint, str(workdir))
+    trained = Fingerprint.from_dict(metadata["data"])
+    check_classes(trained, dataset.fingerprint, str(workdir))
+    if change := compare_test_images(trained, dataset.fingerprint):
+        warn(f"the table is that of other test images than in training ({change})")
     quantize(file, small, dataset)
     _write_text(metadata_file(small), json.dumps({**metadata, "dtype": "int8"}, indent=2) + "\n")
     return {

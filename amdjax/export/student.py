@@ -18,7 +18,7 @@ from amdjax.predict.classifier import CalibratedModel, calibrate, find_student
 from amdjax.predictor import Predictor, create_predictor, predicting_losses
 from amdjax.trained import TrainedModel, restore
 from amdjax.training.results import FILE as RESULTS_FILE
-from amdjax.workdir import UNMOVED, DataPaths, read_config
+from amdjax.workdir import UNMOVED, DataPaths, read_config, run_data
 
 Metadata = dict[str, Any]
 INPUT, OUTPUT = "images", "probabilities"
@@ -48,14 +48,16 @@ def read_student(
     Raises:
       UserError: if the network cannot be read or calibrated.
     """
-    config = read_config(workdir, paths)
+    config = read_config(workdir)
     folder = workdir / find_student(workdir, config, method)
     network = restore(folder)
     data = network.data
     assert data is not None, "`restore` returns networks with their data"
     model = CalibratedModel(network)
     if calibrated:
-        (model,) = calibrate([network], workdir, config, data)
+        (model,) = calibrate(
+            [network], workdir, run_data(config.data, network.settings, paths), data
+        )
         if model.temperature is None:
             raise UserError(f"--calibrated: the temperature of {network.name} cannot be fitted")
     module = network.predictor.module.clone(dtype=jnp.float32)

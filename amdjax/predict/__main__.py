@@ -10,10 +10,12 @@ from absl import flags
 from amdjax import distributed, workdir_flags
 from amdjax.cli import run_command
 from amdjax.errors import UserError
+from amdjax.files import check_writable
 from amdjax.predict.classifier import BATCH_SIZE, format_table, load_models
 from amdjax.predict.images import CAM_MARK, check_any_exists, find_images, overlay_cam, read_images
 from amdjax.predict.table import WRITERS, Predictions, output_file
 
+flags.adopt_module_key_flags(workdir_flags)
 _METHOD = flags.DEFINE_string(
     "method", None, "Method of the student, or its folder in the workdir; default: the last one."
 )
@@ -34,6 +36,8 @@ def main(arguments: list[str]) -> None:
     files = find_images(arguments[1:])
     check_any_exists(files)
     loaded = load_models(workdir, _METHOD.value, workdir_flags.data_paths())
+    if out is not None:
+        check_writable(out.parent)
     predictions = Predictions(loaded)
     explained = list(loaded.models) if _CAM.value else []
     stems: set[str] = set()

@@ -24,10 +24,11 @@ from amdjax.checkpoint_files import has_checkpoint
 from amdjax.comparison import learned_from
 from amdjax.config import gives_network
 from amdjax.data import Dataset
-from amdjax.data.fingerprint import Fingerprint, compare_classes
+from amdjax.data.fingerprint import Fingerprint, compare_classes, compare_test_images
 from amdjax.errors import UserError, unknown_name
 from amdjax.experiment import TEACHER, plan_runs
 from amdjax.files import write_atomically
+from amdjax.methods import canonical_method_name
 from amdjax.predictor import Predictor
 from amdjax.run_description import read_label
 from amdjax.trained import TrainedModel, restore, restore_given_teacher, run_names
@@ -106,7 +107,7 @@ def load_models(
     Raises:
       UserError: if the student cannot be read, or its images are not square.
     """
-    config = read_config(workdir, paths)
+    config = read_config(workdir)
     networks = [restore(workdir / find_student(workdir, config, method))]
     data = networks[0].data
     assert data is not None, "`restore` returns networks with their data"
@@ -122,7 +123,7 @@ def load_models(
             networks.append(_teacher_of(networks[0], workdir, config, data))
         except UserError as error:
             print(f"without a teacher: {error}", file=sys.stderr)
-    models = calibrate(networks, workdir, config, data)
+    models = calibrate(networks, workdir, run_data(config.data, networks[0].settings, paths), data)
     return LoadedModels(
         models=tuple(models),
         class_names=data.class_names,
@@ -134,7 +135,7 @@ def load_models(
 def calibrate(
     networks: Sequence[TrainedModel],
     workdir: Path,
-    config: ml_collections.ConfigDict,
+    data_settings: ml_collections.ConfigDict,
     data: Fingerprint,
 ) -> list[CalibratedModel]:
     """Finds the temperatures of networks, in the workdir or by fitting them.
@@ -142,17 +143,19 @@ def calibrate(
     Args:
       networks: of one data set; the first was trained in the workdir.
       workdir: where the temperatures are stored.
-      config: of the workdir's last command, whose `data` say where the images are.
+      data_settings: from `run_data`.
       data: fingerprint of the data set.
 
     Returns:
-      The networks; the temperature is None where it cannot be fitted, and stderr says why.
+      The networks; the temperature is None where it cannot be fitted, and stderr says why. Those
+      that are fitted on other images than the networks were evaluated on are not stored.
     """
     temperatures = _read_cache(workdir / CACHE_FILE)
     digests = [_digest(network.variables) for network in networks]
     missing = [pair for pair in zip(digests, networks, strict=True) if pair[0] not in temperatures]
-    if missing and (fitted := _fit_all(missing, run_data(config.data, networks[0].settings), data)):
-        temperatures |= fitted
+    fitted, are_same = _fit_all(missing, data_settings, data) if missing else ({}, False)
+    temperatures |= fitted
+    if fitted and are_same:
         try:
             write_atomically(workdir / CACHE_FILE, json.dumps(temperatures, indent=2) + "\n")
         except OSError as error:
@@ -197,8 +200,8 @@ def find_student(workdir: Path, config: ml_collections.ConfigDict, method: str |
     labels = {name: read_label(workdir / name) or name for name in names}
     if method is None:
         wanted = [spec.label for spec in reversed(plan_runs(config)) if not spec.is_teacher]
-    elif method in names or method in labels.values():
-        wanted = [method]
+    elif found := {method, canonical_method_name(method)} & {*names, *labels.values()}:
+        wanted = [*found]
     else:
         raise unknown_name("method of this workdir", method, {*names, *labels.values()})
     trained = [name for name in names if has_checkpoint(workdir / name)]
@@ -253,23 +256,30 @@ def _fit_all(
     networks: Sequence[tuple[str, TrainedModel]],
     data_settings: ml_collections.ConfigDict,
     data: Fingerprint,
-) -> dict[str, float]:
-    """Returns the temperatures of networks by digest, without those that cannot be calibrated."""
-    temperatures = {}
+) -> tuple[dict[str, float], bool]:
+    """Fits the temperatures of networks.
+
+    Returns:
+      The temperatures by digest, without those that cannot be fitted, and whether the test images
+      may be those of the fingerprint.
+    """
+    names = " and ".join(network.name for _, network in networks)
     try:
         dataset = load_data_again(data_settings)
         if difference := compare_classes(data, dataset.fingerprint):
             raise UserError(f"the data have other classes now ({difference})")
     except UserError as error:
-        names = " and ".join(network.name for _, network in networks)
         print(f"{names}: not calibrated: {error}", file=sys.stderr)
-        return {}
+        return {}, False
+    if change := compare_test_images(data, dataset.fingerprint):
+        print(f"warning: {names}: calibrated on other images ({change})", file=sys.stderr)
+    temperatures = {}
     for digest, network in networks:
         try:
             temperatures[digest] = _fit(network, dataset)
         except UserError as error:
             print(f"{network.name}: not calibrated: {error}", file=sys.stderr)
-    return temperatures
+    return temperatures, not change
 
 
 def _fit(network: TrainedModel, dataset: Dataset) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from amdjax.errors import UserError
-from amdjax.files import check_writable, local_path, write_atomically
+from amdjax.files import local_path, write_atomically
 from amdjax.predict.classifier import LoadedModels
 
 
@@ -84,10 +84,9 @@ def output_file(text: str) -> Path:
     """Returns the path of `--out`.
 
     Raises:
-      UserError: if its suffix is not in `WRITERS`, or its folder cannot be written to.
+      UserError: if its suffix is not in `WRITERS`.
     """
     out = local_path(text, "--out")
     if out.suffix not in WRITERS:
         raise UserError(f"--out={text}: the file must end in {' or '.join(WRITERS)}")
-    check_writable(out.parent)
     return out

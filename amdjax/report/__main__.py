@@ -10,6 +10,7 @@ from amdjax.report.evaluate import evaluate_workdir
 from amdjax.report.page import write_report
 from amdjax.report.summary import summarize
 
+flags.adopt_module_key_flags(workdir_flags)
 _IMAGES = flags.DEFINE_list(
     "images",
     None,

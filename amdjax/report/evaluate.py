@@ -33,7 +33,7 @@ from amdjax.report.selection import (
 )
 from amdjax.trained import TrainedModel, restore_all
 from amdjax.training.metrics_file import METRICS_FILE, read_metrics
-from amdjax.workdir import UNMOVED, DataPaths, load_data_again, read_config
+from amdjax.workdir import UNMOVED, DataPaths, load_data_again, read_config, run_data
 
 LAYERS = tuple(LEVELS)  # of 32, 16 and 8 pixels for images of 32
 _TIMED_BATCHES = 5
@@ -68,16 +68,17 @@ def evaluate_workdir(
     Raises:
       UserError: if the workdir has no config, the data cannot be read, or a sample does not exist.
     """
-    config = read_config(workdir, paths)
-    data_settings = config.data.copy_and_resolve_references()
+    config = read_config(workdir)
+    data_settings = run_data(config.data, {}, paths)
+    setting = "config.data.unknown"
     if unknown is not None:
-        data_settings.unknown = unknown
-        check_unknown(data_settings, "--unknown")
+        data_settings.unknown, setting = unknown, "--unknown"
+        check_unknown(data_settings, setting)
     if not (config.teacher.checkpoint or any(workdir.glob(f"*/{FOLDER}/[0-9]*"))):
         return _empty_report(workdir, config, ["no network has a checkpoint yet"])
     dataset = load_data_again(data_settings)
     _check_samples(num_samples, indices, len(dataset.test))
-    unknown_images = open_unknown(dataset, data_settings)
+    unknown_images = open_unknown(dataset, data_settings, setting)
     networks, notes = restore_all(workdir, config, dataset.fingerprint)
     networks, skipped = drop_other_inputs(networks, dataset, config.data.random_resized_crop)
     notes += skipped

@@ -65,7 +65,9 @@ def main(arguments: list[str]) -> None:
     check_images_unchanged(config, "--out")
     out = _check_out(local_path(_OUT.value, "--out"))
     teacher = load_teacher_function(_TEACHER.value)
-    _write(config, teacher, out, _load(config.data))
+    dataset = _load(config.data)
+    check_writable(out.absolute().parent)  # before hours of computation
+    _write(config, teacher, out, dataset)
 
 
 def _load(data: ml_collections.ConfigDict) -> Dataset:
@@ -122,12 +124,11 @@ def _test_accuracy(teacher: Teacher, dataset: Dataset) -> float:
 
 
 def _check_out(out: Path) -> Path:
-    """Makes sure, before hours of computation, that the file can be written."""
+    """Makes sure, before data are prepared, that the file's name can be used."""
     if out.suffix not in ("", ".npz"):
         raise UserError(f"--out={out} must end in .npz, or be a folder without a suffix")
     if out.exists():
         raise UserError(f"--out={out} exists; remove it or choose another name")
-    check_writable(out.absolute().parent)
     return out
 
 

@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -219,7 +221,10 @@ def test_train_refuses_a_policy_that_changes_dtype_or_shape():
         ({"mean": (0.5, 0.5)}, "config.augment.mean needs three numbers"),
         ({"mean": ("a", 0.5, 0.5)}, "config.augment.mean needs three numbers"),
         ({"mean": (125, 125, 125)}, r"mean is on the scale 0 to 1, not \(125, .*; divide by 255"),
+        ({"mean": (-50, 0.5, 0.5)}, r"mean is on the scale 0 to 1, not \(-50,"),
         ({"std": (1.0, 0.0, 1.0)}, "config.augment.std needs three positive numbers"),
+        ({"std": (math.nan, 1.0, 1.0)}, "config.augment.std needs three positive numbers"),
+        ({"std": ("a", 1.0, 1.0)}, "config.augment.std needs three numbers"),
         ({"policy": "randaug"}, "unknown config.augment.policy 'randaug'; did you mean randaugm"),
         ({"color_jitter": (0.4, 0.4)}, r"color_jitter needs four numbers .* not \(0\.4, 0\.4\)"),
         ({"color_jitter": ("a", 0.4, 0.4, 0.1)}, "color_jitter needs four numbers"),

@@ -277,6 +277,14 @@ def test_export_reports_mistakes(arguments, message, workdir, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == taken
 
 
+def test_export_makes_no_folder_before_the_network_is_read(workdir, tmp_path):
+    with pytest.raises(UserError, match="unknown method"):
+        export(workdir, "flax", tmp_path / "new" / "s.msgpack", method="kp")
+    assert not (tmp_path / "new").exists()
+    export(workdir, "flax", tmp_path / "new" / "s.msgpack", method="KD")
+    assert (tmp_path / "new" / "s.msgpack").exists()
+
+
 def test_export_without_a_checkpoint_says_so(workdir, tmp_path):
     changed = copy(workdir, tmp_path / "run")
     (changed / "kd" / "checkpoints").rename(changed / "kd" / "elsewhere")

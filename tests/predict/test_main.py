@@ -23,7 +23,7 @@ from amdjax.predict.classifier import CACHE_FILE, format_table, load_models
 from amdjax.predict.images import check_any_exists, find_images, overlay_cam, read_images
 from amdjax.predict.table import Predictions, output_file, write_json
 from amdjax.report.evaluate import evaluate_workdir
-from amdjax.workdir import read_config, write_config
+from amdjax.workdir import DataPaths, read_config, write_config
 from tests.tiny_run import QUICK_COMPILATION, ROOT
 from tests.trained_run import add_student, change, change_run, change_settings, copy
 
@@ -260,6 +260,22 @@ def test_grad_cam_has_the_size_of_its_layer(workdir):
         student.grad_cam(images, "stage9")
 
 
+def test_load_models_does_not_store_temperatures_of_other_images(workdir, images, tmp_path, capsys):
+    changed, other = copy(workdir, tmp_path / "run"), copy(images, tmp_path / "other")
+    (changed / CACHE_FILE).unlink(missing_ok=True)
+    shutil.rmtree(other / "test")
+    shutil.copytree(other / "train", other / "test")
+    paths = DataPaths(str(tmp_path / "prepared"), str(other))
+    models = load_models(changed, "kd", paths).models
+    assert all(model.temperature for model in models)
+    warning = "warning: kd and teacher: calibrated on other images (test 32 -> 64 images)"
+    assert warning in capsys.readouterr().err
+    assert not (changed / CACHE_FILE).exists()
+    notes = evaluate_workdir(changed, paths).notes
+    change_of_images = "than in training (test 32 -> 64 images)"
+    assert f"teacher, kd: evaluated on other test images {change_of_images}" in notes
+
+
 def test_load_models_finds_the_student(workdir, tmp_path, capsys):
     changed = copy(workdir, tmp_path / "run")
     add_student(changed, "at-seed3", method="at", seed=3)
@@ -271,7 +287,7 @@ def test_load_models_finds_the_student(workdir, tmp_path, capsys):
     assert loaded() == ["at-seed3", "teacher"]
     change(changed / "config.json", methods=["kd", "at", "sp"])  # sp has no checkpoint yet
     assert loaded() == ["at-seed3", "teacher"]
-    assert loaded("kd") == ["kd", "teacher"]
+    assert loaded("kd") == loaded("KD") == ["kd", "teacher"]
     assert loaded("at") == loaded("at-seed3") == ["at-seed3", "teacher"]
     assert loaded("teacher") == ["teacher"]
     with pytest.raises(UserError, match="unknown method of this workdir 'kp'"):

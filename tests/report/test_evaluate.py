@@ -330,7 +330,7 @@ def test_evaluate_workdir_names_missing_data(workdir, tmp_path):
     changed = copy(workdir, tmp_path / "run")
     data = read_config(changed).data.to_dict()
     change(changed / "config.json", data={**data, "folder": str(tmp_path / "missing")})
-    with pytest.raises(UserError, match=rf"{tmp_path}/missing cannot be listed"):
+    with pytest.raises(UserError, match=rf"no images in {tmp_path}/missing any more"):
         evaluate_workdir(changed)
 
 
