@@ -95,7 +95,8 @@ def plan_runs(config: ml_collections.ConfigDict) -> list[RunSpec]:
             raise UserError(
                 f"eskd trains a teacher that is stopped early, but config.teacher.{given} gives "
                 "one: leave that empty, or give that of an early teacher and use the method kd "
-                "with --config.losses.kd.end_fraction=0.25"
+                "with --config.losses.kd.end_fraction=0.25 --config.losses.ce.end_fraction=0.25 "
+                "--config.losses.ce.end_weight=1"
             )
         return students
     losses = method_losses("scratch", config.losses)
@@ -195,7 +196,9 @@ def _unread(name: str, settings: Mapping[str, Any], specs: Sequence[RunSpec]) ->
     match name.split("."):
         case "losses", loss, _ if not any(loss in spec.losses for spec in specs):
             return f": no method of config.methods has the loss {loss}"
-        case "losses", loss, key if key != "weight" and _has_no_weight(loss, specs):
+        case "losses", loss, "end_weight" if _is_always(loss, "end_fraction", 1.0, specs):
+            return f" with config.losses.{loss}.end_fraction=1"
+        case "losses", loss, key if key != "weight" and _is_always(loss, "weight", 0.0, specs):
             return f" with config.losses.{loss}.weight=0"
         case "augment", "strong_policy" if not _has_strong_view(specs):
             return ": no method of config.methods compares two views of each image"
@@ -208,10 +211,9 @@ def _unread(name: str, settings: Mapping[str, Any], specs: Sequence[RunSpec]) ->
     return ""
 
 
-def _has_no_weight(loss: str, specs: Sequence[RunSpec]) -> bool:
-    """Returns whether a loss has the weight 0 in all runs that have it."""
-    weights = [spec.losses[loss]["weight"] for spec in specs if loss in spec.losses]
-    return not any(weights)
+def _is_always(loss: str, setting: str, value: float, specs: Sequence[RunSpec]) -> bool:
+    """Returns whether a setting of a loss has one value in all runs that have the loss."""
+    return {spec.losses[loss][setting] for spec in specs if loss in spec.losses} == {value}
 
 
 def _has_strong_view(specs: Sequence[RunSpec]) -> bool:

@@ -44,7 +44,7 @@ METHODS: dict[str, Method] = {
     "scratch": Method({"ce": _UNIT}, "cross-entropy only, no teacher"),
     "kd": Method({"ce": {}, "kd": {}}, "knowledge distillation"),
     "eskd": Method(
-        {"ce": {}, "kd": {"end_fraction": 0.25}},
+        {"ce": {"end_fraction": 0.25, "end_weight": 1.0}, "kd": {"end_fraction": 0.25}},
         "early-stopped KD from an early-stopped teacher",
         early_teacher=True,
     ),

@@ -87,6 +87,7 @@ _LOSS_RANGES = {
     "weight": AT_LEAST_0,
     "ramp_up_epochs": AT_LEAST_0,
     "end_fraction": _POSITIVE_FRACTION,
+    "end_weight": AT_LEAST_0,
     "temperature": POSITIVE,
     "target_temperature": POSITIVE,
     "regularization": POSITIVE,

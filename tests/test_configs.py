@@ -204,6 +204,14 @@ def test_ignored_settings_leaves_out_a_swept_one():
             ],
         ),
         (
+            {"methods": ("kd",), "losses.kd.end_weight": 0.5},
+            ["config.losses.kd.end_weight=0.5 has no effect with config.losses.kd.end_fraction=1"],
+        ),
+        (
+            {"methods": ("kd",), "losses.kd.end_weight": 0.5, "losses.kd.end_fraction": 0.5},
+            [],
+        ),
+        (
             {"methods": ("kd",), "losses.kd.weight": 0.0, "losses.kd.temperature": 2.0},
             [
                 "config.losses.kd.temperature=2.0 has no effect with config.losses.kd.weight=0",

@@ -35,7 +35,8 @@ class Term:
       weight: factor of the loss.
       ramp_up_epochs: epochs over which the weight rises; 0: no ramp.
       ramp: shape of the rise, one of `RAMPS`.
-      end_fraction: fraction of the epochs after which the weight is zero.
+      end_fraction: fraction of the epochs after which the weight is `end_weight`.
+      end_weight: factor of the loss from then on.
       selection: the settings of `LossSpec.selection_defaults`.
       settings: of the function.
     """
@@ -46,6 +47,7 @@ class Term:
     ramp_up_epochs: float
     ramp: str
     end_fraction: float
+    end_weight: float
     selection: FrozenDict[str, Any]
     settings: FrozenDict[str, Any]
 
@@ -56,7 +58,8 @@ class Objective:
 
     `total = sum_i weight_i * ramp_i(epoch) * mean(loss_i)`. For `ramp_up_epochs` R above 0, the
     ramp "gaussian" is `exp(-5 (1 - e / R)^2)` of the completed epochs e, zero in epoch 0, and the
-    ramp "linear" is `min((e + 1) / R, 1)`. From `end_fraction` of the epochs on, a weight is zero.
+    ramp "linear" is `min((e + 1) / R, 1)`. From `end_fraction` of the epochs on, a weight is
+    `end_weight`, zero by default.
 
     Attributes:
       terms: the losses, in the order in which they are added.
@@ -287,7 +290,7 @@ class Objective:
             else:
                 weight *= jnp.where(epoch < 1, 0.0, ramp_up(epoch, term.ramp_up_epochs))
         if term.end_fraction < 1:
-            weight *= jnp.where(epoch < term.end_fraction * self.epochs, 1.0, 0.0)
+            weight = jnp.where(epoch < term.end_fraction * self.epochs, weight, term.end_weight)
         return weight
 
 
@@ -346,7 +349,7 @@ def build_objective(
         on two losses that define different predictions, or if no loss has a weight other than zero.
     """
     terms = [_term(name, settings) for name, settings in losses.items()]
-    terms = [term for term in terms if term.weight != 0]
+    terms = [term for term in terms if term.weight or (term.end_fraction < 1 and term.end_weight)]
     if not terms:
         raise UserError("no loss has a weight other than zero; set config.losses.<name>.weight")
     predicting = [term.name for term in terms if term.spec.logits_fn is not None]

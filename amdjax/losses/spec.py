@@ -15,7 +15,8 @@ from amdjax.models.layers import Outputs
 STAGES = ("stage1", "stage2", "stage3")  # the layers that most losses of features compare
 _PAIR_LABELS = ("true", "predicted")
 
-SCHEDULE = ("ramp_up_epochs", "ramp", "end_fraction")  # the settings of a weight, see `Objective`
+# The settings of a weight, see `Objective`.
+SCHEDULE = ("ramp_up_epochs", "ramp", "end_fraction", "end_weight")
 
 _STRONG_VIEW = ("strong_student", "strong_teacher")
 _SIDES = ("student", "teacher", *_STRONG_VIEW)
@@ -221,6 +222,7 @@ class LossSpec:
             "ramp_up_epochs": self.warm_up_epochs,
             "ramp": "linear" if self.warm_up_epochs else "gaussian",
             "end_fraction": 1.0,
+            "end_weight": 0.0,
         }
         return {**schedule, **self.selection_defaults(), **keyword_defaults(self.function)}
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from amdjax import losses
+from amdjax.configs import default
 from amdjax.errors import UserError
 from amdjax.losses import LOSSES, LossInputs, LossSpec, Objective, build_objective
+from amdjax.methods import method_losses
 from amdjax.models import Outputs
 from amdjax.predictor import count_prediction_parameters
 from tests.losses.random_arrays import draw
@@ -297,6 +299,7 @@ def test_user_loss_is_applied_and_has_a_gradient(inputs, register):
         "ramp_up_epochs": 0.0,
         "ramp": "gaussian",
         "end_fraction": 1.0,
+        "end_weight": 0.0,
         "scale": 2.0,
     }
     student, teacher = inputs.student.logits, inputs.teacher.logits
@@ -426,6 +429,27 @@ def test_objective_ends_a_loss_after_its_end_fraction(inputs):
     for step, weight in [(0, 2.0), (5, 2.0), (6, 0.0), (11, 0.0)]:
         total, parts = _apply(objective, inputs, step)
         np.testing.assert_allclose(total, parts["ce"] + weight * parts["kd"], rtol=1e-6)
+
+
+def test_objective_continues_a_loss_with_its_end_weight(inputs):
+    ce = {"weight": 0.1, "end_fraction": 0.5, "end_weight": 1.0, "ramp_up_epochs": 4.0}
+    ce["ramp"] = "linear"
+    for settings in (ce, {**ce, "weight": 0.0}):
+        objective = build_objective({"ce": settings, "kd": {}}, steps_per_epoch=3, epochs=4)
+        for step, ramp, end in [(0, 0.25, 0.0), (5, 0.5, 0.0), (6, 0.0, 1.0), (11, 0.0, 1.0)]:
+            total, parts = _apply(objective, inputs, step)
+            weight = ramp * settings["weight"] + end
+            expected = weight * parts["ce"] + 0.9 * parts["kd"]
+            np.testing.assert_allclose(total, expected, rtol=1e-6)
+
+
+def test_eskd_ends_with_cross_entropy_alone(inputs):
+    settings = method_losses("eskd", default.get_config().losses)
+    objective = build_objective(settings, steps_per_epoch=1, epochs=8)
+    for step, weights in [(1, (0.1, 0.9)), (2, (1.0, 0.0))]:
+        total, parts = _apply(objective, inputs, step)
+        expected = weights[0] * parts["ce"] + weights[1] * parts["kd"]
+        np.testing.assert_allclose(total, expected, rtol=1e-6)
 
 
 def test_am_mask_ignores_positions_of_low_teacher_attention(inputs):
