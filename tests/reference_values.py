@@ -28,6 +28,7 @@ def cases(name: str) -> Iterator[dict[str, np.ndarray]]:
             if key.endswith(f"_{k}")
         }
         k += 1
+    assert k == int(arrays.get("n", k)) > 0, f"{name} has no cases, or other than it says"
 
 
 def prefixed(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

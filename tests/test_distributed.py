@@ -265,6 +265,24 @@ def test_compilation_cache_is_left_out_without_a_home_folder(monkeypatch):
     assert not jax.config.jax_compilation_cache_dir
 
 
+@pytest.mark.parametrize(
+    ("accelerator", "before", "after"),
+    [(True, None, "{}/amdjax/xla"), (True, "mine", "mine"), (False, None, None)],
+)
+def test_compilation_cache_is_kept_on_accelerators(
+    monkeypatch, tmp_path, accelerator, before, after
+):
+    monkeypatch.setattr(distributed, "on_accelerator", lambda: accelerator)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", before)
+        distributed.enable_compilation_cache()
+        assert jax.config.jax_compilation_cache_dir == (after and after.format(tmp_path))
+    finally:
+        jax.config.update("jax_compilation_cache_dir", found)
+
+
 @pytest.fixture
 def interruptible():
     """Ctrl-C has an effect, also where the tests were started in the background of a shell."""

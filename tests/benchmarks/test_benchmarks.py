@@ -20,7 +20,8 @@ def test_floor_seconds_is_the_slower_of_arithmetic_and_memory():
 
 
 def test_find_chip_knows_the_device_kinds_of_jax():
-    assert chips.find_chip("NVIDIA H100 80GB HBM3") is chips.CHIPS["NVIDIA H100"]
+    assert chips.find_chip("NVIDIA H100 80GB HBM3") is chips.CHIPS["NVIDIA H100 80GB HBM3"]
+    assert chips.find_chip("NVIDIA H100 PCIe") is None  # slower
     assert chips.find_chip("TPU v5 lite") is chips.CHIPS["TPU v5 lite"]
     assert chips.find_chip("cpu") is None
 

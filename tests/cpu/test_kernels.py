@@ -1,6 +1,7 @@
 """Compilation of the C++ kernels and the folder that they are kept in."""
 
 import subprocess
+import warnings
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,18 @@ def available(monkeypatch: pytest.MonkeyPatch):
     return kernels.available.__wrapped__
 
 
-def test_available_without_a_compiler_is_false_without_a_warning(available, monkeypatch):
+def test_available_without_a_compiler_is_false_without_a_warning(available, monkeypatch, tmp_path):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not available()
+
+
+def test_available_names_a_compiler_that_is_not_there(available, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert not available()
+    with pytest.warns(UserWarning, match=r"CXX=no-such-compiler is not the path of a compiler"):
+        assert not available()
 
 
 def test_available_with_a_failing_compiler_is_false_with_a_warning(

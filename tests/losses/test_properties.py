@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 
 from amdjax import losses
 from amdjax.errors import UserError
@@ -55,23 +54,6 @@ def test_teacher_receives_no_gradient(loss):
     student, teacher = _pair(loss)
     gradient = jax.grad(lambda t: jnp.sum(loss(student, t)))(teacher)
     np.testing.assert_array_equal(gradient, 0.0)
-
-
-@pytest.mark.parametrize("loss", ALL_LOSSES)
-def test_gradient_agrees_with_finite_differences(loss):
-    student, teacher = _pair(loss)
-    gradient = jax.grad(lambda s: jnp.sum(loss(s, teacher)))(student)
-    scale = 1 / np.linalg.norm(gradient)  # the tolerances are absolute, too
-    with jax.enable_x64(True):
-        check_grads(
-            lambda s: scale * jnp.sum(loss(s, teacher)),
-            (student,),
-            order=1,
-            modes=["rev"],
-            eps=1e-2,
-            atol=2e-2,
-            rtol=2e-2,
-        )
 
 
 @pytest.mark.parametrize("loss", [loss for loss in ALL_LOSSES if loss is not losses.cc_loss])

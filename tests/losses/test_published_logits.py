@@ -10,6 +10,7 @@ import pytest
 
 from amdjax import losses
 from amdjax.losses.center import Center
+from amdjax.losses.wkd import wkd_class_weight_loss
 from tests.losses.random_arrays import draw
 from tests.reference_values import cases, load
 
@@ -94,6 +95,16 @@ def test_class_cost_is_the_published_matrix():
     for k in (0, 3, 4, 5):
         cost = losses.class_cost(arrays[f"class_weights_{k}"].T, arrays[f"sharpen_{k}"].item())
         np.testing.assert_allclose(cost, arrays[f"cost_{k}"], rtol=1e-5, atol=1e-6)
+
+
+def test_wkd_class_weight_loss_is_the_loss_of_their_cost():
+    for case in cases("methods/wkd_l"):
+        logits = case["student"], case["teacher"], case["labels"]
+        weights = draw(6, case["student"].shape[1])
+        settings = {"temperature": 3.0, "gamma": 7.0, "regularization": 0.2, "iterations": 4}
+        loss = wkd_class_weight_loss(*logits, weights, **settings, sharpening=2.0)
+        expected = losses.wkd_logit_loss(*logits, losses.class_cost(weights, 2.0), **settings)
+        np.testing.assert_array_equal(loss, expected)
 
 
 def _a_softmax(embedding: jax.Array, weights: jax.Array, labels: jax.Array, case: dict) -> Any:

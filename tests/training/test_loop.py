@@ -23,6 +23,15 @@ def _steps(predicate):
     return [step for step in range(1, 21) if predicate(step)]
 
 
+def test_schedule_has_the_intervals_of_the_config():
+    config = default.get_config()
+    config.eval_every_epochs, config.log_every_steps = 3, 5
+    config.checkpoint_every_steps, config.profile = 7, True
+    assert HostSchedule.create(config, 2, 20, steps_per_epoch=4) == HostSchedule(
+        start=2, total=20, eval_every=12, log_every=5, save_every=7, profile=True
+    )
+
+
 def test_schedule_evaluates_periodically_and_at_the_end():
     assert _steps(_schedule().evaluates) == [8, 16, 20]
 

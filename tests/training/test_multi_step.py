@@ -43,9 +43,11 @@ def _trainer(config, devices=2, losses=_LOSSES) -> Trainer:
     return build_trainer(config, spec, dataset, distributed.make_mesh(jax.devices()[:devices]))
 
 
-def _train(config, *, on_device, cached=False, devices=2, seeds=(3,)) -> list[tuple[History, dict]]:
+def _train(
+    config, *, on_device, cached=False, devices=2, seeds=(3,), trainer=None
+) -> list[tuple[History, dict]]:
     """Returns the history of each metric and the last variables, for each seed."""
-    trainer = _trainer(config, devices)
+    trainer = trainer or _trainer(config, devices)
     teacher_variables = init_variables(trainer.teacher, jax.random.key(2), _SHAPE)
     teacher_variables = distributed.replicate(teacher_variables, trainer.mesh)
     cache = None
@@ -129,7 +131,8 @@ def test_open_says_when_the_first_steps_have_been_compiled(caplog, on_device):
 def test_networks_trained_as_one_program_equal_those_trained_alone():
     # Each with its first weights, order of the data, flips and noise.
     config = _config(flip=True, noise=0.1)
-    alone = [_train(config, on_device=False, seeds=(seed,))[0] for seed in (3, 8)]
+    trainer = _trainer(config)
+    alone = [_train(config, on_device=False, seeds=(seed,), trainer=trainer)[0] for seed in (3, 8)]
     assert alone[0][0]["loss"] != alone[1][0]["loss"]
     for on_device in (False, True):
         _assert_same(alone, _train(config, on_device=on_device, seeds=(3, 8)))
@@ -149,6 +152,17 @@ def test_examples_have_their_rows_where_a_loss_reads_them():
         examples = StepRunner(_trainer(_config(), losses=losses), (3,))._examples()
         assert examples.keys() == names
     np.testing.assert_array_equal(examples["index"], np.arange(30))
+
+
+def test_examples_are_kept_on_accelerators_that_have_the_memory(monkeypatch):
+    monkeypatch.setattr(distributed, "on_accelerator", lambda: True)
+    config, num_bytes = _config(), 30 * (16 * 16 * 3 + 4)
+    for size, expected in ((num_bytes, 3), (num_bytes - 1, 1)):
+        config.data.device_gib = size / 2**30
+        assert StepRunner(_trainer(config), (3,)).max_chunk == expected
+    monkeypatch.setattr(distributed, "on_accelerator", lambda: False)
+    config.data.device_gib = 2.0
+    assert StepRunner(_trainer(config), (3,)).max_chunk == 1
 
 
 def test_compiled_step_is_shared_by_all_seeds():

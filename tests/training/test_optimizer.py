@@ -1,7 +1,5 @@
 """Optimisers and schedules against values of PyTorch 2.14, optax's or the formulas by hand."""
 
-from unittest.mock import patch
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,6 @@ import pytest
 from amdjax.configs import default
 from amdjax.errors import UserError
 from amdjax.training.optimizer import (
-    OPTIMIZERS,
     create_optimizer,
     learning_rate_schedule,
     register_optimizer,
@@ -54,6 +51,19 @@ def test_weight_decay_of_kernels_only():
     np.testing.assert_array_equal(ours["bias"], 1.0)
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("adam", [0.9, -1.9]), ("adamw", [0.95, -1.9])],  # the sign of the decay, or the decay itself
+)
+def test_adam_has_the_weight_decay_in_the_gradient_and_adamw_outside(name, expected):
+    optim = _optim(name=name, weight_decay=0.5, boundaries=(), decay_norms_and_biases=False)
+    params = {"kernel": jnp.asarray([[1.0, -2.0]]), "bias": jnp.ones(1)}
+    zero = {"kernel": jnp.zeros((1, 2)), "bias": jnp.zeros(1)}
+    ours = _run(create_optimizer(optim, 1, 1), params, [zero])
+    np.testing.assert_allclose(ours["kernel"], [expected], rtol=1e-5)
+    np.testing.assert_array_equal(ours["bias"], 1.0)
+
+
 def test_adam_without_ramps_equals_that_of_optax():
     optim = _optim(name="adam", weight_decay=0.0, boundaries=(), learning_rate=0.003)
     params = {"kernel": jnp.ones((2, 2))}
@@ -63,10 +73,12 @@ def test_adam_without_ramps_equals_that_of_optax():
     np.testing.assert_allclose(ours["kernel"], theirs["kernel"], rtol=1e-6)
 
 
-def test_adam_beta1_falls_during_the_ramp_down():
+@pytest.mark.parametrize(("end", "beta2"), [(0.5, 0.999), (0.2, 0.9)])
+def test_adam_beta1_falls_during_the_ramp_down(end, beta2):
     optim = _optim(
         name="adam", weight_decay=0.0, boundaries=(), ramp_down_epochs=4.0, learning_rate=1.0
     )
+    optim.beta1_end, optim.beta2 = end, beta2
     params = {"kernel": jnp.zeros((1, 1))}
     gradients = [{"kernel": jnp.full((1, 1), g)} for g in (1.0, 2.0, -1.0, 0.5)]
     ours = _run(create_optimizer(optim, 1, 4), params, gradients)
@@ -74,9 +86,9 @@ def test_adam_beta1_falls_during_the_ramp_down():
     for epoch, gradient in enumerate(gradients):
         g = float(gradient["kernel"][0, 0])
         down = np.exp(-((0.5 * epoch) ** 2) / 4)
-        beta1 = down * 0.9 + (1 - down) * 0.5
-        m, v = beta1 * m + (1 - beta1) * g, 0.999 * v + 0.001 * g * g
-        corrected = v / (1 - 0.999 ** (epoch + 1))
+        beta1 = down * 0.9 + (1 - down) * end
+        m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g * g
+        corrected = v / (1 - beta2 ** (epoch + 1))
         value -= down * m / (1 - beta1 ** (epoch + 1)) / (np.sqrt(corrected) + 1e-8)
     np.testing.assert_allclose(ours["kernel"], value, rtol=1e-4)
 
@@ -225,14 +237,12 @@ def test_create_optimizer_refuses_wrong_settings(settings, message):
 
 
 def test_register_optimizer_adds_one_by_name():
-    with patch.dict(OPTIMIZERS):
+    @register_optimizer("sign", "the sign of the gradient")
+    def sign(inputs):
+        return optax.chain(
+            optax.scale_by_sign(), optax.scale_by_learning_rate(inputs.learning_rate)
+        )
 
-        @register_optimizer("sign", "the sign of the gradient")
-        def sign(inputs):
-            return optax.chain(
-                optax.scale_by_sign(), optax.scale_by_learning_rate(inputs.learning_rate)
-            )
-
-        optimizer = create_optimizer(_optim(name="sign", boundaries=()), 1, 1)
+    optimizer = create_optimizer(_optim(name="sign", boundaries=()), 1, 1)
     ours = _run(optimizer, {"kernel": jnp.zeros(2)}, [{"kernel": jnp.asarray([5.0, -0.1])}])
     np.testing.assert_allclose(ours["kernel"], [-0.1, 0.1], rtol=1e-6)

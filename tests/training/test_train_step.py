@@ -9,9 +9,11 @@ import pytest
 from amdjax import distributed
 from amdjax.configs import default
 from amdjax.data.augment import create_augment
+from amdjax.data.mixing import MixedBatch
 from amdjax.losses import LOSSES, build_objective
 from amdjax.models import Outputs, create_model, import_torch_state_dict, init_variables
 from amdjax.predictor import Predictor
+from amdjax.training import train_step
 from amdjax.training.dummy import dummy_inputs, dummy_outputs
 from amdjax.training.evaluation import make_eval_step
 from amdjax.training.optimizer import create_optimizer
@@ -197,6 +199,28 @@ def test_train_step_without_a_teacher_reads_cached_outputs_and_a_second_view():
     assert {"ce", "ce_strong", "kd"} < metrics.keys()
 
 
+@pytest.mark.parametrize("teacher_sees_mixed", [True, False])
+def test_views_of_student_and_teacher(teacher_sees_mixed):
+    def noise(keys, images):
+        return images + jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(keys)
+
+    batch = {"image": jnp.zeros((2, 4, 4, 3)), "label": jnp.asarray([0, 1])}
+    views = train_step._views(
+        batch,
+        jax.random.split(jax.random.key(0), 2),
+        augment=noise,
+        mix=lambda images, labels: MixedBatch(images + 10.0, labels, None),
+        strong_augment=noise,
+        apply_teacher=lambda images: images,
+        teacher_sees_mixed=teacher_sees_mixed,
+        needs_strong_teacher=True,
+    )
+    seen = views.mixed.images - (0.0 if teacher_sees_mixed else 10.0)
+    np.testing.assert_allclose(views.teacher, seen, atol=1e-5)
+    np.testing.assert_array_equal(views.strong_teacher, views.strong_images)
+    assert np.abs(views.strong_images - (views.mixed.images - 10.0)).min() > 1e-4
+
+
 def test_train_step_updates_the_ema():
     mesh = _mesh(2)
     model = create_model("resnet8", 2, axis_name=distributed.BATCH_AXIS)
@@ -333,4 +357,5 @@ def test_train_step_in_bfloat16_is_close_to_float32():
     assert rounded["am"].dtype == jnp.float32
     for name in ("ce", "kd"):
         np.testing.assert_allclose(rounded[name], exact[name], rtol=0.1)
+        assert rounded[name] != exact[name]  # else nothing was rounded
     np.testing.assert_allclose(rounded["am"], exact["am"], rtol=0.2)
