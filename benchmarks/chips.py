@@ -19,10 +19,10 @@ class Chip(NamedTuple):
     network: float
 
 
-# By the beginning of JAX's `device_kind`, the longest first.
+# By the beginning of JAX's `device_kind`. Cards of one name with other memory have other rates.
 CHIPS = {
-    "NVIDIA A100": Chip({"bfloat16": 312e12, "float32": 156e12}, 2.0e12, 25e9),
-    "NVIDIA H100": Chip({"bfloat16": 989e12, "float32": 495e12}, 3.35e12, 50e9),
+    "NVIDIA A100-SXM4-80GB": Chip({"bfloat16": 312e12, "float32": 156e12}, 2.0e12, 25e9),
+    "NVIDIA H100 80GB HBM3": Chip({"bfloat16": 989e12, "float32": 495e12}, 3.35e12, 50e9),
     "NVIDIA H200": Chip({"bfloat16": 989e12, "float32": 495e12}, 4.8e12, 50e9),
     "TPU v4": Chip({"bfloat16": 275e12, "float32": 92e12}, 1.2e12, 150e9),
     "TPU v5 lite": Chip({"bfloat16": 197e12, "float32": 66e12}, 0.82e12, 100e9),

@@ -1,6 +1,6 @@
 """Scaling model: the data that a step of AMD(g+l) sends between chips, and when it is hidden.
 
-    python -m benchmarks.scaling [--chip="NVIDIA H100"] [--size=32]
+    python -m benchmarks.scaling [--chip="NVIDIA H100 80GB HBM3"] [--size=32]
 
 WRN-16-3 teaches WRN-16-1, bfloat16. It counts the floating-point operations and the memory
 traffic of one image (XLA's analysis of the step) and the bytes that a step reduces over
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--chip", default="NVIDIA H100", choices=chips.CHIPS)
+    parser.add_argument("--chip", default="NVIDIA H100 80GB HBM3", choices=chips.CHIPS)
     parser.add_argument("--size", type=int, default=32, help="of the images, pixels")
     given = parser.parse_args()
     chip = chips.CHIPS[given.chip]

@@ -194,7 +194,7 @@ class _Jpegs:
 
 def input_rate(size: int, batch: int, seconds: float = 5.0) -> float:
     """Returns the number of JPEG images that the pipeline decodes and batches in a second."""
-    split = StreamedSource("jpeg", _Jpegs(2048, size), 0, (size, size, 3), 1)
+    split = StreamedSource("jpeg", _Jpegs(max(2048, batch), size), 0, (size, size, 3), 1)
     source = prefetch(TrainBatches(split, batch, seed=0), 0, 10**6)
     next(source)
     done, begin = 0, time.perf_counter()

@@ -13,15 +13,15 @@ cd "$(dirname "$0")/.."
 index=()
 [[ -z ${WHEELS:-} ]] || index=(--no-index --find-links "$WHEELS")
 
-# install FOLDER REQUIREMENT...: makes an environment, once.
+# install FOLDER FILE [REQUIREMENT...]: makes an environment with a file of requirements, once.
 install() {
-  local folder=$1 wanted
-  shift
-  wanted="$* $(cat requirements.txt)"
+  local folder=$1 file=$2 wanted
+  shift 2
+  wanted="$* $(cat "$file")"
   [[ -f $folder/installed && $(cat "$folder/installed") == "$wanted" ]] && return
-  echo "installing $* into $folder" >&2
+  echo "installing $file $* into $folder" >&2
   "${PYTHON:-python3}" -m venv "$folder" &&
-    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "${index[@]}" "$@" &&
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "${index[@]}" -r "$file" "$@" &&
     printf '%s\n' "$wanted" >"$folder/installed"
 }
 
@@ -37,15 +37,16 @@ if [[ -n ${AMDJAX_PYTHON:-} ]]; then
 else
   if [[ -z ${CUDA:-} ]]; then
     CUDA=cuda12
-    if nvidia-smi 2>/dev/null | grep -Eq 'CUDA( UMD)? Version: *1[3-9]'; then CUDA=cuda13; fi
+    # grep -q would end before nvidia-smi has written all, which pipefail takes for an error.
+    if nvidia-smi 2>/dev/null | grep -E 'CUDA( UMD)? Version: *1[3-9]' >/dev/null; then CUDA=cuda13; fi
   fi
-  install .venv-gpu -r requirements.txt "jax[$CUDA]" "pytest>=9,<10"
+  install .venv-gpu requirements.txt "jax[$CUDA]" "pytest>=9,<10"
   python=.venv-gpu/bin/python
   torch=${PYTORCH_PYTHON:-}
   if [[ -z $torch ]]; then
     torch=.venv-torch/bin/python
     # In an environment of its own: it may want other versions of NVIDIA's libraries.
-    install .venv-torch -r benchmarks/requirements.txt ||
+    install .venv-torch benchmarks/requirements.txt ||
       echo "PyTorch is not installed: amdjax is measured alone" >&2
   fi
 fi

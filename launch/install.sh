@@ -17,6 +17,7 @@ if not (3, 11) <= sys.version_info[:2] <= (3, 13):
              "set PYTHON to one of 3.11, 3.12 or 3.13")
 CHECK
   "$python" -m venv "$venv" || {
+    rm -rf "$venv" # a part of one would be taken for a whole one
     echo "error: $python cannot make a virtual environment (on Debian: apt install python3-venv)" >&2
     exit 2
   }
