@@ -109,12 +109,13 @@ def available() -> bool:
       False if there is no C++ compiler, or with a warning if the compiler that `$CXX` names is not
       found, or the compiler fails.
     """
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
-    if compiler is None and "CXX" not in os.environ:
+    name = os.environ.get("CXX")
+    compiler = shutil.which(name or "c++")
+    if compiler is None and not name:
         return False
     try:
         if compiler is None:
-            raise FileNotFoundError(f"CXX={os.environ['CXX']} is not the path of a compiler")
+            raise FileNotFoundError(f"CXX={name} is not the path of a compiler")
         library = ctypes.cdll.LoadLibrary(str(_library(compiler)))
     except (OSError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "stderr", "") or str(error)

@@ -200,8 +200,10 @@ def find_student(workdir: Path, config: ml_collections.ConfigDict, method: str |
     labels = {name: read_label(workdir / name) or name for name in names}
     if method is None:
         wanted = [spec.label for spec in reversed(plan_runs(config)) if not spec.is_teacher]
-    elif found := {method, canonical_method_name(method)} & {*names, *labels.values()}:
-        wanted = [*found]
+    elif method in names or method in labels.values():
+        wanted = [method]
+    elif canonical_method_name(method) in labels.values():
+        wanted = [canonical_method_name(method)]
     else:
         raise unknown_name("method of this workdir", method, {*names, *labels.values()})
     trained = [name for name in names if has_checkpoint(workdir / name)]
