@@ -86,3 +86,14 @@ def start_process() -> Iterator[Callable[..., subprocess.Popen]]:
     for process in processes:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets runs of the test use one of the virtual devices."""
+    import jax
+
+    from amdjax import distributed
+
+    mesh = distributed.make_mesh(jax.devices()[:1])
+    monkeypatch.setattr(distributed, "make_mesh", lambda: mesh)

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 import pytest
 
-from amdjax import distributed
 from amdjax.checkpoint import read_network
 from amdjax.configs import cifar100
 from amdjax.export.torch_weights import to_torch_state_dict
@@ -50,9 +49,9 @@ def _config(setup, images, teacher):
 
 
 @pytest.mark.parametrize("setup", cifar100.SETUPS)
-def test_pair_trains_every_parameter_of_the_student(setup, images, tmp_path, monkeypatch):
-    one_device = distributed.make_mesh(jax.devices()[:1])
-    monkeypatch.setattr(distributed, "make_mesh", lambda: one_device)
+def test_pair_trains_every_parameter_of_the_student(
+    setup, images, tmp_path, monkeypatch, one_device
+):
     imported = []  # the teacher's variables as the run holds them, and their evaluation
     evaluate_given_teacher = run_module.evaluate_given_teacher
 

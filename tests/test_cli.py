@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from amdjax import cli
-from amdjax.cli import parse_flags
 from amdjax.errors import UserError
+from tests.parse_config import parse_config
 from tests.tiny_run import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -96,16 +96,6 @@ def test_files_that_vanish_are_named_where_the_config_has_numbers_as_paths(monke
     assert {Path("1"), Path("b")} <= set(cli._folders_in_use())
 
 
-def _parse(*words):
-    values = flags.FlagValues()
-    argv = ["amdjax", *words]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    flags.DEFINE_string("workdir", None, "", flag_values=values)
-    sys.modules.pop("config_config", None)  # the module of the file that was parsed before
-    parse_flags(argv, values)
-    return values.config
-
-
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
@@ -129,7 +119,7 @@ def _parse(*words):
 )
 def test_parse_flags_names_a_wrong_flag(flag, message):
     with pytest.raises(UserError, match=message) as caught:
-        _parse("--config=digits.py", flag)
+        parse_config("--config=digits.py", flag)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -152,7 +142,7 @@ def test_parse_flags_names_a_wrong_flag(flag, message):
     ],
 )
 def test_parse_flags_reads_lists_with_and_without_brackets(flag, expected):
-    config = _parse("--config=digits.py", flag)
+    config = parse_config("--config=digits.py", flag)
     for part in flag.partition("=")[0].split(".")[1:]:
         config = config[part]
     assert config == expected
@@ -160,7 +150,7 @@ def test_parse_flags_reads_lists_with_and_without_brackets(flag, expected):
 
 def test_parse_flags_takes_the_last_of_several_lists():
     flag = "--config.optim.boundaries"
-    config = _parse("--config=digits.py", f"{flag}=(30,60,90)", f"{flag}=(100,150)")
+    config = parse_config("--config=digits.py", f"{flag}=(30,60,90)", f"{flag}=(100,150)")
     assert config.optim.boundaries == (100, 150)
 
 
@@ -184,7 +174,7 @@ def test_parse_flags_names_the_fault_of_a_config_file(tmp_path, text, message):
     file = tmp_path / "mine.py"
     file.write_text(text)
     with pytest.raises(UserError, match=message) as caught:
-        _parse(f"--config={file}")
+        parse_config(f"--config={file}")
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -198,15 +188,15 @@ def test_parse_flags_names_the_fault_of_a_config_file(tmp_path, text, message):
 def test_parse_flags_names_a_setup_too_many_or_too_few(tmp_path, parameters, setup, message):
     (tmp_path / "mine.py").write_text(f"def get_config({parameters}):\n    return 1\n")
     with pytest.raises(UserError, match=message):
-        _parse(f"--config={tmp_path / 'mine.py'}{setup}")
+        parse_config(f"--config={tmp_path / 'mine.py'}{setup}")
     with pytest.raises(UserError, match=r"^digits\.py has no set-ups; write --config=digits\.py$"):
-        _parse("--config=digits:a")
+        parse_config("--config=digits:a")
 
 
 @pytest.mark.parametrize("words", [["--config=nowhere/a.py"], ["--config="], ["--config"]])
 def test_parse_flags_refuses_a_missing_config_file(words):
     with pytest.raises(UserError, match=r"--config: .* is not there"):
-        _parse(*words)
+        parse_config(*words)
 
 
 @pytest.mark.parametrize(
@@ -220,4 +210,4 @@ def test_parse_flags_refuses_a_missing_config_file(words):
 )
 def test_parse_flags_names_similar_recipes(value, message):
     with pytest.raises(UserError, match=message):
-        _parse(f"--config={value}")
+        parse_config(f"--config={value}")

@@ -1,6 +1,5 @@
 """Several processes: the numbers of one process, shared checkpoints, the death of a process."""
 
-import json
 import re
 import shutil
 import signal
@@ -14,7 +13,14 @@ import pytest
 from amdjax import distributed
 from amdjax.checkpoint import wait_for_folder
 from amdjax.errors import UserError
-from tests.tiny_run import QUICK_COMPILATION, command, finish, wait_for_lines
+from tests.tiny_run import (
+    QUICK_COMPILATION,
+    command,
+    complete_steps,
+    finish,
+    metrics_lines,
+    wait_for_lines,
+)
 
 FLAGS = ["--config.batch_size=4", "--config.checkpoint_every_steps=2"]  # 16 steps an epoch
 
@@ -54,16 +60,6 @@ def _start_two(start_process, *commands, **environment):
     ]
 
 
-def _lines(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def _checkpoints(folder):
-    """Returns the steps of complete checkpoints; a killed run may leave a part of another."""
-    names = [path.name for path in (folder / "checkpoints").iterdir()]
-    return sorted(int(name) for name in names if name.isdigit())
-
-
 def _without_gloo(out):
     """Returns the output of amdjax, without the lines of JAX's CPU collectives.
 
@@ -100,7 +96,7 @@ def test_killed_processes_resume_as_one_with_the_same_numbers(
     second.send_signal(signal.SIGKILL)
     _, err = first.communicate(timeout=60)
     _assert_reports_peer_failure(first, err)
-    kept = [line for line in _lines(student) if line["step"] <= _checkpoints(student)[-1]]
+    kept = [line for line in metrics_lines(student) if line["step"] <= complete_steps(student)[-1]]
     assert len(kept) >= 4
 
     first, second = _start_two(start_process, words, words, **environment)
@@ -109,11 +105,11 @@ def test_killed_processes_resume_as_one_with_the_same_numbers(
     out, err = second.communicate(timeout=60)
     assert _without_gloo(out) == ""
     _assert_reports_peer_failure(second, err)
-    by_two = _lines(student)
+    by_two = metrics_lines(student)
 
     code, _, err = finish(words, **environment)
     assert code == 0, err
-    ours, theirs = _lines(student), _lines(one / "amd_gl")
+    ours, theirs = metrics_lines(student), metrics_lines(one / "amd_gl")
     assert ours[:4] == kept[:4]  # not trained again: the speeds are the same, too
     assert ours[:17] == by_two[:17]
     assert [(line["split"], line["step"]) for line in ours] == [
@@ -126,8 +122,8 @@ def test_killed_processes_resume_as_one_with_the_same_numbers(
     assert evaluation["split"] == "test"
     assert evaluation["accuracy"] == expected["accuracy"]
     np.testing.assert_allclose(evaluation["nll"], expected["nll"], rtol=1e-3)
-    assert _checkpoints(student)[-1] == 32
-    assert len(_checkpoints(student)) == len(list((student / "checkpoints").iterdir())) <= 3
+    assert complete_steps(student)[-1] == 32
+    assert len(complete_steps(student)) == len(list((student / "checkpoints").iterdir())) <= 3
 
 
 @pytest.mark.slow

@@ -8,12 +8,9 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
 from flax import linen as nn
-from ml_collections import config_flags
 
 import amdjax
-from amdjax.cli import parse_flags
 from amdjax.configs import default
 from amdjax.data import Fingerprint, describe_dataset, load_dataset
 from amdjax.data.policies import AUGMENTATIONS
@@ -32,6 +29,7 @@ from amdjax.run_description import write_run
 from amdjax.trained import restore
 from amdjax.training.preflight import check_shapes
 from amdjax.workdir import check_resumable, describe_run, read_config, write_config
+from tests.parse_config import parse_config
 from tests.report.fake_report import fake_report
 from tests.trained_run import change_run, copy
 
@@ -66,15 +64,6 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def _parse(*words):
-    values = flags.FlagValues()
-    argv = ["amdjax", *words]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    sys.modules.pop("config_config", None)  # the module of the file that was parsed before
-    parse_flags(argv, values)
-    return values.config
 
 
 def _loss(name="mine", function=lambda student: student, **options):
@@ -476,7 +465,7 @@ def test_register_dataset_refuses_wrong_class_names(names):
 )
 def test_settings_of_an_imported_loss_are_overridden(folder, imports, statement, flags):
     (folder / "recipe.py").write_text(RECIPE % (imports, statement))
-    config = _parse("--config=recipe.py", *flags)
+    config = parse_config("--config=recipe.py", *flags)
     assert config.imports == ("lab",)
     assert config.losses.gap.to_dict() == {**LOSSES["gap"].defaults(), "weight": 3.0}
     assert plan_runs(config)[-1].losses["gap"]["weight"] == 3.0
@@ -486,12 +475,12 @@ def test_settings_of_an_imported_loss_are_overridden(folder, imports, statement,
 def test_module_beside_the_recipe_is_found(folder, monkeypatch):
     (folder / "recipe.py").write_text(RECIPE % ("imports=('lab',)", "pass"))
     monkeypatch.chdir("/")
-    assert _parse(f"--config={folder / 'recipe.py'}").losses.gap.weight == 0.5
+    assert parse_config(f"--config={folder / 'recipe.py'}").losses.gap.weight == 0.5
 
 
 def test_recipe_may_import_itself(folder):
     (folder / "both.py").write_text(LAB + RECIPE % ("imports=('both',)", "pass"))
-    assert _parse("--config=both.py").imports == ("both",)
+    assert parse_config("--config=both.py").imports == ("both",)
     assert LOSSES["gap"].function is sys.modules["both"].gap
 
 
@@ -514,7 +503,7 @@ def test_import_error_names_the_file_and_the_line(folder, text, message):
     flag = ("--config=digits.py", "--config.imports=broken")
     for words in (flag, ("--config=recipe.py",)):
         with pytest.raises(UserError, match=f"config.imports: .*{message}") as caught:
-            _parse(*words)
+            parse_config(*words)
         assert len(str(caught.value).splitlines()) == 1
 
 

@@ -1,5 +1,6 @@
 """A run that takes seconds: a folder of small images, the smallest networks."""
 
+import json
 import os
 import subprocess
 import sys
@@ -95,3 +96,14 @@ def wait_for_lines(path: Path, lines: int, process: subprocess.Popen) -> None:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     raise AssertionError(f"{path} has not got {lines} lines")
+
+
+def metrics_lines(folder: Path) -> list[dict]:
+    """Returns the lines of a run's `metrics.jsonl`."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def complete_steps(folder: Path) -> list[int]:
+    """Returns the steps of a run's checkpoints; a killed run may leave a part of another."""
+    names = [path.name for path in (folder / "checkpoints").iterdir()]
+    return sorted(int(name) for name in names if name.isdigit())

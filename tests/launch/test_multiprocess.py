@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_run import ROOT, command, finish, wait_for_lines
+from tests.tiny_run import ROOT, command, complete_steps, finish, wait_for_lines
 
 SCRIPT = ["bash", "launch/multiprocess.sh"]
 
@@ -16,11 +16,6 @@ SCRIPT = ["bash", "launch/multiprocess.sh"]
 def _children(process):
     listing = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     return [int(number) for number in listing.read_text().split()]
-
-
-def _steps(folder):
-    names = [path.name for path in (folder / "checkpoints").iterdir()]
-    return sorted(int(name) for name in names if name.isdigit())
 
 
 @pytest.fixture
@@ -120,7 +115,7 @@ def test_multiprocess_ends_all_after_a_death_and_saves_after_sigterm(
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
     job = start_process([*SCRIPT, "2", *words], **environment)
-    restored = _steps(folder)[-1]
+    restored = complete_steps(folder)[-1]
     while len(list(folder.glob("events*"))) < 2:  # before its first step
         assert job.poll() is None, job.communicate()
     job.send_signal(signal.SIGTERM)
@@ -128,6 +123,6 @@ def test_multiprocess_ends_all_after_a_death_and_saves_after_sigterm(
     assert job.returncode == os.EX_TEMPFAIL, err
     assert "error" not in err
     assert out.count("stopped during scratch; repeat the command to resume") == 1
-    assert restored < _steps(folder)[-1] <= restored + 2
+    assert restored < complete_steps(folder)[-1] <= restored + 2
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-    assert last["step"] == _steps(folder)[-1]
+    assert last["step"] == complete_steps(folder)[-1]

@@ -17,7 +17,7 @@ from amdjax.trained import load_run
 from amdjax.training.run import run
 from amdjax.training.trainer import Trainer
 from amdjax.workdir_lock import WorkdirLock
-from tests.tiny_run import tiny_config
+from tests.tiny_run import metrics_lines, tiny_config
 from tests.trained_run import change_saved
 
 
@@ -26,10 +26,6 @@ def finished(images, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     run(tiny_config(images, ("scratch", "amd_gl")), workdir)
     return workdir
-
-
-def _lines(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_run_writes_results_checkpoints_and_events(finished):
@@ -48,7 +44,7 @@ def test_run_writes_results_checkpoints_and_events(finished):
 
 
 def test_run_logs_losses_rates_and_evaluations(finished):
-    lines = _lines(finished / "amd_gl")
+    lines = metrics_lines(finished / "amd_gl")
     assert [line["step"] for line in lines if line["split"] == "train"] == [4, 8, 12, 16]
     assert [line["step"] for line in lines if line["split"] == "test"] == [8, 16]
     first = lines[0]
@@ -74,7 +70,7 @@ def test_run_does_not_train_a_finished_run_again(images, finished, capsys, monke
     assert "step" not in out.splitlines()[0]
     assert "amd_gl" in out
     assert {file: file.stat().st_mtime_ns for file in before} == before
-    assert len(_lines(finished / "amd_gl")) == 6
+    assert len(metrics_lines(finished / "amd_gl")) == 6
     content = json.loads((finished / "results.json").read_text())
     runs = {entry["label"]: entry for entry in content["runs"]}
     assert runs["scratch"]["origin"]["device"] == "A100"  # that of its training
@@ -156,10 +152,10 @@ def test_run_stops_at_a_value_that_is_not_finite(images, tmp_path, monkeypatch):
     config.log_every_steps, config.optim.learning_rate = 1, 1e18
     with pytest.raises(UserError, match=r"not finite at step 2: .*lower config\.optim\.learning"):
         run(config, tmp_path)
-    assert [line["step"] for line in _lines(tmp_path / "scratch")] == [1]
+    assert [line["step"] for line in metrics_lines(tmp_path / "scratch")] == [1]
     config.log_every_steps, config.optim.learning_rate = 4, 0.02
     run(config, tmp_path)
-    assert [line["step"] for line in _lines(tmp_path / "scratch")] == [4, 4]
+    assert [line["step"] for line in metrics_lines(tmp_path / "scratch")] == [4, 4]
     with Checkpoints(tmp_path / "scratch") as checkpoints:
         evaluations = checkpoints.evaluations()
         assert list(evaluations) == [4]
@@ -247,9 +243,9 @@ def test_run_trains_several_seeds_and_an_early_teacher(images, tmp_path, capsys)
     folders = {path.name for path in tmp_path.iterdir() if path.is_dir()}
     assert folders == {"teacher", "teacher_early", "kd", "kd-seed3", "eskd", "eskd-seed3"}
     assert "eskd - kd" in capsys.readouterr().out
-    parts = _lines(tmp_path / "eskd")[-2]
+    parts = metrics_lines(tmp_path / "eskd")[-2]
     np.testing.assert_allclose(parts["loss"], 0.1 * parts["ce"] + 0.9 * parts["kd"], rtol=1e-5)
-    early, late = (_lines(tmp_path / name)[0] for name in ("teacher_early", "teacher"))
+    early, late = (metrics_lines(tmp_path / name)[0] for name in ("teacher_early", "teacher"))
     assert early["loss"] == late["loss"]
 
 
@@ -266,7 +262,7 @@ def test_seeds_at_once_give_the_results_of_separate_seeds(images, tmp_path):
 
     def compare(rtol):
         for name in ("amd_gl", "amd_gl-seed3"):
-            ours, theirs = (_lines(tmp_path / way / name) for way in ("at_once", "apart"))
+            ours, theirs = (metrics_lines(tmp_path / way / name) for way in ("at_once", "apart"))
             assert [line["step"] for line in ours] == [line["step"] for line in theirs] == [4, 8, 8]
             for one, other in zip(ours, theirs, strict=True):
                 for key in one.keys() - {"split", "images_per_s", "ece"}:
@@ -315,7 +311,7 @@ def test_run_resumes_the_variables_of_losses(images, finished, tmp_path):
     run(config, tmp_path / "parts")
     config.max_steps = 0
     run(config, tmp_path / "parts")
-    whole, parts = (_lines(tmp_path / name / method)[-1] for name in ("whole", "parts"))
+    whole, parts = (metrics_lines(tmp_path / name / method)[-1] for name in ("whole", "parts"))
     assert whole == parts
     # SimKD predicts with variables of the loss, which are restored with the network.
     test = load_dataset(config.data).test
@@ -336,9 +332,9 @@ def test_mixing_concerns_students_only(images, finished, tmp_path):
     config.mix.teacher_sees_mixed = False
     config.max_steps = 4
     run(config, tmp_path)
-    plain, mixed = (_lines(folder / "teacher")[0] for folder in (finished, tmp_path))
+    plain, mixed = (metrics_lines(folder / "teacher")[0] for folder in (finished, tmp_path))
     assert plain["loss"] == mixed["loss"]
-    plain, mixed = (_lines(folder / "amd_gl")[0] for folder in (finished, tmp_path))
+    plain, mixed = (metrics_lines(folder / "amd_gl")[0] for folder in (finished, tmp_path))
     assert plain["loss"] != mixed["loss"]
 
 
