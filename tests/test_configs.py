@@ -295,9 +295,10 @@ RUN = ("amc", "cifar10", "figure5", "folder", "imagenet", "table10", "tiny_image
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUN)
-def test_recipe_runs_a_step(name, images, tmp_path, one_device):
+def test_recipe_runs_a_step(name, images, trained, tmp_path, one_device):
     config = shrink(_recipe(name), images)
     config.methods = config.methods[-1:]
+    config.teacher.checkpoint = str(trained / "teacher")  # to compile the student alone
     config.sweep.choices = config.sweep.choices[:1]
     config.max_steps = 1
     run(config, tmp_path)
