@@ -69,13 +69,12 @@ def load_inputs(
     if config.teacher.outputs and any(spec.teacher for spec in specs):
         outputs = open_outputs(config.teacher.outputs)
         accuracy = outputs.check_rows(students, config.data)
-    for spec in specs:  # a split may be smaller than a batch
-        train_batches(config, dataset if spec.is_teacher else students, spec.seed)
     _check_same_everywhere(dataset, students, outputs)
     changes = set()
     for spec in specs:
-        fingerprint = (dataset if spec.is_teacher else students).fingerprint
-        changes.add(check_data(config, workdir / spec.name, fingerprint))
+        of_run = dataset if spec.is_teacher else students
+        train_batches(config, of_run, spec.seed)  # raises if it does not fill a batch
+        changes.add(check_data(config, workdir / spec.name, of_run.fingerprint))
     return Inputs(
         dataset=dataset,
         students=students,
