@@ -17,8 +17,8 @@ from orbax.checkpoint import checkpoint_managers
 
 from amdjax import __version__, distributed
 from amdjax.checkpoint_files import (
+    CHECKPOINTS_FOLDER,
     DAMAGE_ERRORS,
-    FOLDER,
     RUN_ITEM,
     RUN_ITEM_FILE,
     STATE_ITEM,
@@ -59,7 +59,7 @@ class Checkpoints:
             does not see the folder that the first process created.
         """
         policies = checkpoint_managers
-        self._folder = run_folder / FOLDER
+        self._folder = run_folder / CHECKPOINTS_FOLDER
         self._description = description
         if distributed.is_primary():  # the others wait for it in orbax's constructor
             _clean(self._folder)
@@ -138,8 +138,8 @@ class Checkpoints:
             ) from error
         return restored[STATE_ITEM]
 
-    def restore_log(self) -> dict[str, Any]:
-        """Returns what `save` got as `log` with the newest checkpoint; {} where there is none."""
+    def restore_partial_sums(self) -> dict[str, Any]:
+        """Returns the `partial_sums` that were saved with the newest checkpoint; {} without any."""
         return read_json(self._folder / str(self.latest_step()), RUN_ITEM_FILE).get("log", {})
 
     def save(
@@ -147,7 +147,7 @@ class Checkpoints:
         step: int,
         state: Any,
         evaluation: dict[str, float] | None = None,
-        log: dict[str, Any] | None = None,
+        partial_sums: dict[str, Any] | None = None,
     ) -> None:
         """Writes a checkpoint.
 
@@ -155,12 +155,17 @@ class Checkpoints:
           step: of the state.
           state: a pytree of arrays.
           evaluation: the values of an evaluation of this step, where there was one.
-          log: JSON values with which the log of the run continues, see `RunLogger.pending`.
+          partial_sums: JSON values, of the log line that is not complete, see
+            `RunLogger.partial_sums`.
 
         Raises:
           UserError: if the disk is full or may not be written, or the folder was removed.
         """
-        run = {"description": self._description, "log": log or {}, "origin": current_origin()}
+        run = {
+            "description": self._description,
+            "log": partial_sums or {},
+            "origin": current_origin(),
+        }
         items = {STATE_ITEM: ocp.args.StandardSave(state), RUN_ITEM: ocp.args.JsonSave(run)}
         try:
             if distributed.is_primary():
@@ -256,8 +261,8 @@ def read_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
     Raises:
       UserError: if there is no checkpoint, or all of them are damaged, or one cannot be read now.
     """
-    if (folder / FOLDER).is_dir():
-        folder = folder / FOLDER
+    if (folder / CHECKPOINTS_FOLDER).is_dir():
+        folder = folder / CHECKPOINTS_FOLDER
     damaged = []
     for checkpoint in newest_first(folder) or [folder]:
         try:
@@ -299,7 +304,7 @@ def wait_for_folder(folder: Path, seconds: float = 45) -> None:
         folder.is_dir,
         seconds,
         f"process {distributed.process_index()} does not see {folder}, which the first process has "
-        "made: take a --workdir on a disk that all machines share",
+        "made: choose a --workdir on a disk that all machines share",
     )
 
 

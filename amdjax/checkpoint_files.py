@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 
 from amdjax.errors import first_line
 
-FOLDER = "checkpoints"
+CHECKPOINTS_FOLDER = "checkpoints"
 # The items of a checkpoint, as orbax calls them: the state, and the JSON that comes with it.
 STATE_ITEM = "default"
 RUN_ITEM = "run"
@@ -48,8 +48,8 @@ def newest_checkpoint(folder: Path) -> Path:
     Args:
       folder: a run's folder or its `checkpoints` folder; or one checkpoint.
     """
-    if (folder / FOLDER).is_dir():
-        folder = folder / FOLDER
+    if (folder / CHECKPOINTS_FOLDER).is_dir():
+        folder = folder / CHECKPOINTS_FOLDER
     return next(iter(newest_first(folder)), folder)
 
 
@@ -64,7 +64,7 @@ def is_checkpoint(folder: Path) -> bool:
     return any((folder / name).exists() for name in (STATE_ITEM, _CHECKSUMS, _ORBAX_METADATA))
 
 
-def digest_of(checkpoint: Path) -> str | None:
+def checkpoint_digest(checkpoint: Path) -> str | None:
     """Returns a digest of a checkpoint's checksums; None if there are none to read."""
     try:
         return _checksum(checkpoint / _CHECKSUMS)
@@ -74,7 +74,7 @@ def digest_of(checkpoint: Path) -> str | None:
 
 def has_checkpoint(run_folder: Path) -> bool:
     """Returns whether a run's folder has a checkpoint, damaged or not."""
-    return bool(newest_first(run_folder / FOLDER))
+    return bool(newest_first(run_folder / CHECKPOINTS_FOLDER))
 
 
 def read_description(run_folder: Path) -> dict[str, Any] | None:
@@ -82,7 +82,7 @@ def read_description(run_folder: Path) -> dict[str, Any] | None:
 
     Damaged copies are skipped; all checkpoints of a run have the same. None if there is none.
     """
-    for checkpoint in newest_first(run_folder / FOLDER):
+    for checkpoint in newest_first(run_folder / CHECKPOINTS_FOLDER):
         if description := read_json(checkpoint, RUN_ITEM_FILE).get("description"):
             return description
     return None

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from amdjax.checkpoint_files import digest_of, newest_checkpoint
+from amdjax.checkpoint_files import checkpoint_digest, newest_checkpoint
 from amdjax.config import default_settings, disabled_by, flatten_settings
 from amdjax.data.fingerprint import Fingerprint
 from amdjax.data.policies import policy_names
@@ -170,7 +170,7 @@ def _compared_teacher(
 def conditions_of(
     settings: Mapping[str, Any],
     data: Fingerprint,
-    given_teacher: Iterable[Mapping[str, Any]] = (),
+    teacher_checkpoints: Iterable[Mapping[str, Any]] = (),
     trained: str | None = None,
 ) -> dict[str, Any]:
     """Returns what the runs of methods that are compared have in common, as JSON values.
@@ -178,15 +178,15 @@ def conditions_of(
     Args:
       settings: of a run, see `RunDescription`.
       data: fingerprint of its data.
-      given_teacher: the checkpoints that it learned from, see `GivenTeacher`.
-      trained: `trained_teacher` of its workdir.
+      teacher_checkpoints: the checkpoints that it learned from, see `GivenTeacher`.
+      trained: `trained_teacher_digest` of its workdir.
 
     Returns:
       The settings that are not the default and may change what other methods learn, under their
       dotted names; its "images"; and, where it has a teacher, the settings of its "teacher", with a
       "digest" of the checkpoint where that is known.
     """
-    teacher = _identify_teacher(settings.get("teacher", {}), given_teacher, trained)
+    teacher = _identify_teacher(settings.get("teacher", {}), teacher_checkpoints, trained)
     flat = flatten_settings({key: settings[key] for key in settings if key != "teacher"})
     whole = {**default_settings(), **flat}
     changed = changed_settings(flat)
@@ -212,9 +212,9 @@ def learned_from(student: TrainedModel, teacher: TrainedModel, workdir: Path) ->
         shown = {"name": teacher.model, "seed": teacher.seed, "checkpoint": ""}
         if teacher.method == EARLY_TEACHER:
             shown["early_fraction"] = teacher.settings["epoch_fraction"]
-    trained = trained_teacher(workdir, teacher.name)
-    learned = _identify_teacher(settings, student.given_teacher, trained)
-    shown = _identify_teacher(shown, teacher.given_teacher, trained)
+    trained = trained_teacher_digest(workdir, teacher.name)
+    learned = _identify_teacher(settings, student.teacher_checkpoints, trained)
+    shown = _identify_teacher(shown, teacher.teacher_checkpoints, trained)
     return _compared_teacher(learned, shown) == _compared_teacher(shown, learned)
 
 
@@ -249,23 +249,25 @@ def _teacher_digest(
     teacher: Mapping[str, Any], given: Iterable[Mapping[str, Any]], trained: str | None
 ) -> Any:
     """Returns what tells a teacher from others as a JSON value; None if it is not known."""
-    digests = {one["source"]: one["digest"] for one in given}
+    digests = {checkpoint["source"]: checkpoint["digest"] for checkpoint in given}
     if "ensemble" in teacher:
-        members = [[digests.get(one["checkpoint"]), one["weight"]] for one in teacher["ensemble"]]
+        members = [
+            [digests.get(member["checkpoint"]), member["weight"]] for member in teacher["ensemble"]
+        ]
         return members if all(digest for digest, _ in members) else None
     if teacher.get("checkpoint") == "":
         return trained
     return digests.get(teacher.get("checkpoint"))
 
 
-def trained_teacher(workdir: Path, name: str | None) -> str | None:
+def trained_teacher_digest(workdir: Path, name: str | None) -> str | None:
     """Returns a digest of the newest checkpoint of a teacher that was trained in a workdir.
 
     Args:
       workdir: of the experiment.
       name: of the teacher's run; None: the result is None, as where it has no checkpoint.
     """
-    return digest_of(newest_checkpoint(workdir / name)) if name else None
+    return checkpoint_digest(newest_checkpoint(workdir / name)) if name else None
 
 
 def changed_settings(settings: dict[str, Any]) -> dict[str, Any]:

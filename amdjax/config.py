@@ -11,7 +11,7 @@ import ml_collections
 from amdjax.configs import default
 from amdjax.errors import UserError, unknown_name
 from amdjax.methods import METHODS, canonical_method_name
-from amdjax.ranges import AT_LEAST_0, POSITIVE, SEED, check_losses, check_range, check_settings
+from amdjax.ranges import AT_LEAST_0, POSITIVE, SEED, check_loss_ranges, check_range, check_ranges
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -77,8 +77,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     known = flat_settings(default.get_config(imports=config.imports))
     if unknown := sorted(settings.keys() - known):
         raise unknown_key(unknown[0], known)
-    check_settings("", settings)
-    check_losses(config.losses.to_dict())
+    check_ranges("", settings)
+    check_loss_ranges(config.losses.to_dict())
     if config.dtype not in _DTYPES:
         raise unknown_name("config.dtype", config.dtype, _DTYPES)
     if not config.methods:
@@ -111,7 +111,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 def flat_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns the value of each setting by its dotted name, such as "losses.kd.temperature"."""
-    return flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
+    return flatten_settings(config.to_dict())
 
 
 def default_settings(imports: Sequence[str] = ()) -> dict[str, Any]:
@@ -125,11 +125,8 @@ def default_settings(imports: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def flatten_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns saved settings, nested JSON values, by their dotted names.
-
-    Unlike in `flat_settings`, an empty section, such as that of a loss without settings, is kept.
-    """
-    return flax.traverse_util.flatten_dict(settings, sep=".", keep_empty_nodes=True)
+    """Returns nested settings by their dotted names."""
+    return flax.traverse_util.flatten_dict(settings, sep=".")
 
 
 def disabled_by(key: str, settings: Mapping[str, Any]) -> str | None:
@@ -143,14 +140,14 @@ def disabled_by(key: str, settings: Mapping[str, Any]) -> str | None:
     return next((name for name, allows in needs.items() if not allows(settings[name])), None)
 
 
-def given_teacher(config: ml_collections.ConfigDict) -> str:
+def teacher_setting(config: ml_collections.ConfigDict) -> str:
     """Returns the setting of `config.teacher` that gives a trained teacher; "" if none does."""
     return next((key for key in _GIVEN_TEACHERS if config.teacher[key]), "")
 
 
 def gives_network(config: ml_collections.ConfigDict) -> bool:
     """Returns whether `config.teacher` gives a trained network, or an ensemble of several."""
-    return given_teacher(config) in ("checkpoint", "ensemble")
+    return teacher_setting(config) in ("checkpoint", "ensemble")
 
 
 def compute_dtype(config: ml_collections.ConfigDict) -> Any:

@@ -58,7 +58,7 @@ def initialize() -> None:
     if "JAX_NUM_PROCESSES" in environment or "JAX_PROCESS_ID" in environment:
         if missing := [name for name in _PROCESS_VARIABLES if name not in environment]:
             raise UserError(
-                f"the environment variable {missing[0]} is not set, which belongs to "
+                f"the environment variable {missing[0]} is not set; it is needed with "
                 f"{' and '.join(name for name in _PROCESS_VARIABLES if name in environment)}"
             )
         count, index = _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
@@ -144,11 +144,15 @@ def enable_compilation_cache() -> None:
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns a mesh of all devices (or those given) along one axis, `BATCH_AXIS`."""
+    """Returns a mesh of all devices (or those given) along one axis, `BATCH_AXIS`.
+
+    Its order is that of the processes, since process p reads the p-th part of each batch, and
+    `shard` puts that on the devices of p. `jax.make_mesh` would order the chips of a TPU slice by
+    their place in it, and refuses GPUs of several machines.
+    """
     devices = jax.devices() if devices is None else devices
-    return jax.make_mesh(
-        (len(devices),), (BATCH_AXIS,), axis_types=(AxisType.Auto,), devices=devices
-    )
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(ordered), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
@@ -158,7 +162,7 @@ def check_batch_size(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
         each = "" if parts == 1 else f" in {parts} parts (config.accumulate) each"
         raise UserError(
             f"batch_size={batch_size} cannot be divided among {mesh.size} devices{each}: "
-            f"take a positive multiple of {pieces}"
+            f"use a positive multiple of {pieces}"
         )
 
 
@@ -226,7 +230,7 @@ def _compiler_options(platform: str) -> dict[str, Any] | None:
     return {name: value for name, value in _CPU_OPTIONS.items() if name not in flags}
 
 
-def gather(x: jax.Array) -> jax.Array:
+def all_gather(x: jax.Array) -> jax.Array:
     """Joins the shards [b,...] of all devices to the batch [B,...], inside a mapped step."""
     return jax.lax.all_gather(x, BATCH_AXIS, tiled=True)
 
@@ -372,7 +376,7 @@ def process_count() -> int:
     return jax.process_count()
 
 
-def of_primary(value: _Value) -> _Value:
+def broadcast_from_primary(value: _Value) -> _Value:
     """Returns the first process's number or bool; all processes call it at the same step."""
     if process_count() == 1:
         return value

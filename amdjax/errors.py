@@ -16,8 +16,8 @@ _LIBRARIES = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "pureli
 class UserError(ValueError):
     """A mistake in the input or in the machine's state that the user can correct.
 
-    The message says what was wrong, with what value, and what to do. `amdjax.main` prints it
-    as one line and exits with code 2; it never shows a traceback for it.
+    The message says what was wrong, with what value, and what to do. The commands
+    print it and exit with code 2, without a traceback.
     """
 
 
@@ -61,7 +61,7 @@ def first_line(message: BaseException | str) -> str:
     return next(iter(_text(message).splitlines()), "")
 
 
-def summary(error: Exception) -> str:
+def error_summary(error: Exception) -> str:
     """Returns the type of an error with the first line of its message."""
     return f"{type(error).__name__}: {first_line(str(error)).rstrip('.')}"
 
@@ -85,7 +85,7 @@ def user_line(error: BaseException, called_by: str = "") -> str:
     return ""
 
 
-def chain(error: BaseException | None) -> Iterator[BaseException]:
+def exception_chain(error: BaseException | None) -> Iterator[BaseException]:
     """Yields an exception, the one that caused it or was handled when it was raised, and so on."""
     while error is not None:
         yield error

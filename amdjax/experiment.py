@@ -7,13 +7,13 @@ from typing import Any
 
 import ml_collections
 
-from amdjax.config import disabled_by, flat_settings, given_teacher
+from amdjax.config import disabled_by, flat_settings, teacher_setting
 from amdjax.data.policies import policy_names
 from amdjax.errors import UserError, unknown_name
 from amdjax.losses import Objective, build_objective
 from amdjax.methods import canonical_method_name, method_losses, needs_early_teacher
 from amdjax.models import canonical_model_name
-from amdjax.ranges import check_losses
+from amdjax.ranges import check_loss_ranges
 
 TEACHER = "teacher"
 EARLY_TEACHER = "teacher_early"
@@ -80,8 +80,9 @@ def plan_runs(config: ml_collections.ConfigDict) -> list[RunSpec]:
     """Returns the runs of an experiment in their order: first the teachers that must be trained.
 
     Raises:
-      UserError: on an unknown method or setting of a loss, a value of one that is out of range, or
-        a method that cannot learn from the given teacher.
+      UserError: on an unknown method or setting of a loss, a value of one that is out of range, a
+        sweep without effect, a method that cannot learn from the given teacher, or losses that read
+        labels where the config mixes images or trains on images without labels.
     """
     students = [
         _student(config, method, losses, seed, *swept)
@@ -90,7 +91,7 @@ def plan_runs(config: ml_collections.ConfigDict) -> list[RunSpec]:
         for seed in config.seeds or (config.seed,)
     ]
     wanted = {spec.teacher for spec in students}
-    if given := given_teacher(config):
+    if given := teacher_setting(config):
         if EARLY_TEACHER in wanted:
             raise UserError(
                 f"eskd trains a teacher that is stopped early, but config.teacher.{given} gives "
@@ -191,7 +192,7 @@ def _unread(name: str, settings: Mapping[str, Any], specs: Sequence[RunSpec]) ->
     if name in ("teacher.name", "teacher.cached") and settings["teacher.outputs"]:
         return f" with config.teacher.outputs={settings['teacher.outputs']!r}"
     key = settings["sweep.key"]
-    if name in ("sweep.key", "sweep.choices") and key and not any(one.sweep_key for one in specs):
+    if name in ("sweep.key", "sweep.choices") and key and not any(spec.sweep_key for spec in specs):
         return f": no method of config.methods reads config.{key}"
     match name.split("."):
         case "losses", loss, _ if not any(loss in spec.losses for spec in specs):
@@ -284,7 +285,7 @@ def _student(
     label = label_of(method, sweep_key, sweep_value)
     try:
         objective = build_objective(losses)
-        check_losses(losses)
+        check_loss_ranges(losses)
     except UserError as error:
         raise UserError(f"{label}: {error}") from error
     teacher = None

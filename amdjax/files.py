@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from amdjax.errors import UserError, chain, first_line, one_line
+from amdjax.errors import UserError, exception_chain, first_line, one_line
 
 # What to do about the errors of a full or protected disk.
 _REMEDIES = {
@@ -35,7 +35,8 @@ def local_path(text: str, name: str) -> Path:
     """
     if "://" in text:
         raise UserError(
-            f"{name}={text} is a URL; amdjax reads and writes local folders only: mount or copy it"
+            f"{name}={text} is a URL; amdjax reads and writes local folders only: mount or copy "
+            "it, and keep the workdir on a disk that renames folders atomically, such as NFS"
         )
     try:
         return Path(text).expanduser()
@@ -66,7 +67,7 @@ def set_aside(path: Path) -> None:
     )
     free = next(other for name in names if not (other := path.with_name(name)).exists())
     path.rename(free)
-    print(f"note: {path} cannot be used; it is {free.name} now", file=sys.stderr)
+    print(f"note: {path} cannot be used; it was renamed to {free.name}", file=sys.stderr)
 
 
 def check_writable(folder: Path) -> None:
@@ -115,7 +116,7 @@ def is_special(path: Path) -> bool:
 
 def disk_error(error: BaseException) -> str | None:
     """Returns the system's message if an error comes from a full or protected disk, else None."""
-    for cause in chain(error):
+    for cause in exception_chain(error):
         for code in _REMEDIES:
             message = os.strerror(code)
             if message in str(cause) or (isinstance(cause, OSError) and cause.errno == code):
@@ -137,7 +138,7 @@ def removed_file(error: BaseException, folders: Iterable[Path]) -> str | None:
         is a defect.
     """
     roots = [folder.absolute() for folder in folders]
-    for cause in chain(error):
+    for cause in exception_chain(error):
         if isinstance(cause, FileNotFoundError | NotADirectoryError):
             file = cause.filename
         else:

@@ -10,7 +10,7 @@ from ml_collections.config_flags.config_flags import UnsupportedOperationError
 
 from amdjax.config import flat_settings, unknown_key
 from amdjax.configs import default
-from amdjax.errors import UserError, chain, one_line
+from amdjax.errors import UserError, exception_chain, one_line
 from amdjax.recipes import RECIPES
 
 # What absl and Python say about a value, and what it must be.
@@ -36,7 +36,7 @@ def config_file_error(error: Exception, file: str | None) -> UserError | None:
       error: that parsing the command line has raised.
       file: path of the config file; None: there is none.
     """
-    causes = list(chain(error))
+    causes = list(exception_chain(error))
     for cause in causes:
         # ml_collections raises the recipe's error a second time, with the traceback as its text.
         if isinstance(cause, UserError) and not str(cause).startswith("Error whilst parsing"):

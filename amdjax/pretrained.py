@@ -10,8 +10,8 @@ import ml_collections
 from amdjax import distributed
 from amdjax.checkpoint import network_of, read_checkpoint
 from amdjax.checkpoint_files import (
-    FOLDER,
-    digest_of,
+    CHECKPOINTS_FOLDER,
+    checkpoint_digest,
     has_checkpoint,
     is_checkpoint,
     newest_checkpoint,
@@ -70,7 +70,7 @@ def teacher_sources(teacher: ml_collections.ConfigDict) -> tuple[TeacherSource, 
 
 def teacher_name(teacher: ml_collections.ConfigDict) -> str:
     """Returns the name of the teacher's network; those of an ensemble joined by " + "."""
-    return " + ".join(one.model for one in teacher_sources(teacher))
+    return " + ".join(source.model for source in teacher_sources(teacher))
 
 
 def _model_of_run(path: str) -> str:
@@ -103,12 +103,12 @@ def create_teacher(
       UserError: see `teacher_sources` and `create_model`.
     """
     sources = teacher_sources(teacher)
-    members = [create_model(one.model, num_classes, dtype, axis_name) for one in sources]
+    members = [create_model(source.model, num_classes, dtype, axis_name) for source in sources]
     if not teacher.ensemble:
         return members[0]
     return Ensemble(
         members=tuple(members),
-        weights=tuple(one.weight for one in sources),
+        weights=tuple(source.weight for source in sources),
         num_classes=num_classes,
         dtype=dtype,
         axis_name=axis_name,
@@ -145,12 +145,12 @@ def load_given_teacher(
     if not teacher.ensemble:
         return load_teacher(teacher.checkpoint, teacher.name, data, started=started)
     members = [
-        load_teacher(one.checkpoint, one.model, data, "config.teacher.ensemble", started)
-        for one in teacher_sources(teacher)
+        load_teacher(source.checkpoint, source.model, data, "config.teacher.ensemble", started)
+        for source in teacher_sources(teacher)
     ]
     return GivenTeacher(
-        join_variables([one.variables for one in members]),
-        tuple(checkpoint for one in members for checkpoint in one.checkpoints),
+        join_variables([member.variables for member in members]),
+        tuple(checkpoint for member in members for checkpoint in member.checkpoints),
     )
 
 
@@ -201,7 +201,7 @@ def load_teacher(
 
 def _read_teacher(file: Path, source: str) -> GivenTeacher:
     checkpoint, state = read_checkpoint(file)
-    step, digest = step_of(checkpoint), digest_of(checkpoint)
+    step, digest = step_of(checkpoint), checkpoint_digest(checkpoint)
     if step is None or digest is None:
         return GivenTeacher(network_of(state))
     read = {"source": source, "step": step, "digest": digest}
@@ -222,8 +222,8 @@ def _check_run(run: RunDescription, data: Fingerprint, subject: str, started: bo
     """
     if difference := compare_classes(run.data, data):
         problem = (
-            f"{subject} was trained on other classes than those of the data ({difference}), and "
-            "students would learn its outputs as those of the wrong classes"
+            f"{subject} was trained on different classes from those of the data ({difference}), "
+            "and students would learn its outputs as those of the wrong classes"
         )
         remedy = (
             "choose a teacher of these classes, or give its outputs in their order with "
@@ -243,7 +243,7 @@ def _check_run(run: RunDescription, data: Fingerprint, subject: str, started: bo
     if not started:
         raise UserError(f"{problem}: {remedy}")
     if distributed.is_primary():
-        warn(f"{problem}; the students have started so and continue")
+        warn(f"{problem}; the students were started with it and continue")
 
 
 def find_source(text: str, setting: str) -> Path:
@@ -286,10 +286,11 @@ def find_run(path: Path) -> Path | None:
     if not path.is_dir():
         return None
     places = (path.absolute(), path.resolve())  # both: `checkpoints` may itself be a link
-    folders = (folder for at in places for folder in (at / FOLDER, at, at.parent))
-    return next(
-        (one.parent for one in folders if one.name == FOLDER and has_checkpoint(one.parent)), None
+    candidates = (
+        folder for place in places for folder in (place / CHECKPOINTS_FOLDER, place, place.parent)
     )
+    runs = (folder.parent for folder in candidates if folder.name == CHECKPOINTS_FOLDER)
+    return next((run for run in runs if has_checkpoint(run)), None)
 
 
 def find_weights(path: Path) -> Path | None:

@@ -116,7 +116,7 @@ _LOSS_RANGES = {
 }
 
 
-def check_settings(section: str, settings: Mapping[str, Any]) -> None:
+def check_ranges(section: str, settings: Mapping[str, Any]) -> None:
     """Checks each setting of a section by itself.
 
     Args:
@@ -131,7 +131,7 @@ def check_settings(section: str, settings: Mapping[str, Any]) -> None:
         check_range(f"config.{key}", value, _RANGES.get(key))
 
 
-def check_losses(losses: Mapping[str, Mapping[str, Any]]) -> None:
+def check_loss_ranges(losses: Mapping[str, Mapping[str, Any]]) -> None:
     """Checks each setting of losses by itself.
 
     Args:

@@ -44,9 +44,11 @@ def check_recipe(file: str) -> None:
         raise unknown_name("file or recipe", name, _names())
     if name in _names():
         raise UserError(
-            f"--config: {file} is not there; packaged recipes need no folder: --config={name}.py"
+            f"--config: {file} does not exist; packaged recipes need no folder: --config={name}.py"
         )
-    raise UserError(f"--config: {file or 'the name of a recipe'} is not there")
+    if not file:
+        raise UserError("--config: give a recipe or a file, such as --config=digits.py")
+    raise UserError(f"--config: {file} does not exist")
 
 
 def list_recipes() -> Iterator[tuple[str, str]]:

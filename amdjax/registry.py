@@ -37,8 +37,8 @@ def register(
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UserError(
-            f"{name!r} cannot be the name of a {kind}: take lower-case letters, digits and "
-            "underscores, the first of them a letter"
+            f"{name!r} cannot be the name of a {kind}: use lower-case letters, digits and "
+            "underscores, starting with a letter"
         )
     file = _file_of(sys._getframe(2).f_globals)  # of the caller's caller
     known = _ORIGINS.get((kind, name), (_PACKAGE, ""))

@@ -55,15 +55,15 @@ class RunDescription(RunIdentity):
         "losses", "augment", "data", a "dtype" and what `TrainingLength` reads; a setting that
         amdjax got later may be missing.
       imports: name -> file of the modules that it imported, see `imported_files`.
-      given_teacher: the checkpoints of the teacher that the config gives, see `GivenTeacher`; () if
-        the run learns from no teacher, or from one that is trained in the workdir.
+      teacher_checkpoints: of the teacher that the config gives, see `GivenTeacher`; () if the run
+        learns from no teacher, or from one that is trained in the workdir.
     """
 
     teacher: str | None
     data: Fingerprint
     settings: dict[str, Any]
     imports: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    given_teacher: tuple[Mapping[str, Any], ...] = ()
+    teacher_checkpoints: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def model(self) -> str:
@@ -95,7 +95,7 @@ class RunDescription(RunIdentity):
             "teacher": self.teacher,
             "data": self.data.to_dict(),
             "imports": dict(self.imports),
-            "given_teacher": list(self.given_teacher),
+            "given_teacher": list(self.teacher_checkpoints),
             "settings": self.settings,
         }
 
@@ -122,7 +122,7 @@ class RunDescription(RunIdentity):
                 sweep_value=with_tuples(sweep["value"]),
                 # Earlier versions have neither.
                 imports=dict(values.get("imports", {})),
-                given_teacher=tuple(values.get("given_teacher", ())),
+                teacher_checkpoints=tuple(values.get("given_teacher", ())),
             )
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise _damaged(folder, str(error)) from error
@@ -156,7 +156,8 @@ def _checked(settings: dict[str, Any]) -> dict[str, Any]:
             teacher["name"] = canonical_model_name(teacher["name"])
         if "ensemble" in teacher:
             teacher["ensemble"] = [
-                {**one, "model": canonical_model_name(one["model"])} for one in teacher["ensemble"]
+                {**member, "model": canonical_model_name(member["model"])}
+                for member in teacher["ensemble"]
             ]
         settings["teacher"] = teacher
     return settings

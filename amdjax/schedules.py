@@ -23,7 +23,7 @@ def ramp_up(epoch: jax.Array, length: float) -> jax.Array:
 def linear_ramp_up(done: jax.Array, length: float) -> jax.Array:
     """Returns `min((done + 1) / length, 1)` of the epochs, or steps, that are done.
 
-    They count from 1, as in the published warm-ups.
+    They count from 1, as in the published warm-ups of DKD and RLD.
     """
     return jnp.minimum((done + 1.0) / length, 1.0)
 

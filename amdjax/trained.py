@@ -11,7 +11,7 @@ import numpy as np
 
 from amdjax.checkpoint import read_network
 from amdjax.checkpoint_files import has_checkpoint
-from amdjax.config import compute_dtype, given_teacher
+from amdjax.config import compute_dtype, teacher_setting
 from amdjax.data.fingerprint import Fingerprint, check_classes, compare_test_images
 from amdjax.errors import UserError
 from amdjax.experiment import TEACHER, TEACHERS, RunIdentity, plan_runs
@@ -53,7 +53,7 @@ class TrainedModel(RunIdentity):
       settings: of its training, as JSON values; of a teacher that was trained elsewhere only
         "teacher", which the settings of students that learn from it have, too.
       imports: modules that its training imported.
-      given_teacher: the checkpoints that it learned from, see `GivenTeacher`; () if it was trained
+      teacher_checkpoints: that it learned from, see `GivenTeacher`; () if it was trained
         without a teacher, or with one that was trained in the workdir. Of a teacher that was
         trained elsewhere: those that it was read from.
     """
@@ -68,7 +68,7 @@ class TrainedModel(RunIdentity):
     length: TrainingLength | None
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     imports: tuple[str, ...] = ()
-    given_teacher: tuple[Mapping[str, Any], ...] = ()
+    teacher_checkpoints: tuple[Mapping[str, Any], ...] = ()
 
     def planned_steps(self, max_steps: int) -> int:
         """Returns the steps of its training; 0 for a teacher that was trained elsewhere.
@@ -106,7 +106,8 @@ def load_run(folder: Path | str) -> TrainedModel:
       The network of the newest checkpoint; `network.logits(images)` is its prediction.
 
     Raises:
-      UserError: if there is no checkpoint, or its files are damaged.
+      UserError: if there is no checkpoint, its files are damaged, or a module of its
+        `config.imports` cannot be imported.
     """
     return restore(local_path(str(folder), "folder"))
 
@@ -153,7 +154,7 @@ def restore(folder: Path, num_classes: int | None = None) -> TrainedModel:
         sweep_value=run.sweep_value,
         settings=run.settings,
         imports=tuple(run.imports),
-        given_teacher=run.given_teacher,
+        teacher_checkpoints=run.teacher_checkpoints,
     )
 
 
@@ -182,7 +183,7 @@ def restore_given_teacher(config: ml_collections.ConfigDict, data: Fingerprint) 
         step=0,
         length=None,
         settings={"teacher": teacher_settings(config)},
-        given_teacher=teacher.checkpoints,
+        teacher_checkpoints=teacher.checkpoints,
     )
 
 
@@ -212,11 +213,11 @@ def restore_all(
             notes.append(f"{name}: {error}")
             return
         same = (network.label, network.seed)
-        twin = next((one.name for one in networks if (one.label, one.seed) == same), None)
-        if twin is None:
-            networks.append(network)
+        twins = [other.name for other in networks if (other.label, other.seed) == same]
+        if twins:
+            notes.append(f"{name}: skipped: {twins[0]} has the same method and seed")
         else:
-            notes.append(f"{name}: skipped: {twin} has the same method and seed")
+            networks.append(network)
 
     if config.teacher.checkpoint:
         attempt(lambda: restore_given_teacher(config, data), TEACHER)
@@ -229,7 +230,7 @@ def restore_all(
         if network.data is not None and (change := compare_test_images(network.data, data)):
             changed.setdefault(change, []).append(network.name)
     notes += [
-        f"{', '.join(names)}: evaluated on other test images than in training ({change})"
+        f"{', '.join(names)}: evaluated on different test images from those of training ({change})"
         for change, names in changed.items()
     ]
     notes += [
@@ -248,7 +249,7 @@ def run_names(workdir: Path, config: ml_collections.ConfigDict) -> list[str]:
     planned = [spec.name for spec in plan_runs(config)]
     folders = list(workdir.iterdir())
     found = {path.name for path in folders if (path / RUN_FILE).exists() or has_checkpoint(path)}
-    if given_teacher(config):
+    if teacher_setting(config):
         # A teacher of an earlier command is not the config's.
         found.discard(TEACHER)
     names = [*planned, *sorted(found.difference(planned))]

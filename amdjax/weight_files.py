@@ -45,7 +45,7 @@ def read_weights(file: Path, name: str) -> dict:
         _, left_out = select_network(weights)
         if left_out:
             distributed.print_note(
-                f"{file}: {', '.join(left_out)} is not part of the network and is not read"
+                f"{file}: not read, since not part of the network: {', '.join(left_out)}"
             )
         return import_torch_state_dict(name, weights)
     except UserError as error:
@@ -87,7 +87,7 @@ def _read_safetensors(file: Path) -> Mapping[str, Any]:
     except AttributeError as error:
         raise UserError(
             f"the weights {file} have arrays of a dtype that NumPy does not have, such as float8 "
-            f"({error}): take weights that are not quantised"
+            f"({error}): use weights that are not quantised"
         ) from error
 
 

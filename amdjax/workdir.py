@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import flax.traverse_util
 import ml_collections
 
-from amdjax.checkpoint_files import digest_of, has_checkpoint, newest_checkpoint, step_of
+from amdjax.checkpoint_files import checkpoint_digest, has_checkpoint, newest_checkpoint, step_of
 from amdjax.config import default_settings, flat_settings, flatten_settings, validate
 from amdjax.configs import default
 from amdjax.data import Dataset, load_dataset
@@ -127,9 +127,9 @@ def check_given_teacher(folder: Path, checkpoints: Sequence[Mapping[str, Any]]) 
       UserError: naming a teacher that was trained on, or replaced, since the run was started.
     """
     run = _read_started(folder)
-    if run is None or not run.given_teacher:  # descriptions of earlier versions have none
+    if run is None or not run.teacher_checkpoints:  # descriptions of earlier versions have none
         return
-    for saved, current in itertools.zip_longest(run.given_teacher, checkpoints):
+    for saved, current in itertools.zip_longest(run.teacher_checkpoints, checkpoints):
         if saved is None or (current is not None and _version(saved) == _version(current)):
             continue
         now = f"another one, of step {current['step']}" if current else "none with checksums"
@@ -165,7 +165,7 @@ def describe_run(
     config: ml_collections.ConfigDict,
     spec: RunSpec,
     data: Fingerprint,
-    given_teacher: Sequence[Mapping[str, Any]] = (),
+    teacher_checkpoints: Sequence[Mapping[str, Any]] = (),
 ) -> RunDescription:
     """Returns the description of a run: its identity, its data, and its settings.
 
@@ -175,7 +175,7 @@ def describe_run(
       config: of the experiment.
       spec: of the run.
       data: fingerprint of its data.
-      given_teacher: the checkpoints of the teacher that the config gives, see `GivenTeacher`.
+      teacher_checkpoints: the checkpoints of the teacher that the config gives, see `GivenTeacher`.
     """
     return RunDescription(
         method=spec.method,
@@ -186,7 +186,7 @@ def describe_run(
         sweep_key=spec.sweep_key,
         sweep_value=spec.sweep_value,
         imports=imported_files(config.imports),
-        given_teacher=tuple(given_teacher) if spec.teacher is not None else (),
+        teacher_checkpoints=tuple(teacher_checkpoints) if spec.teacher is not None else (),
     )
 
 
@@ -264,15 +264,15 @@ def _with_saved_paths(teacher: dict[str, Any], run: RunDescription) -> dict[str,
       teacher: `teacher_settings` of the config.
       run: that learned from the checkpoints.
     """
-    checkpoints = {one["source"]: one for one in run.given_teacher}
+    checkpoints = {checkpoint["source"]: checkpoint for checkpoint in run.teacher_checkpoints}
 
-    def with_saved_path(one: dict[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    def with_saved_path(source: dict[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
         learned = checkpoints.get(saved.get("checkpoint", ""))
-        if learned is None or not one.get("checkpoint"):
-            return one
-        current = newest_checkpoint(local_path(one["checkpoint"], "config.teacher"))
-        same = (step_of(current), digest_of(current)) == _version(learned)
-        return {**one, "checkpoint": saved["checkpoint"]} if same else one
+        if learned is None or not source.get("checkpoint"):
+            return source
+        current = newest_checkpoint(local_path(source["checkpoint"], "config.teacher"))
+        same = (step_of(current), checkpoint_digest(current)) == _version(learned)
+        return {**source, "checkpoint": saved["checkpoint"]} if same else source
 
     saved = run.settings.get("teacher", {})
     if "ensemble" not in teacher:
@@ -295,11 +295,11 @@ def _settings(config: ml_collections.ConfigDict, spec: RunSpec) -> dict[str, Any
     policies = (config.augment.policy, config.augment.strong_policy)
     used = {name for policy in policies for name in policy_names(policy)}
     unused = (f"augment.{name}" for name in AUGMENTATIONS if name not in used)
-    planned = (*_FREE_SETTINGS, *_PLANNED_SETTINGS, *unused)
+    excluded = (*_FREE_SETTINGS, *_PLANNED_SETTINGS, *unused)
     kept = {
         key: value
         for key, value in settings.items()
-        if not any(key == name or key.startswith(f"{name}.") for name in planned)
+        if not any(key == name or key.startswith(f"{name}.") for name in excluded)
     }
     run = flax.traverse_util.unflatten_dict(kept, sep=".") | {
         "seed": spec.seed,
@@ -324,7 +324,7 @@ def teacher_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
     if config.teacher.outputs:
         return {"outputs": open_outputs(config.teacher.outputs).digest}
     if config.teacher.ensemble:
-        return {"ensemble": [one._asdict() for one in teacher_sources(config.teacher)]}
+        return {"ensemble": [source._asdict() for source in teacher_sources(config.teacher)]}
     return {
         "seed": config.seed,
         "name": teacher_name(config.teacher),
@@ -344,8 +344,8 @@ def load_data_again(data: ml_collections.ConfigDict) -> Dataset:
     """
     folder = data.folder
     if data.name == "folder" and not (folder and local_path(folder, "config.data.folder").exists()):
-        where = f" in {folder}" if folder else ""
-        raise UserError(f"there are no images{where} any more; name their folder: --data_folder")
+        where = f"no longer in {folder}" if folder else "not found"
+        raise UserError(f"the images are {where}; give their folder with --data_folder")
     data = data.copy_and_resolve_references()
     data.memory_gib = 0.0  # no image is read twice
     return load_dataset(data)

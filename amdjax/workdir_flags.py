@@ -22,7 +22,7 @@ def workdir() -> Path:
       UserError: if the flag is missing.
     """
     if _WORKDIR.value is None:
-        raise UserError("--workdir=DIR is missing, the workdir of the command amdjax")
+        raise UserError("--workdir=DIR, the workdir of the command amdjax, is missing")
     return local_path(_WORKDIR.value, "--workdir")
 
 

@@ -285,13 +285,13 @@ def _measure(options: Options, plans: list[_Plan]) -> None:
                 options.add({**plan.key, "error": str(error)})
         for _ in range(1 if options.tiny else _ROUNDS):
             for task in DATA:
-                for one in running:
-                    one.measure(task)
-        for one in running:
-            one.add_records()
+                for side in running:
+                    side.measure(task)
+        for side in running:
+            side.add_records()
     finally:
-        for one in running:
-            one.close()
+        for side in running:
+            side.close()
 
 
 def _of_jax(variant: str = "plain", **settings: Any) -> Record:

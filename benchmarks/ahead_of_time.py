@@ -179,7 +179,7 @@ def compile_step(
     """
     local = build_trainer(config, spec, dataset)
     trainer = dataclasses.replace(local, mesh=mesh)
-    with cpu.disabled():
+    with cpu.workarounds_disabled():
         arguments = _abstract_arguments(trainer, local.init_state(seed=0), on_device)
         step: Any = trainer.compiled_step(on_device=on_device)
         return step.lower(*arguments).compile()

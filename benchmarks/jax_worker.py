@@ -16,7 +16,7 @@ from amdjax.data import Dataset, InMemorySource
 from amdjax.experiment import TEACHER, RunSpec
 from amdjax.models import Model, Outputs, count_parameters, init_variables
 from amdjax.training.evaluation import compiled_eval_step
-from amdjax.training.multi_step import RunSteps, StepRunner
+from amdjax.training.step_runner import RunSteps, StepRunner
 from amdjax.training.teacher_cache import cache_teacher_outputs
 from amdjax.training.train_state import TrainState
 from amdjax.training.trainer import Trainer, build_trainer
@@ -28,14 +28,14 @@ _PARTS = {
     "/jax/core/compile/jaxpr_to_mlir_module_duration": "tracing",
     "/jax/core/compile/backend_compile_duration": "compilation",
 }
-# Of this process so far; the first weights are compiled apart from the step.
-_SECONDS = {"tracing": 0.0, "compilation of first weights": 0.0, "compilation": 0.0}
+# Of this process so far; the initialisation is compiled apart from the step.
+_SECONDS = {"tracing": 0.0, "compilation of the initialisation": 0.0, "compilation": 0.0}
 
 
 def _add_seconds(event: str, duration_secs: float, **facts: Any) -> None:
     if part := _PARTS.get(event):
         first_weights = part == "compilation" and facts.get("fun_name") == "jit(init)"
-        _SECONDS[f"{part} of first weights" if first_weights else part] += duration_secs
+        _SECONDS[f"{part} of the initialisation" if first_weights else part] += duration_secs
 
 
 class _Row(NamedTuple):
@@ -112,7 +112,7 @@ def _flops(row: _Row, arguments: tuple) -> float:
     mesh = distributed.make_mesh(jax.devices("cpu")[:1])
     step: Any = dataclasses.replace(row.trainer, mesh=mesh).compiled_step()
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
-    with cpu.disabled():
+    with cpu.workarounds_disabled():
         return step.lower(*shapes).cost_analysis()["flops"]
 
 

@@ -9,10 +9,11 @@ without a teacher 73.26, KD 74.92, AT 74.08, SP 73.83, VID 74.11, RKD 73.35, CC 
 
 Learning rate: 0.05, for MobileNet and ShuffleNet students 0.01; teachers always have 0.05.
 Losses: KD, FitNet, AT, SP, VID, NST, FT, FSP, AB, RKD, CC, PKT and CRD have the settings of
-RepDistiller, DKD the weights by pair of mdistiller, WKD those of its repository for the two pairs
-that are published there (the others have those of resnet32x4-resnet8x4), and AMD those of its
-paper. AT, VID and NST are sums over the layers there and means here, so their weights are
-multiplied by the number of layers. FitNet, AB, FT and FSP are trained jointly with cross-entropy.
+RepDistiller, DKD the weights by pair of mdistiller, ReviewKD those of its repository for eight
+pairs (the others have 5), WKD those of its repository for two pairs (the others have those of
+resnet32x4-resnet8x4), and AMD those of its paper. AT, VID and NST are sums over the layers there
+and means here, so their weights are multiplied by the number of layers. FitNet, AB, FT and FSP are
+trained jointly with cross-entropy.
 MLKD is published with the learning rate 0.025 in place of 0.05: --config.optim.learning_rate=0.025.
 Layers: those of RepDistiller, which are "stage2" to "stage5" of a VGG, "stage1" to "stage4" of
 ResNet-50 and MobileNet, "stage2" to "stage4" of a ShuffleNet, and "stage1" to "stage3" of the
@@ -60,6 +61,13 @@ DKD_WEIGHTS = {
     "resnet110": 2.0,
     "": 8.0,
 }
+# Weight of ReviewKD, likewise.
+REVIEWKD_WEIGHTS = {
+    "resnet32x4-shufflenet_v2": 8.0,
+    "resnet56-resnet20": 0.6,
+    "resnet110-resnet32": 1.0,
+    "": 5.0,
+}
 SETUPS = {
     f"{teacher}-{student}": (teacher, student) for teacher, student in SAME_FAMILY + CROSS_FAMILY
 }
@@ -101,7 +109,8 @@ def get_config(setup: str = "wrn_40_2-wrn_16_2") -> ml_collections.ConfigDict:
     losses.at.weight, losses.vid.weight, losses.nst.weight = 1000.0 * count, count, 50.0 * count
     losses.fitnet.weight = 100.0
     losses.dkd.other_weight = _by_prefix(DKD_WEIGHTS, setup)
-    losses.wkd_l.temperature, losses.wkd_l.gamma = 8.0, 800.0
+    losses.reviewkd.weight = _by_prefix(REVIEWKD_WEIGHTS, setup)
+    losses.wkd_l.temperature, losses.wkd_l.gamma = 8.0, 600.0
     losses.wkd_f.weight, losses.wkd_f.ratio, losses.wkd_f.grid = 0.08, 4.0, 1
     if setup == "wrn_40_2-shufflenet_v1":
         losses.wkd_l.temperature, losses.wkd_l.gamma = 6.0, 200.0

@@ -41,18 +41,18 @@ def get_config(*, imports: Sequence[str] = ()) -> ml_collections.ConfigDict:
     # "mylab.losses". Found as in an import statement, in the current folder and in the recipe's.
     config.imports = tuple(imports)
 
-    # All random numbers (first weights, order of the data, augmentation) are functions of it.
+    # All random numbers (initial weights, order of the data, augmentation) are functions of it.
     config.seed = 0
     # Students to train, one after the other: names of amdjax/methods.py, or combinations such as
     # "kd+at".
     config.methods = ("amd_gl",)
     # Repeats every student with these seeds (the teacher's is `seed`); empty: once, with `seed`.
     config.seeds = ()
-    # Trains the seeds of a method as one program. Measured, it is slower than one after the other:
-    # docs/performance.md.
+    # Trains the seeds of a method as one program; slower than one after the other where it was
+    # measured: docs/performance.md.
     config.seeds_at_once = False
 
-    # Repeats every method that uses a setting of a loss for each of several values, for instance
+    # For each of several values of a loss's setting, repeats every method that uses it: for example
     # key "losses.am.margin" and choices (1.1, 1.35, 1.5).
     config.sweep = ml_collections.ConfigDict()
     config.sweep.key = ""
@@ -67,7 +67,7 @@ def get_config(*, imports: Sequence[str] = ()) -> ml_collections.ConfigDict:
     # Or several teachers, each as for `checkpoint`; students learn from the mean of their logits
     # and from their joined features.
     config.teacher.ensemble = ()
-    # Their networks; empty: as the folders of the runs say. Files of weights do not.
+    # Their networks; empty: as the folders of the runs say. Files of weights do not say.
     config.teacher.ensemble_models = ()
     config.teacher.ensemble_weights = ()  # of their outputs, divided by the sum; empty: equal ones
     # Or the outputs of any other teacher for the training images, an .npz or a folder of .npy that
@@ -99,7 +99,7 @@ def get_config(*, imports: Sequence[str] = ()) -> ml_collections.ConfigDict:
     # Or, with name "folder", the folder (or the value of the column split) that holds them: "val".
     config.data.validation_split = ""
     # Folder of images without labels, at any depth, on which the students learn from the teacher;
-    # losses of labels are zero there. In addition to the labelled training images, or only.
+    # losses of labels are zero there. In addition to the labelled training images, or alone.
     config.data.unlabeled = ""
     config.data.unlabeled_only = False
     # Names of classes that are held out: no image of them is in the training, validation or test
@@ -114,7 +114,7 @@ def get_config(*, imports: Sequence[str] = ()) -> ml_collections.ConfigDict:
     config.data.random_resized_crop = False
     # A split of at most this size is decoded once and kept in memory, a larger one is streamed.
     config.data.memory_gib = 4.0
-    # A training split of at most this size also lies in each accelerator's memory, and up to
+    # A training split of at most this size is also kept in each accelerator's memory, and up to
     # `log_every_steps` steps are one program there; 0: every batch is sent by itself.
     config.data.device_gib = 2.0
 
@@ -155,13 +155,19 @@ def get_config(*, imports: Sequence[str] = ()) -> ml_collections.ConfigDict:
     config.optim.name = "sgd"  # amdjax --list shows all
     config.optim.learning_rate = 0.1
     config.optim.schedule = "step"  # step, cosine or linear
-    config.optim.boundaries = (40, 80, 120, 160)  # step: epochs at which the rate is multiplied by
+    config.optim.boundaries = (
+        40,
+        80,
+        120,
+        160,
+    )  # step: epochs where `factor` scales the rate
     config.optim.factor = 0.2
     config.optim.end_learning_rate = 0.0  # cosine and linear: at the end
     config.optim.warmup_epochs = 0.0  # number of first epochs over which the rate rises linearly
     config.optim.momentum = 0.9  # sgd
     config.optim.nesterov = False  # sgd
-    # Times the parameter: added to the gradient, as in PyTorch; adamw: times the rate, subtracted.
+    # Times the parameter: sgd and adam add it to the gradient, as in PyTorch; adamw subtracts it,
+    # times the rate, from the parameter.
     config.optim.weight_decay = 1e-4
     config.optim.decay_norms_and_biases = True
     config.optim.ramp_up_epochs = 0.0  # rate times exp(-5 (1 - t)^2) at first; 0: none
@@ -171,7 +177,7 @@ def get_config(*, imports: Sequence[str] = ()) -> ml_collections.ConfigDict:
     config.optim.beta2 = 0.999  # adam, adamw
     config.optim.clip_norm = 0.0  # largest L2 norm of the whole gradient; 0: not clipped
 
-    # Evaluates (and teaches with) exponential moving averages of the variables; 0: the last ones.
+    # Evaluates (and teaches with) exponential moving averages of the variables; 0: the variables.
     config.ema_decay = 0.0
 
     # Weight and other settings of every loss; config.methods decides which are used. The defaults
@@ -182,13 +188,13 @@ def get_config(*, imports: Sequence[str] = ()) -> ml_collections.ConfigDict:
     config.losses.kd.weight = 0.9
     config.losses.kd.temperature = 4.0
 
-    config.dtype = "float32"  # of the networks' computation: float32 or bfloat16; AM: float32
+    config.dtype = "float32"  # of the networks' computation: float32 or bfloat16; losses: float32
     config.sync_batch_norm = True  # average batch statistics over all devices
 
     config.eval_every_epochs = 1
     config.log_every_steps = 50
     config.checkpoint_every_steps = 1000  # besides one at each evaluation
-    # Also at the first log line after so many minutes without a checkpoint; 0: not by time.
+    # Also at the first log line after this many minutes without a checkpoint; 0: not by time.
     config.checkpoint_every_minutes = 0.0
     config.profile = False  # writes a trace of steps 10 to 20 of each run to RUN/profile
     # Services that get the metrics, besides TensorBoard's files: wandb, mlflow. Their

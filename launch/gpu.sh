@@ -4,7 +4,7 @@
 #   bash launch/gpu.sh [flags of benchmarks.accelerator]
 # The first call makes .venv-gpu and .venv-torch with $PYTHON (default python3); JAX is that for
 # $CUDA, cuda12 or cuda13 (default: what the driver says). WHEELS=FOLDER takes all packages from a
-# folder, without network. AMDJAX_PYTHON=PATH uses an environment that has JAX and pytest, together
+# folder, offline. AMDJAX_PYTHON=PATH uses an environment that has JAX and pytest, together
 # with the wheels of $WHEELS that it does not have; PYTORCH_PYTHON=PATH is that of PyTorch, if it is
 # another one.
 set -euo pipefail

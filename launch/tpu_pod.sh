@@ -17,8 +17,9 @@
 # The project is the one in gcloud's configuration (gcloud config set project PROJECT). For many
 # hosts load the SSH key first: ssh-add ~/.ssh/google_compute_engine.
 # --workdir must be on a disk that all hosts share, such as Filestore; to mount it on each host, give
-# `create` --metadata-from-file=startup-script=FILE. When a slice was taken back: delete, create and
-# run again; with the same --workdir it goes on from the last checkpoint.
+# `create` --metadata-from-file=startup-script=FILE. With JAX_COMPILATION_CACHE_DIR=FOLDER on that disk
+# a restart does not compile again; `run` passes it on. After a slice was preempted: delete, create and
+# run again; with the same --workdir it continues from the last checkpoint.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -59,7 +60,7 @@ on_all_hosts() {
 }
 
 run() {
-  local addresses number train
+  local addresses cache number train
   addresses=$(gcloud compute tpus tpu-vm describe "$name" --zone="$zone" \
     --format="value(networkEndpoints[].ipAddress)")
   IFS=';, ' read -ra addresses <<<"$addresses"
@@ -79,11 +80,12 @@ run() {
     PYTHON=$(~/.local/bin/uv python find 3.12) bash launch/install.sh requirements.txt
     .venv/bin/pip install --quiet "jax[tpu]"'
 
+  cache=${JAX_COMPILATION_CACHE_DIR:+JAX_COMPILATION_CACHE_DIR=$(printf %q "$JAX_COMPILATION_CACHE_DIR")}
   number=http://metadata.google.internal/computeMetadata/v1/instance/attributes/agent-worker-number
   train=$(printf '%q ' .venv/bin/python -m amdjax.main "$@") # quoted for the hosts' shell
   on_all_hosts "cd amdjax
     export JAX_COORDINATOR_ADDRESS=${addresses[0]}:8476 JAX_NUM_PROCESSES=${#addresses[@]}
-    export PYTHONUNBUFFERED=1
+    export PYTHONUNBUFFERED=1 $cache
     export JAX_PROCESS_ID=\$(curl --silent --fail --header 'Metadata-Flavor: Google' $number)
     : >train.log
     nohup $train >>train.log 2>&1 </dev/null &

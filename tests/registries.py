@@ -30,6 +30,6 @@ def temporary_registrations() -> Iterator[None]:
         yield
         files = registry.registering_files()
     sys.path[:] = path
-    for name, module in list(sys.modules.items()):
+    for name, module in sys.modules.copy().items():
         if getattr(module, "__file__", None) in files:
             del sys.modules[name]

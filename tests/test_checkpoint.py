@@ -22,11 +22,11 @@ def _state(step):
     return {"params": {"w": jnp.full((3, 2), step)}, "step": jnp.asarray(step, jnp.int32)}
 
 
-def _save(run, accuracies, log=None):
+def _save(run, accuracies, partial_sums=None):
     with Checkpoints(run, DESCRIPTION) as checkpoints:
         for step, accuracy in accuracies.items():
             evaluation = None if accuracy is None else {"accuracy": accuracy}
-            checkpoints.save(step, _state(step), evaluation, log)
+            checkpoints.save(step, _state(step), evaluation, partial_sums)
 
 
 def _steps(run):
@@ -69,11 +69,11 @@ def test_read_origin_returns_the_process_that_saved_the_newest_checkpoint(tmp_pa
 
 def test_restore_latest_returns_state_and_log(tmp_path):
     assert not has_checkpoint(tmp_path)
-    _save(tmp_path, {4: None}, log={"sums": {"loss": 0.1 + 0.2}, "count": 3})
+    _save(tmp_path, {4: None}, partial_sums={"sums": {"loss": 0.1 + 0.2}, "count": 3})
     assert has_checkpoint(tmp_path)
     with Checkpoints(tmp_path) as checkpoints:
         restored = checkpoints.restore_latest(_state(0))
-        assert checkpoints.restore_log() == {"sums": {"loss": 0.1 + 0.2}, "count": 3}
+        assert checkpoints.restore_partial_sums() == {"sums": {"loss": 0.1 + 0.2}, "count": 3}
     np.testing.assert_array_equal(restored["params"]["w"], np.full((3, 2), 4))
 
 

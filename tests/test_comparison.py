@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from amdjax.checkpoint_files import digest_of
+from amdjax.checkpoint_files import checkpoint_digest
 from amdjax.comparison import (
     baseline_of,
     compare_accuracies,
@@ -109,12 +109,12 @@ def test_learned_from_tells_a_trained_teacher_from_others(trained, settings, lea
 
 def test_learned_from_tells_checkpoints_apart(trained):
     student, teacher = (restore(trained / name) for name in ("kd", "teacher"))
-    digest = digest_of(trained / "teacher/checkpoints/16")
+    digest = checkpoint_digest(trained / "teacher/checkpoints/16")
 
     def given(network, source, digest):
         settings = {"teacher": {"name": "wrn_10_1", "seed": 0, "checkpoint": source}}
         checkpoint = {"source": source, "step": 16, "digest": digest}
-        return dataclasses.replace(network, settings=settings, given_teacher=(checkpoint,))
+        return dataclasses.replace(network, settings=settings, teacher_checkpoints=(checkpoint,))
 
     assert learned_from(given(student, "a", "1"), given(teacher, "a", "1"), trained)
     assert learned_from(given(student, "a", "1"), given(teacher, "b", "1"), trained)  # a copy

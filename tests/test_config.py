@@ -7,7 +7,7 @@ import pytest
 from amdjax.config import validate
 from amdjax.configs import default
 from amdjax.errors import UserError
-from amdjax.ranges import check_losses
+from amdjax.ranges import check_loss_ranges
 
 
 @pytest.mark.parametrize(
@@ -63,12 +63,12 @@ def test_validate_names_a_setting_that_is_out_of_range(key, value):
 
 
 def test_check_losses_has_the_ranges_of_a_size_for_the_loss_that_has_it():
-    check_losses({"mine": {"dimension": 0, "temperature": (0.0, 1.0)}, "cc": {"dimension": 1}})
+    check_loss_ranges({"mine": {"dimension": 0, "temperature": (0.0, 1.0)}, "cc": {"dimension": 1}})
     message = r"config\.losses\.cc\.dimension must be a whole number of at least 1, not 64\.5"
     with pytest.raises(UserError, match=message):
-        check_losses({"cc": {"dimension": 64.5}})
+        check_loss_ranges({"cc": {"dimension": 64.5}})
     with pytest.raises(UserError, match=r"losses\.mine\.temperature must be above 0, not 0"):
-        check_losses({"mine": {"temperature": 0}})
+        check_loss_ranges({"mine": {"temperature": 0}})
 
 
 @pytest.mark.parametrize("value", [(1, "a"), ("a",), (-1,), (math.nan,)])

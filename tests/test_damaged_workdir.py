@@ -18,9 +18,9 @@ from amdjax.experiment import plan_runs
 from amdjax.files import check_writable
 from amdjax.run_description import read_label, write_run
 from amdjax.training import results
-from amdjax.training.metric_writer import RunLogger
 from amdjax.training.metrics_file import read_metrics
 from amdjax.training.run import run
+from amdjax.training.run_logger import RunLogger
 from amdjax.workdir import check_data, check_resumable, describe_run, read_config, write_config
 from tests.damage_walk import FILE_DAMAGES, FOLDER_DAMAGES, files_of, folders_of
 from tests.tiny_run import tiny_config
@@ -92,7 +92,7 @@ def _resume(workdir, config, spec):
         step, state = checkpoints.latest_step() or 0, _state(0)
         if step:
             state = checkpoints.restore_latest(state)
-            assert checkpoints.restore_log() == {}
+            assert checkpoints.restore_partial_sums() == {}
         evaluations = checkpoints.evaluations()
     with RunLogger(folder, name="kd", start=step, **LENGTH):
         pass
@@ -177,7 +177,7 @@ def test_run_on_damaged_files_and_stopped_equals_the_unbroken_one(
     assert not run(config, workdir)
     err = capfd.readouterr().err
     assert "kd/checkpoints/16 was damaged or incomplete" in err
-    assert "metrics.jsonl are dropped: 1" in err
+    assert "metrics.jsonl: damaged lines that are dropped: 1" in err
     with Checkpoints(workdir / "kd") as checkpoints:
         assert checkpoints.latest_step() == 10
     monkeypatch.setattr(distributed.Preemption, "requested", lambda _: False)

@@ -1,5 +1,6 @@
 """Several processes: the numbers of one process, shared checkpoints, the death of a process."""
 
+import dataclasses
 import re
 import shutil
 import signal
@@ -146,7 +147,30 @@ def test_processes_with_other_settings_are_refused(images, tmp_path, start_proce
     for process in _start_two(start_process, words, [*words, "--config.losses.ce.weight=0.5"]):
         _, err = process.communicate(timeout=120)
         assert process.returncode == 2
-        assert "error: process 1 has other settings, or another version of amdjax, than" in err
+        assert (
+            "error: process 1 has different settings, or a different version of amdjax, from" in err
+        )
+        assert "Traceback" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", ["teacher.checkpoint", "init_from"])
+def test_processes_that_read_other_weights_are_refused(
+    setting, images, one, tmp_path, start_process
+):
+    older = tmp_path / "older"
+    shutil.copytree(one / "teacher", older)
+    shutil.rmtree(older / "checkpoints" / str(complete_steps(older)[-1]))
+    words = command(
+        images, tmp_path / "run", f"--config.teacher.checkpoint={one / 'teacher'}", methods="kd"
+    )
+    words.append("--config.student.name=wrn_10_1")
+    first, second = (f"--config.{setting}={folder}" for folder in (one / "teacher", older))
+    for process in _start_two(start_process, [*words, first], [*words, second]):
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 2
+        name = setting.removesuffix(".checkpoint")
+        assert f"error: process 1 reads different weights of config.{name} from process 0" in err
         assert "Traceback" not in err
 
 
@@ -160,7 +184,9 @@ def test_processes_that_read_other_images_are_refused(images, tmp_path, start_pr
     for process in _start_two(start_process, words, [*words, *flags]):
         _, err = process.communicate(timeout=120)
         assert process.returncode == 2
-        assert "error: process 1 reads other images, classes or outputs of a teacher than" in err
+        assert (
+            "error: process 1 reads different images, classes or outputs of a teacher from" in err
+        )
         assert "Traceback" not in err
 
 
@@ -338,6 +364,49 @@ def test_replicate_sends_nothing_to_other_processes_without_comparison(start_pro
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
         assert "[(3, 4)]" in out
+
+
+@dataclasses.dataclass(frozen=True)
+class _Gpu:
+    id: int
+    process_index: int
+    platform = "gpu"
+
+    @property
+    def slice_index(self):  # each machine is a slice of its own
+        return self.process_index
+
+
+def test_mesh_has_the_devices_of_two_machines_in_the_order_of_their_processes():
+    devices = [_Gpu(number, process) for number, process in enumerate((0, 0, 1, 1, 0, 0, 1, 1))]
+    mesh = distributed.make_mesh(devices)
+    assert [device.id for device in mesh.devices] == [0, 1, 4, 5, 2, 3, 6, 7]
+
+
+ALTERNATING_DEVICES = """
+import jax
+import numpy as np
+from amdjax import distributed
+distributed.initialize()
+devices = jax.devices()
+jax.devices = lambda *names: [devices[index] for index in (0, 2, 1, 3)]
+from amdjax.training.teacher_cache import cache_teacher_outputs
+from tests.training.test_teacher_cache import numbering_trainer
+mesh = distributed.make_mesh()
+rows = np.arange(4) + 4 * jax.process_index()
+gathered = distributed.shard_step(distributed.all_gather, mesh, 0)(distributed.shard(rows, mesh))
+print("batch", np.asarray(gathered).tolist())
+print("cache", cache_teacher_outputs(numbering_trainer(mesh), {}).logits.ravel().tolist())
+"""
+
+
+def test_processes_whose_devices_alternate_share_a_batch_in_its_order(start_process):
+    words = [sys.executable, "-c", ALTERNATING_DEVICES]
+    for process in _start_two(start_process, words, words):
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert f"batch {list(range(8))}" in out
+        assert f"cache {[float(number) for number in range(10)]}" in out
 
 
 POLL = """

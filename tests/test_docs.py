@@ -135,7 +135,7 @@ def test_documented_weights_are_the_defaults():
 
 
 def test_stored_outputs_serve_the_documented_losses():
-    documented = _rows(DOCS / "teachers.md", "### Losses that it serves").keys()
+    documented = _rows(DOCS / "teachers.md", "### Losses of stored outputs").keys()
     assert documented == {n for n, loss in LOSSES.items() if loss.needs_teacher and loss.cacheable}
 
 

@@ -1,7 +1,7 @@
 import jax
 import pytest
 
-from amdjax.errors import chain, first_line, is_out_of_memory, one_line
+from amdjax.errors import exception_chain, first_line, is_out_of_memory, one_line
 
 
 @pytest.mark.parametrize(
@@ -43,5 +43,9 @@ def test_chain_prefers_the_cause_to_the_context():
                 raise TypeError("ignored")
             except TypeError:
                 raise ValueError("last") from error
-    assert [type(error) for error in chain(caught.value)] == [ValueError, KeyError, OSError]
-    assert list(chain(None)) == []
+    assert [type(error) for error in exception_chain(caught.value)] == [
+        ValueError,
+        KeyError,
+        OSError,
+    ]
+    assert list(exception_chain(None)) == []

@@ -85,7 +85,7 @@ def test_write_atomically_renames_a_folder_of_that_name(tmp_path, capsys):
     write_atomically(tmp_path / "a.json", "text")
     assert (tmp_path / "a.json").read_text() == "text"
     assert capsys.readouterr().err.splitlines() == [
-        f"note: {tmp_path / 'a.json'} cannot be used; it is a.json.damaged now"
+        f"note: {tmp_path / 'a.json'} cannot be used; it was renamed to a.json.damaged"
     ]
 
 

@@ -22,8 +22,8 @@ from amdjax.listing import list_registries
 from amdjax.losses import LOSSES
 from amdjax.methods import METHODS
 from amdjax.models import MODELS, Outputs
-from amdjax.report.evaluate import compare_maps
 from amdjax.report.figures import create_sections
+from amdjax.report.outputs import compare_maps
 from amdjax.report.summary import summarize
 from amdjax.run_description import write_run
 from amdjax.trained import restore

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from amdjax import pretrained, register_model
-from amdjax.checkpoint_files import digest_of
+from amdjax.checkpoint_files import checkpoint_digest
 from amdjax.data import Fingerprint
 from amdjax.errors import UserError
 from amdjax.models import Model, Outputs, create_model, import_torch_state_dict, init_variables
@@ -93,7 +93,10 @@ def _save_flat(folder, data, steps=(8,), **settings):
 def test_load_teacher_returns_the_checkpoint_that_it_has_read(tmp_path):
     data = _data(4, side=8)
     _save_flat(tmp_path, data, steps=(4, 8))
-    path, digests = str(tmp_path), [digest_of(tmp_path / f"checkpoints/{step}") for step in (4, 8)]
+    path, digests = (
+        str(tmp_path),
+        [checkpoint_digest(tmp_path / f"checkpoints/{step}") for step in (4, 8)],
+    )
     (newest,) = pretrained.load_teacher(path, "flat", data).checkpoints
     assert newest == {"source": path, "step": 8, "digest": digests[1]}
     (tmp_path / "checkpoints/8/run/metadata").write_text("{}")  # damaged
@@ -102,7 +105,7 @@ def test_load_teacher_returns_the_checkpoint_that_it_has_read(tmp_path):
     assert teacher.variables["params"]["fc"]["kernel"][0, 0] == 4
     assert digests[0] != digests[1]
     (tmp_path / "checkpoints/4/checksums.json").unlink()
-    assert digest_of(tmp_path / "checkpoints/4") is None
+    assert checkpoint_digest(tmp_path / "checkpoints/4") is None
 
 
 def test_load_teacher_reads_the_checkpoint_of_a_run_with_weights_in_its_folder(tmp_path):
@@ -172,7 +175,7 @@ def test_load_teacher_refuses_a_run_of_the_same_classes_in_another_order(tmp_pat
     pretrained.load_teacher(str(tmp_path), "flat", data, started=True)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: config.teacher.checkpoint: ")
-    assert line.endswith("the students have started so and continue")
+    assert line.endswith("the students were started with it and continue")
 
 
 def test_load_teacher_refuses_a_run_whose_loss_defines_the_predictions(tmp_path):

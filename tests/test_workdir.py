@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from amdjax.checkpoint_files import digest_of, newest_checkpoint, step_of
+from amdjax.checkpoint_files import checkpoint_digest, newest_checkpoint, step_of
 from amdjax.comparison import compare_conditions, conditions_of
 from amdjax.configs import figure9
 from amdjax.data import Fingerprint, load_dataset
@@ -294,10 +294,10 @@ def test_load_data_again_asks_for_the_folder_that_is_gone(workdir, tmp_path):
     data = read_config(workdir).data
     assert load_data_again(data).class_names == DATA.class_names
     data.folder = str(tmp_path / "gone")
-    with pytest.raises(UserError, match=r"no images in .*gone any more; .*--data_folder$"):
+    with pytest.raises(UserError, match=r"no longer in .*gone; give .* --data_folder$"):
         load_data_again(data)
     data.folder = ""
-    with pytest.raises(UserError, match=r"^there are no images any more; .*--data_folder$"):
+    with pytest.raises(UserError, match=r"^the images are not found; .* --data_folder$"):
         load_data_again(data)
 
 
@@ -413,7 +413,7 @@ def _checkpoint(folder, content, step=4):
 def _learned(path):
     """Returns the entry of a teacher's checkpoint in the description of a run."""
     checkpoint = newest_checkpoint(Path(path))
-    return {"source": path, "step": step_of(checkpoint), "digest": digest_of(checkpoint)}
+    return {"source": path, "step": step_of(checkpoint), "digest": checkpoint_digest(checkpoint)}
 
 
 def _of_teacher(*paths):
@@ -460,7 +460,9 @@ def test_moved_teacher_is_the_same_condition_of_a_resumed_run(tmp_path):
     for name in ("first", "second"):
         path = _checkpoint(tmp_path / name, "a")
         run = describe_run(*_of_teacher(path), DATA, [_learned(path)])
-        conditions.append({"kd": {0: conditions_of(run.settings, run.data, run.given_teacher)}})
+        conditions.append(
+            {"kd": {0: conditions_of(run.settings, run.data, run.teacher_checkpoints)}}
+        )
     before, after = conditions
     assert before["kd"][0]["teacher"]["digest"] == after["kd"][0]["teacher"]["digest"]
     assert compare_conditions({**before, "at": after["kd"]}, "kd") == {}

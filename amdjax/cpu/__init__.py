@@ -10,20 +10,22 @@ from amdjax.cpu import malloc, ops
 __all__ = ["disabled", "enabled", "ops", "tune_malloc", "tune_malloc_for"]
 
 _MUCH_MEMORY = 2 * 2**30  # bytes
-# Part of the key of JAX's caches: what was traced outside `disabled()` is traced again inside.
+# Part of the key of JAX's caches: what was traced outside `workarounds_disabled()` is traced again
+# inside.
 _disabled = jax.make_user_context(default_value=False)
 
 
-def enabled() -> bool:
+def workarounds_enabled() -> bool:
     """Returns True if code that is traced now is to use the work-arounds.
 
     They are used where the default backend is the CPU, unless AMDJAX_CPU_KERNELS=0 is set or the
-    call is inside `disabled()`. Starts the backends, so it must not be called during an import.
+    call is inside `workarounds_disabled()`. Starts the backends, so it must not be called during an
+    import.
     """
     return _allowed() and not _disabled.value and jax.default_backend() == "cpu"
 
 
-def disabled() -> contextlib.AbstractContextManager[None]:
+def workarounds_disabled() -> contextlib.AbstractContextManager[None]:
     """Returns a context in which everything is traced as plain JAX.
 
     For programs that are lowered or exported on a CPU host for another platform, and for

@@ -47,7 +47,7 @@ def convolve(
     strides, padding = tuple(strides), tuple((before, after) for before, after in padding)
     dilations = (settings.get(f"{side}_dilation") or () for side in ("lhs", "rhs"))
     if feature_group_count == 1 and all(n == 1 for dilation in dilations for n in dilation):
-        return _dense(x, kernel, strides, padding)
+        return _conv(x, kernel, strides, padding)
     return jax.lax.conv_general_dilated(
         x, kernel, strides, padding, feature_group_count=feature_group_count, **settings
     )
@@ -57,14 +57,14 @@ def _plain(x: jax.Array, kernel: jax.Array, strides: tuple, padding: Padding) ->
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_LAYOUT)
 
 
-_dense = jax.custom_vjp(_plain, nondiff_argnums=(2, 3))
+_conv = jax.custom_vjp(_plain, nondiff_argnums=(2, 3))
 
 
-def _dense_forward(x: jax.Array, kernel: jax.Array, strides: tuple, padding: Padding) -> tuple:
+def _conv_forward(x: jax.Array, kernel: jax.Array, strides: tuple, padding: Padding) -> tuple:
     return _plain(x, kernel, strides, padding), (x, kernel)
 
 
-def _dense_backward(strides: tuple, padding: Padding, inputs: tuple, grad: jax.Array) -> tuple:
+def _conv_backward(strides: tuple, padding: Padding, inputs: tuple, grad: jax.Array) -> tuple:
     x, kernel = inputs
     (grad_x,) = jax.linear_transpose(
         lambda x: _plain(x, kernel, strides, padding), jax.ShapeDtypeStruct(x.shape, x.dtype)
@@ -100,7 +100,7 @@ def _kernel_gradient(
     return out.reshape(kernel.shape)
 
 
-_dense.defvjp(_dense_forward, _dense_backward)
+_conv.defvjp(_conv_forward, _conv_backward)
 
 
 @jax.custom_vjp

@@ -3,7 +3,6 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ import ml_collections
 from amdjax.data import image_ops
 from amdjax.data.policies import AUGMENTATIONS, policy_names
 from amdjax.errors import UserError, unknown_name
-from amdjax.ranges import check_settings
+from amdjax.ranges import check_ranges
 
 _PAD_MODES = {"zero": "constant", "reflect": "reflect"}
 # An erased rectangle: fraction of the image's area, ratio of height to width, draws until it fits.
@@ -24,17 +23,8 @@ _ERASING_ATTEMPTS = 10
 _NOISE, _COLOR, _ERASE, _POLICY = 2, 3, 4, 5
 
 
-class Augment(NamedTuple):
-    """The two functions from uint8 images to the input of a network.
-
-    Attributes:
-      train: (keys [B], images [B,H,W,3]) -> float32 [B,H,W,3]; as configured, crops, flips, applies
-        the policy and jitters colours, normalises, adds noise and erases, in this order.
-      evaluate: images [B,H,W,3] -> float32 [B,H,W,3]; normalises.
-    """
-
-    train: Callable[[jax.Array, jax.Array], jax.Array]
-    evaluate: Callable[[jax.Array], jax.Array]
+# (random keys [B], images uint8 [B,H,W,3]) -> input of a network, float32 [B,H,W,3].
+Augment = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
@@ -76,10 +66,10 @@ def random_crop(keys: jax.Array, images: jax.Array, padding: int, mode: str = "z
 
 
 def draw_flips(keys: jax.Array) -> jax.Array:
-    """Returns a mask of the images that `Augment.train` flips if `config.augment.flip` is set.
+    """Returns a mask of the images that `create_augment` flips if `config.augment.flip` is set.
 
     Args:
-      keys: random keys [B], the same as `Augment.train` gets.
+      keys: random keys [B], the same as the augmentation gets.
 
     Returns:
       bool [B].
@@ -234,9 +224,11 @@ def _policies(augment: ml_collections.ConfigDict) -> list[Callable[..., jax.Arra
 
 
 def create_augment(augment: ml_collections.ConfigDict) -> Augment:
-    """Creates the training and the evaluation transform from `config.augment`.
+    """Creates the training transform from `config.augment`.
 
-    All settings are checked here, so that this can be called before any data are prepared.
+    As configured, it crops, flips, applies the policy and jitters colours, normalises, adds noise
+    and erases, in this order. All settings are checked here, so that this can be called before any
+    data are prepared.
 
     Raises:
       UserError: on an unknown pad mode or policy, a value out of range, or a list of another
@@ -244,7 +236,7 @@ def create_augment(augment: ml_collections.ConfigDict) -> Augment:
     """
     if augment.pad_mode not in _PAD_MODES:
         raise unknown_name("config.augment.pad_mode", augment.pad_mode, _PAD_MODES)
-    check_settings("augment", augment)
+    check_ranges("augment", augment)
     for name in ("mean", "std"):
         values = augment[name]
         if len(values) != 3 or not all(isinstance(x, int | float) for x in values):
@@ -268,10 +260,7 @@ def create_augment(augment: ml_collections.ConfigDict) -> Augment:
         )
     policies = _policies(augment)
 
-    def evaluate(images: jax.Array) -> jax.Array:
-        return normalize(images, augment.mean, augment.std)
-
-    def train(keys: jax.Array, images: jax.Array) -> jax.Array:
+    def transform(keys: jax.Array, images: jax.Array) -> jax.Array:
         crop_keys, flip_keys = _split_keys(keys)
         if augment.padding:
             images = random_crop(crop_keys, images, augment.padding, augment.pad_mode)
@@ -281,19 +270,17 @@ def create_augment(augment: ml_collections.ConfigDict) -> Augment:
             images = _checked(policy(_fold_in(keys, use), images), images)
         if any(strengths):
             images = color_jitter(_fold_in(keys, _COLOR), images, *strengths)
-        images = evaluate(images)
+        images = normalize(images, augment.mean, augment.std)
         if augment.noise:
             images = add_noise(_fold_in(keys, _NOISE), images, augment.noise)
         if augment.erasing:
             images = random_erasing(_fold_in(keys, _ERASE), images, augment.erasing)
         return images
 
-    return Augment(train, evaluate)
+    return transform
 
 
-def create_strong_augment(
-    augment: ml_collections.ConfigDict,
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def create_strong_augment(augment: ml_collections.ConfigDict) -> Augment:
     """Creates the training transform of the second view that some losses compare with the first.
 
     It is that of `create_augment` with the policy of `config.augment.strong_policy`.
@@ -303,7 +290,7 @@ def create_strong_augment(
     """
     strong = augment.copy_and_resolve_references()
     strong.policy = augment.strong_policy
-    return create_augment(strong).train
+    return create_augment(strong)
 
 
 def _checked(result: jax.Array, images: jax.Array) -> jax.Array:

@@ -63,7 +63,7 @@ def normal_form(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def digest_of(files: Iterable[tuple[str, int]]) -> str:
+def digest_files(files: Iterable[tuple[str, int]]) -> str:
     """Returns a digest of (path relative to the data set, size in bytes) in any order."""
     return hashlib.sha256(repr(sorted(files)).encode(errors="surrogateescape")).hexdigest()[:16]
 
@@ -100,9 +100,9 @@ def check_classes(saved: Fingerprint, current: Fingerprint, subject: str) -> Non
     """
     if difference := compare_classes(saved, current):
         raise UserError(
-            f"{subject} was trained on other classes than the data have now ({difference}), so its "
-            "outputs would be read as the wrong classes: restore the data, or train again in "
-            "another --workdir"
+            f"{subject} was trained on different classes from those of the data now "
+            f"({difference}), so its outputs would be read as the wrong classes: restore the data, "
+            "or train again in another --workdir"
         )
 
 

@@ -38,7 +38,7 @@ from amdjax.data.sources import (
 from amdjax.data.splits import hold_out, known_labels, num_known
 from amdjax.errors import UserError, one_line, unknown_name
 from amdjax.files import disk_error, local_path
-from amdjax.ranges import check_settings
+from amdjax.ranges import check_ranges
 
 
 def load_dataset(data: ml_collections.ConfigDict) -> Dataset:
@@ -86,7 +86,7 @@ def describe_dataset(data: ml_collections.ConfigDict) -> DatasetSpec:
     """
     if data.name not in DATASETS:
         raise unknown_name("data set", data.name, DATASETS)
-    check_settings("data", data)
+    check_ranges("data", data)
     if data.random_resized_crop and not data.image_size:
         raise UserError("config.data.random_resized_crop needs config.data.image_size")
     if data.validation_split and data.name != "folder":

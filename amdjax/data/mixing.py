@@ -12,7 +12,7 @@ import ml_collections
 
 from amdjax.errors import unknown_name
 from amdjax.models.layers import FeatureHook
-from amdjax.ranges import check_settings
+from amdjax.ranges import check_ranges
 
 MIXES = {
     "none": "no mixing",
@@ -134,7 +134,7 @@ def create_mix(mix: ml_collections.ConfigDict, reverse: Reverse) -> Mix | None:
     """
     if mix.name not in MIXES:
         raise unknown_name("mix", mix.name, MIXES)
-    check_settings("mix", mix)
+    check_ranges("mix", mix)
 
     def mix_labels(labels: jax.Array, lam: jax.Array, num_classes: int) -> jax.Array:
         one_hot = jax.nn.one_hot(labels, num_classes)

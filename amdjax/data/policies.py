@@ -15,7 +15,7 @@ import numpy as np
 
 from amdjax.data import image_ops
 from amdjax.data.image_ops import Operation
-from amdjax.ranges import MAX_MAGNITUDE, check_settings
+from amdjax.ranges import MAX_MAGNITUDE, check_ranges
 from amdjax.registry import registering
 
 _NUM_LEVELS = MAX_MAGNITUDE + 1
@@ -95,7 +95,7 @@ def rand_augment(
     Raises:
       UserError: if the magnitude is not a level.
     """
-    check_settings("augment.randaugment", {"magnitude": magnitude})
+    check_ranges("augment.randaugment", {"magnitude": magnitude})
     height, width = images.shape[1:3]
     choices = operations(
         (height, width),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import ml_collections
 import numpy as np
 
-from amdjax.data.fingerprint import digest_of, normal_form
+from amdjax.data.fingerprint import digest_files, normal_form
 from amdjax.data.image_files import ImageFiles, list_images
 from amdjax.data.registry import Dataset
 from amdjax.data.sources import (
@@ -67,7 +67,7 @@ def add_unlabeled(dataset: Dataset, data: ml_collections.ConfigDict) -> Dataset:
         train = _Joined(labeled, train)
     names = [(normal_form(name), size) for name, size in sizes.items()]
     only = "only" if data.unlabeled_only else "and"
-    digest = digest_of([*names, (f"{only} {dataset.digest}", 0)])
+    digest = digest_files([*names, (f"{only} {dataset.digest}", 0)])
     return dataclasses.replace(dataset, train=train, digest=digest)
 
 

@@ -89,8 +89,8 @@ def _what(name: str, metadata: Metadata, difference: float) -> str:
         f"An image classifier of {len(metadata['class_names'])} classes, exported by amdjax "
         f"{metadata['amdjax_version']}. `{name}` holds: {FORMATS[metadata['format']].summary}.\n\n"
         f"- Input: RGB images of {height}x{width} pixels, uint8 `[batch, {height}, {width}, 3]`, "
-        f"cut to the {metadata['crop']}. The normalisation, mean {metadata['mean']} and standard "
-        f"deviation {metadata['std']} on the scale 0 to 1, "
+        f"cropped to the {metadata['crop']}. The normalisation, mean {metadata['mean']} and "
+        f"standard deviation {metadata['std']} on the scale 0 to 1, "
     )
     text += "is part of the graph.\n" if FORMATS[metadata["format"]].has_graph else "comes first.\n"
     text += f"- Output: probabilities, float32 `[batch, {len(metadata['class_names'])}]`"

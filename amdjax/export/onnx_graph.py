@@ -23,7 +23,7 @@ import onnx
 from jax.extend import core
 from onnx import helper, numpy_helper
 
-from amdjax.errors import UserError, summary
+from amdjax.errors import UserError, error_summary
 
 OPSET = 17  # that of onnxruntime 1.12 and later
 _IR_VERSION = 8  # of the files of that opset
@@ -233,7 +233,7 @@ class _Graph:
             except UserError:
                 raise
             except Exception as error:  # a form of the operation that no writer expects
-                raise _unsupported(equation.primitive.name, f" ({summary(error)})") from error
+                raise _unsupported(equation.primitive.name, f" ({error_summary(error)})") from error
             for variable, result in zip(equation.outvars, results, strict=True):
                 # What follows can be folded into a convolution only if nothing else reads it.
                 values[variable] = result if uses[variable] == 1 else self._written(result)

@@ -176,7 +176,7 @@ def _add_int8(
     trained = Fingerprint.from_dict(metadata["data"])
     check_classes(trained, dataset.fingerprint, str(workdir))
     if change := compare_test_images(trained, dataset.fingerprint):
-        warn(f"the table is that of other test images than in training ({change})")
+        warn(f"the table is for test images that differ from those of training ({change})")
     quantize(file, small, dataset)
     _write_text(metadata_file(small), json.dumps({**metadata, "dtype": "int8"}, indent=2) + "\n")
     return {

@@ -17,7 +17,7 @@ from amdjax.models import create_model
 from amdjax.predict.classifier import CalibratedModel, calibrate, find_student
 from amdjax.predictor import Predictor, create_predictor, predicting_losses
 from amdjax.trained import TrainedModel, restore
-from amdjax.training.results import FILE as RESULTS_FILE
+from amdjax.training.results import RESULTS_FILE
 from amdjax.workdir import UNMOVED, DataPaths, read_config, run_data
 
 Metadata = dict[str, Any]

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 
 from amdjax import cpu
-from amdjax.errors import UserError, summary, user_line
+from amdjax.errors import UserError, error_summary, user_line
 
 # What JAX's messages call the symbolic size of the batch.
 _BATCH = re.compile(r"_DimExpr|\bbatch\b")
@@ -23,7 +23,7 @@ def tracing(to: str) -> Iterator[None]:
         that is outside amdjax, and with what to change if the size of the batch is the cause.
     """
     try:
-        with cpu.disabled():
+        with cpu.workarounds_disabled():
             yield
     except UserError:
         raise
@@ -31,9 +31,9 @@ def tracing(to: str) -> Iterator[None]:
         hint = ""
         if _BATCH.search(str(error)):
             hint = (
-                "; a graph takes a batch of any size, whose value is not known: take x.shape[0], "
-                "not len(x), and let no Python code depend on its value"
+                "; a graph takes a batch of any size, whose value is not known: use x.shape[0], "
+                "not len(x), and write no Python code that depends on its value"
             )
         raise UserError(
-            f"the network cannot be written as {to}: {user_line(error)}{summary(error)}{hint}"
+            f"the network cannot be written as {to}: {user_line(error)}{error_summary(error)}{hint}"
         ) from error

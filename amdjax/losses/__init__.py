@@ -1,7 +1,7 @@
 """Losses: pure functions of arrays, their registry, and the objective that adds them up."""
 
 from amdjax.losses.ab import ab_loss
-from amdjax.losses.am import TERMS, AMTerms, am_global_local_loss, am_loss, am_terms
+from amdjax.losses.am import AM_TERMS, AMTerms, am_global_local_loss, am_loss, am_terms
 from amdjax.losses.amc import amc_loss, contrastive_loss
 from amdjax.losses.at import at_loss
 from amdjax.losses.cc import cc_loss
@@ -31,8 +31,8 @@ from amdjax.losses.ttm import ttm_loss, wttm_loss
 from amdjax.losses.wkd import class_cost, wkd_feature_loss, wkd_logit_loss
 
 __all__ = [
+    "AM_TERMS",
     "LOSSES",
-    "TERMS",
     "AMTerms",
     "LossInputs",
     "LossSpec",

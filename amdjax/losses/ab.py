@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from amdjax.losses import functional
 from amdjax.losses.connectors import Regressor
 
-_SCALE = 3e-3  # the published 1/1000 of the loss, times the 3 of the common benchmark code
+_SCALE = 3e-3  # the published 1/1000 of the loss, times the authors' 3
 
 
 def ab_loss(

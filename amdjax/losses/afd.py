@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from amdjax.losses import functional
+from amdjax.losses.connectors import dense
 
 
 class Summary(NamedTuple):
@@ -80,7 +81,7 @@ class AttentionFeatureMatching(nn.Module):
 
     def _linear(self, x: jax.Array, features: int, name: str) -> jax.Array:
         """Applies a linear layer and batch norm with the statistics of the batch."""
-        x = nn.Dense(features, name=f"{name}_linear")(x)
+        x = dense(features, name=f"{name}_linear")(x)
         scale = self.param(f"{name}_scale", nn.initializers.ones, (features,))
         bias = self.param(f"{name}_bias", nn.initializers.zeros, (features,))
         return functional.batch_norm(x, x.mean(0), x.var(0), scale, bias)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from amdjax.errors import UserError
 from amdjax.losses import functional
+from amdjax.losses.connectors import conv
 
 _EPS = 1e-6  # added to the norm of a channel, as published
 
@@ -39,7 +40,7 @@ class AttentiveFeature(nn.Module):
         student, teacher = functional.comparable_maps(student_feature, teacher_feature)
         channels = teacher.shape[-1]
         if self.adapter:
-            student = nn.Conv(channels, (1, 1), name="adapter")(student)
+            student = conv(channels, (1, 1), name="adapter")(student)
         elif student.shape[-1] != channels:
             raise UserError(
                 f"AFDS compares channel by channel, but the student has {student.shape[-1]} "

@@ -9,12 +9,12 @@ from amdjax import cpu
 from amdjax.errors import UserError, unknown_name
 from amdjax.losses import functional
 
-TERMS = ("angular", "positive", "negative")
+AM_TERMS = ("angular", "positive", "negative")
 _NORM_EPS = 1e-6  # added to the norm of a map, as published
 
 
 class AMTerms(NamedTuple):
-    """One array for each term of the AM loss: the terms [B], or the maps [B,H,W] they compare."""
+    """One array for each term of the AM loss: the terms [B], or the maps [B,H,W] of one network."""
 
     angular: jax.Array
     positive: jax.Array
@@ -48,7 +48,7 @@ def am_terms(
     Raises:
       UserError: if the larger map is not a whole multiple of the smaller.
     """
-    student, teacher = _logits(student_feature, teacher_feature, margin, scale)
+    student, teacher = _maps(student_feature, teacher_feature, margin, scale)
     return _distances(student, teacher)
 
 
@@ -57,7 +57,7 @@ def am_loss(
     teacher_feature: jax.Array,
     margin: float = 1.35,
     scale: float = 64.0,
-    terms: tuple[str, ...] = TERMS,
+    terms: tuple[str, ...] = AM_TERMS,
 ) -> jax.Array:
     """Returns the global AM loss of one layer, `(A + P + N) / 3` (Eq. 7), for each sample.
 
@@ -85,7 +85,7 @@ def am_global_local_loss(
     scale: float = 64.0,
     global_weight: float = 0.8,
     grid: int = 2,
-    terms: tuple[str, ...] = TERMS,
+    terms: tuple[str, ...] = AM_TERMS,
     mask_threshold: float = 0.0,
 ) -> jax.Array:
     """Returns the AM loss of one layer over the whole map and its patches, for each sample.
@@ -118,7 +118,7 @@ def am_global_local_loss(
         raise UserError(f"global_weight must be between 0 and 1, not {global_weight}")
     if not 0.0 <= mask_threshold < 1.0:
         raise UserError(f"mask_threshold must be at least 0 and below 1, not {mask_threshold}")
-    student, teacher = _logits(student_feature, teacher_feature, margin, scale, mask_threshold)
+    student, teacher = _maps(student_feature, teacher_feature, margin, scale, mask_threshold)
     loss = jnp.zeros(student.angular.shape[0], jnp.float32)
     if global_weight > 0.0:
         loss += global_weight * _mean_of_terms(student, teacher, terms)
@@ -127,7 +127,7 @@ def am_global_local_loss(
     return loss
 
 
-def _logits(
+def _maps(
     student_feature: jax.Array,
     teacher_feature: jax.Array,
     margin: float,
@@ -143,14 +143,14 @@ def _logits(
         keep = teacher > mask_threshold * jnp.max(teacher, axis=(1, 2), keepdims=True)
         student, teacher = jnp.where(keep, student, 0.0), jnp.where(keep, teacher, 0.0)
 
-    def logits(attention: jax.Array) -> AMTerms:
+    def maps(attention: jax.Array) -> AMTerms:
         cosine = attention / (functional.safe_norm(attention, axis=(1, 2)) + _NORM_EPS)
         positive = scale * jnp.cos(margin * jnp.arccos(functional.clip_cosine(cosine)))
         negative = scale * (1.0 - cosine)
         return AMTerms(jax.nn.log_sigmoid(positive - negative), positive, negative)
 
-    both = logits(student), logits(teacher)
-    return cpu.ops.materialize(both) if cpu.enabled() else both
+    both = maps(student), maps(teacher)
+    return cpu.ops.materialize(both) if cpu.workarounds_enabled() else both
 
 
 def _distances(student: AMTerms, teacher: AMTerms, grid: int = 1) -> AMTerms:
@@ -173,7 +173,7 @@ def _mean_of_terms(
     student: AMTerms, teacher: AMTerms, terms: tuple[str, ...], grid: int = 1
 ) -> jax.Array:
     parts = _distances(student, teacher, grid)._asdict()
-    return sum(parts[name] for name in terms) / len(TERMS)
+    return sum(parts[name] for name in terms) / len(AM_TERMS)
 
 
 def _mean_over_patches(
@@ -195,9 +195,9 @@ def _mean_over_patches(
 
 def _check_terms(terms: tuple[str, ...]) -> None:
     if not terms:
-        raise UserError(f"terms is empty; name at least one of {', '.join(TERMS)}")
+        raise UserError(f"terms is empty; name at least one of {', '.join(AM_TERMS)}")
     for name in terms:
-        if name not in TERMS:
-            raise unknown_name("AM term", name, TERMS)
+        if name not in AM_TERMS:
+            raise unknown_name("AM term", name, AM_TERMS)
     if len(set(terms)) < len(terms):
         raise UserError(f"duplicate term in terms={tuple(terms)}")

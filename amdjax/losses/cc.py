@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from amdjax.losses import functional
+from amdjax.losses.connectors import dense
 
 
 def cc_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
@@ -41,8 +42,8 @@ class CorrelationCongruence(nn.Module):
 
         The teacher's embedding receives no gradient, but its linear layer is trained.
         """
-        student = nn.Dense(self.dimension, name="student")(student)
-        teacher = nn.Dense(self.dimension, name="teacher")(jax.lax.stop_gradient(teacher))
+        student = dense(self.dimension, name="student")(student)
+        teacher = dense(self.dimension, name="teacher")(jax.lax.stop_gradient(teacher))
         return _congruence(student, teacher)
 
 

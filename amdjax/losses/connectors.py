@@ -1,13 +1,21 @@
 """Trained layers that bring the student's features to the shape of the teacher's."""
 
+import functools
+
 import flax.linen as nn
 import jax
 
 from amdjax.errors import UserError
 from amdjax.losses import functional
 
+# The layers of the published losses start from PyTorch's default, U(±1/√fan-in); Flax's default has
+# three times its variance. Biases start at zero.
+_KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+conv = functools.partial(nn.Conv, kernel_init=_KERNEL_INIT)
+dense = functools.partial(nn.Dense, kernel_init=_KERNEL_INIT)
 
-class BatchNorm(nn.Module):
+
+class BatchStatisticsNorm(nn.Module):
     """Batch norm over the channels with the statistics of the batch.
 
     It has no running statistics: the layers of a loss are used in training only. Under data
@@ -45,15 +53,15 @@ class Regressor(nn.Module):
         """
         (height, width), (to_height, to_width, channels) = x.shape[1:3], self.shape
         if (height, width) == (2 * to_height, 2 * to_width):
-            x = nn.Conv(channels, (3, 3), strides=2, padding=1, name="conv")(x)
+            x = conv(channels, (3, 3), strides=2, padding=1, name="conv")(x)
         elif (2 * height, 2 * width) == (to_height, to_width):
             x = nn.ConvTranspose(channels, (4, 4), strides=(2, 2), padding="SAME", name="conv")(x)
         elif height >= to_height and width >= to_width:
             kernel = (1 + height - to_height, 1 + width - to_width)
-            x = nn.Conv(channels, kernel, padding="VALID", name="conv")(x)
+            x = conv(channels, kernel, padding="VALID", name="conv")(x)
         else:
             raise UserError(
                 f"a feature map of {height}x{width} of the student has no regressor to the "
                 f"teacher's {to_height}x{to_width}: choose other `features` for this loss"
             )
-        return BatchNorm(name="bn")(x)
+        return BatchStatisticsNorm(name="bn")(x)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from amdjax.losses import functional
+from amdjax.losses.connectors import dense
 
 _EPS = 1e-7  # added to the divisor of the probabilities, as published
 
@@ -157,7 +158,7 @@ class ContrastiveRepresentation(nn.Module):
         """
 
         def embed(x: jax.Array, name: str) -> jax.Array:
-            x = nn.Dense(self.dimension, name=name)(functional.promote_to_float32(x))
+            x = dense(self.dimension, name=name)(functional.promote_to_float32(x))
             return x / functional.safe_norm(x, axis=1)
 
         student = embed(student_embedding, "student")

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from amdjax.losses import functional
+from amdjax.losses.connectors import conv
 
 
 def hint_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array:
@@ -33,7 +34,7 @@ class FitNet(nn.Module):
     def __call__(self, student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array:
         """Returns the loss of features [B,H,W,C] and [B,H',W',C'], float32 [B]."""
         channels = teacher_feature.shape[-1]
-        adapted = nn.Conv(channels, (1, 1), name="adapter")(
+        adapted = conv(channels, (1, 1), name="adapter")(
             functional.promote_to_float32(student_feature)
         )
         return hint_loss(adapted, teacher_feature)

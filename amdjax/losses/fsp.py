@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from amdjax.errors import UserError
 from amdjax.losses import functional
+from amdjax.losses.connectors import conv
 
 
 def flow_matrix(feature: jax.Array, next_feature: jax.Array) -> jax.Array:
@@ -83,7 +84,7 @@ class FlowProcedure(nn.Module):
         """Returns the loss of lists of features [B,H,W,C], float32 [B]."""
         if self.adapter:
             student = [
-                nn.Conv(t.shape[-1], (1, 1), name=f"adapter_{i}")(functional.promote_to_float32(s))
+                conv(t.shape[-1], (1, 1), name=f"adapter_{i}")(functional.promote_to_float32(s))
                 for i, (s, t) in enumerate(zip(student, teacher, strict=True))
             ]
         return fsp_loss(student, teacher)

@@ -23,8 +23,5 @@ def ft_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array
     Raises:
       UserError: if the larger map is not a whole multiple of the smaller.
     """
-    student, teacher = (
-        functional.l2_normalize(functional.attention_map(feature), axis=(1, 2))
-        for feature in functional.comparable_maps(student_feature, teacher_feature)
-    )
+    student, teacher = functional.unit_attention_maps(student_feature, teacher_feature)
     return jnp.mean(functional.abs_zero_grad(student - teacher), axis=(1, 2))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from amdjax.errors import UserError
 from amdjax.losses import functional
-from amdjax.losses.connectors import BatchNorm
+from amdjax.losses.connectors import BatchStatisticsNorm, conv
 from amdjax.losses.ft import ft_loss
 
 _SLOPE = 0.1  # of the leaky ReLUs
@@ -80,7 +80,7 @@ class ConvStack(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps a feature [B,H,W,C] to [B,H,W,channels[-1]]."""
         for i, channels in enumerate(self.channels):
-            x = nn.Conv(channels, (3, 3), padding=1, name=f"conv_{i}")(x)
-            x = BatchNorm(name=f"bn_{i}")(x) if self.batch_norm else x
+            x = conv(channels, (3, 3), padding=1, name=f"conv_{i}")(x)
+            x = BatchStatisticsNorm(name=f"bn_{i}")(x) if self.batch_norm else x
             x = nn.leaky_relu(x, _SLOPE)
         return x

@@ -92,7 +92,7 @@ def attention_map(feature: jax.Array) -> jax.Array:
       float32 [B,H,W], not negative.
     """
     x = promote_to_float32(feature)
-    if cpu.enabled():
+    if cpu.workarounds_enabled():
         return cpu.ops.sum_of_squares(x)
     return jnp.sum(jnp.square(x), axis=-1)
 
@@ -140,10 +140,32 @@ def match_size(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.A
     raise UserError(_size_message(sh, sw, th, tw))
 
 
+def unit_attention_maps(
+    student_feature: jax.Array, teacher_feature: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the attention maps of two features in the smaller size, divided by their norms.
+
+    Args:
+      student_feature: float [B,H,W,C].
+      teacher_feature: float [B,H',W',C']; receives no gradient.
+
+    Returns:
+      Two float32 [B,h,w], see `comparable_maps`, `attention_map` and `l2_normalize`.
+
+    Raises:
+      UserError: if the larger map is not a whole multiple of the smaller.
+    """
+    student, teacher = comparable_maps(student_feature, teacher_feature)
+    return (
+        l2_normalize(attention_map(student), axis=(1, 2)),
+        l2_normalize(attention_map(teacher), axis=(1, 2)),
+    )
+
+
 def _size_message(h: int, w: int, height: int, width: int) -> str:
     return (
         f"feature maps of {h}x{w} and {height}x{width} cannot be compared: the larger must be a "
-        "whole multiple of the smaller; choose other `features` for this loss, another model or "
+        "whole multiple of the smaller; choose other `features` for this loss, another network or "
         "another image size"
     )
 

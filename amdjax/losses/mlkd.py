@@ -50,12 +50,12 @@ def mlkd_loss(
         return jnp.mean(sum(values))
 
     confidence = jax.nn.softmax(functional.promote_to_float32(weak_teacher))
-    samples = _fraction_up_to_median(jnp.max(confidence, axis=1))
-    classes = _fraction_up_to_median(jnp.sum(confidence, axis=0))
+    sample_fraction = _fraction_up_to_median(jnp.max(confidence, axis=1))
+    class_fraction = _fraction_up_to_median(jnp.sum(confidence, axis=0))
     strong = (temperature, *_STRONG_TEMPERATURES)
     everything = (*strong, *_WEAK_TEMPERATURES)
     loss = (
-        samples * distill(weak_student, weak_teacher, *everything)
+        sample_fraction * distill(weak_student, weak_teacher, *everything)
         + distill(strong_student_logits, strong_teacher_logits, *strong)
         + distill(weak_student, weak_teacher, *_WEAK_TEMPERATURES)
     )
@@ -64,9 +64,9 @@ def mlkd_loss(
             jax.nn.softmax(functional.promote_to_float32(x) / t)
             for x in (weak_student, weak_teacher)
         )
-        batch, number = student.shape
-        loss += classes * _square_distance(student.T, teacher.T) / number
-        loss += samples * _square_distance(student, teacher) / batch
+        batch, num_classes = student.shape
+        loss += class_fraction * _square_distance(student.T, teacher.T) / num_classes
+        loss += sample_fraction * _square_distance(student, teacher) / batch
     return loss
 
 

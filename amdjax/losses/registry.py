@@ -355,7 +355,7 @@ def register_loss(
 def _check_arguments(name: str, spec: LossSpec) -> None:
     """Makes sure that a function takes its inputs, and that its defaults can be settings."""
     if name in _METRICS:
-        raise UserError(f"{name!r} cannot be the name of a loss: a line of metrics.jsonl has it")
+        raise UserError(f"{name!r} cannot be the name of a loss: metrics.jsonl uses it")
     function: Any = spec.function
     call = function.__call__ if spec.has_variables else function
     parameters = list(inspect.signature(call).parameters.values())[spec.has_variables :]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from amdjax.losses import functional
-from amdjax.losses.connectors import BatchNorm
+from amdjax.losses.connectors import BatchStatisticsNorm, conv
 
 _POOLED_SIZES = (4, 2, 1)
 
@@ -101,13 +101,16 @@ class AttentionFusion(nn.Module):
         Returns:
           (fusion [B,H',W',width] for the next layer, feature [B,H',W',C'] for the loss).
         """
-        x = BatchNorm(name="bn1")(nn.Conv(self.width, (1, 1), use_bias=False, name="conv1")(x))
+        # conv1 and conv2 have the variance of Flax's default in the published code, too.
+        x = BatchStatisticsNorm(name="bn1")(
+            nn.Conv(self.width, (1, 1), use_bias=False, name="conv1")(x)
+        )
         if deeper is not None:
             deeper = functional.resize_nearest(deeper, *x.shape[1:3])
-            attention = nn.Conv(2, (1, 1), name="attention")(jnp.concatenate([x, deeper], axis=-1))
+            attention = conv(2, (1, 1), name="attention")(jnp.concatenate([x, deeper], axis=-1))
             attention = nn.sigmoid(attention)
             x = x * attention[..., :1] + deeper * attention[..., 1:]
         height, width, channels = self.shape
         x = functional.resize_nearest(x, height, width)
         output = nn.Conv(channels, (3, 3), padding=1, use_bias=False, name="conv2")(x)
-        return x, BatchNorm(name="bn2")(output)
+        return x, BatchStatisticsNorm(name="bn2")(output)

@@ -15,7 +15,7 @@ def rld_loss(
     teacher_logits: jax.Array,
     labels: jax.Array,
     temperature: float = 4.0,
-    target_temperature: float = 1.0,
+    target_temperature: float = 4.0,
     target_weight: float = 1.0,
     other_weight: float = 8.0,
     standardize: bool = False,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from amdjax.errors import UserError
 from amdjax.losses import functional
+from amdjax.losses.connectors import conv
 from amdjax.models.layers import Outputs
 
 _MOMENTUM = 0.9  # weight of the previous running statistics
@@ -126,7 +127,7 @@ class Projector(nn.Module):
             )
         inner = channels // self.factor
         for i, (width, size) in enumerate(((inner, 1), (inner, 3), (channels, 1))):
-            x = nn.Conv(width, (size, size), padding="SAME", use_bias=False, name=f"conv_{i}")(x)
+            x = conv(width, (size, size), padding="SAME", use_bias=False, name=f"conv_{i}")(x)
             x = nn.relu(RunningBatchNorm(name=f"bn_{i}")(x, train))
         return x
 

@@ -272,8 +272,8 @@ class LossSpec:
         if len(student) != len(teacher):
             raise UserError(
                 f"features names {len(student)} layers of the student ({', '.join(student)}) and "
-                f"teacher_features {len(teacher)} of the teacher ({', '.join(teacher)}): name as "
-                "many"
+                f"teacher_features {len(teacher)} of the teacher ({', '.join(teacher)}): name "
+                "equally many"
             )
         return tuple(zip(student, teacher, strict=True))
 

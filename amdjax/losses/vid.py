@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from amdjax.losses import functional
+from amdjax.losses.connectors import conv
 
 _INITIAL_VARIANCE = 5.0
 _EPS = 1e-5  # the published minimum of the variance
@@ -30,7 +31,7 @@ class VariationalInformation(nn.Module):
         x, teacher = functional.comparable_maps(student_feature, teacher_feature)
         channels = teacher.shape[-1]
         for i in range(3):
-            x = nn.Conv(channels, (1, 1), use_bias=False, name=f"regressor_{i}")(x)
+            x = conv(channels, (1, 1), use_bias=False, name=f"regressor_{i}")(x)
             x = nn.relu(x) if i < 2 else x
         initial = jnp.log(jnp.expm1(_INITIAL_VARIANCE - _EPS))
         raw = self.param("log_scale", nn.initializers.constant(initial), (channels,))

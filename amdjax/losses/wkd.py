@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from amdjax.errors import UserError, unknown_name
 from amdjax.losses import functional
-from amdjax.losses.connectors import BatchNorm, Regressor
+from amdjax.losses.connectors import BatchStatisticsNorm, Regressor, conv
 
 PROJECTORS = ("regressor", "bottleneck", "none")
 _EPS = 1e-8  # added to costs and to Sinkhorn's divisors, as published
@@ -38,7 +38,7 @@ def wkd_logit_loss(
     labels: jax.Array,
     cost: jax.Array,
     temperature: float = 8.0,
-    gamma: float = 800.0,
+    gamma: float = 600.0,
     regularization: float = 0.05,
     iterations: int = 10,
 ) -> jax.Array:
@@ -86,7 +86,7 @@ def wkd_class_weight_loss(
     labels: jax.Array,
     class_weights: jax.Array,
     temperature: float = 8.0,
-    gamma: float = 800.0,
+    gamma: float = 600.0,
     regularization: float = 0.05,
     iterations: int = 10,
     sharpening: float = 1.0,
@@ -222,8 +222,8 @@ class WassersteinFeature(nn.Module):
         if self.projector == "regressor":
             student = nn.relu(Regressor(teacher_feature.shape[1:], name="regressor")(student))
         elif self.projector == "bottleneck":
-            x = nn.Conv(self.width, (1, 1), name="conv1")(student)
-            x = nn.Conv(self.width, (3, 3), padding=1, name="conv2")(x)
-            x = nn.Conv(teacher_feature.shape[-1], (1, 1), name="conv3")(x)
-            student = nn.relu(BatchNorm(name="bn")(x))
+            x = conv(self.width, (1, 1), name="conv1")(student)
+            x = conv(self.width, (3, 3), padding=1, name="conv2")(x)
+            x = conv(teacher_feature.shape[-1], (1, 1), name="conv3")(x)
+            student = nn.relu(BatchStatisticsNorm(name="bn")(x))
         return wkd_feature_loss(student, teacher_feature, self.grid, self.ratio, self.eps)

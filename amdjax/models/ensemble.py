@@ -38,17 +38,19 @@ class Ensemble(Model):
         if feature_hook is not None:
             raise UserError(
                 "an ensemble has no Grad-CAM: no layer receives the joined features of its "
-                "networks; take one of the networks"
+                "networks; choose one of the networks"
             )
         outputs = [member(x, train=train) for member in self.members]
         logits: Any = sum(
-            weight * one.logits for weight, one in zip(self.weights, outputs, strict=True)
+            weight * member.logits for weight, member in zip(self.weights, outputs, strict=True)
         )
         layers = [name for name in outputs[0].features if len(set(map_sizes(outputs, name))) == 1]
         return Outputs(
             logits=logits,
-            features={name: self._join([one.features[name] for one in outputs]) for name in layers},
-            embedding=self._join([one.embedding for one in outputs]),
+            features={
+                name: self._join([member.features[name] for member in outputs]) for name in layers
+            },
+            embedding=self._join([member.embedding for member in outputs]),
         )
 
     def _join(self, arrays: Sequence[jax.Array]) -> jax.Array:

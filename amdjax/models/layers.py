@@ -122,7 +122,7 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value, running_var.value
         factor = scale * jax.lax.rsqrt(var + self.eps)
         offset = bias - mean * factor
-        y = cpu.ops.affine(x, factor, offset) if cpu.enabled() else x * factor + offset
+        y = cpu.ops.affine(x, factor, offset) if cpu.workarounds_enabled() else x * factor + offset
         return y.astype(self.dtype)
 
     def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -137,7 +137,7 @@ class BatchNorm(nn.Module):
 
 def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the sums of x [...,C] and of its squares over all axes but the last."""
-    if cpu.enabled():
+    if cpu.workarounds_enabled():
         return cpu.ops.moments(x)
     axes = tuple(range(x.ndim - 1))
     return jnp.sum(x, axes), jnp.sum(jnp.square(x), axes)
@@ -145,7 +145,7 @@ def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def convolution() -> Callable[..., jax.Array] | None:
     """Returns the `conv_general_dilated` of an `nn.Conv` without groups; None is flax's default."""
-    return cpu.ops.convolve if cpu.enabled() else None
+    return cpu.ops.convolve if cpu.workarounds_enabled() else None
 
 
 def conv(

@@ -111,7 +111,7 @@ def register_model(name: str, summary: str) -> Callable[[_Builder], _Builder]:
 
     def decorate(builder: _Builder) -> _Builder:
         key = _without_separators(name)
-        twins = [one for one in MODELS if _without_separators(one) == key and one != name]
+        twins = [model for model in MODELS if _without_separators(model) == key and model != name]
         if twins or _WIDE_NAME.fullmatch(name):
             raise UserError(
                 f"the network {name!r} exists already as "

@@ -63,8 +63,8 @@ def import_torch_state_dict(name: str, state_dict: Mapping[str, Any]) -> dict:
       norm.
 
     Raises:
-      UserError: if a key is missing, unexpected, there under two names, or has another shape or
-        type; the message names the key.
+      UserError: if there is no such model, or a key is missing, unexpected, there under two names,
+        or has another shape or type; the message names the key.
     """
     subject = f"PyTorch weights for {name}"
     weights = _renamed(select_network(state_dict)[0], _rename)

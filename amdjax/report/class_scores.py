@@ -61,9 +61,9 @@ def accuracy_csv(
     """
     images = np.bincount(labels, minlength=len(class_names))
     rows = []
-    for method, one in scores.items():
+    for method, class_scores in scores.items():
         for label in np.flatnonzero(images).tolist():
-            values = one.accuracy[:, label]
+            values = class_scores.accuracy[:, label]
             std = _number(values.std(ddof=1)) if len(values) > 1 else ""
             row = (method, label, class_names[label], images[label], _number(values.mean()), std)
             rows.append(row)
@@ -82,10 +82,10 @@ def confusion_csv(scores: Mapping[str, ClassScores], class_names: Sequence[str])
       test images, the mean over the seeds.
     """
     rows = []
-    for method, one in scores.items():
-        for label, predicted in np.argwhere(one.confusion > 0).tolist():
+    for method, class_scores in scores.items():
+        for label, predicted in np.argwhere(class_scores.confusion > 0).tolist():
             names = class_names[label], predicted, class_names[predicted]
-            rows.append((method, label, *names, _number(one.confusion[label, predicted])))
+            rows.append((method, label, *names, _number(class_scores.confusion[label, predicted])))
     heading = ("method", "label", "class", "predicted_label", "predicted_class", "fraction")
     return _csv(heading, rows)
 

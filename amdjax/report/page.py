@@ -77,7 +77,7 @@ def _write(report: ReportData, summaries: list[MethodSummary], folder: Path) -> 
     )
     numbers = json.dumps(to_json(report, summaries), indent=2)
     write_atomically(folder / "report.json", numbers + "\n")
-    classes = {method: one.classes for method, one in by_method.items()}
+    classes = {method: summary.classes for method, summary in by_method.items()}
     accuracy = accuracy_csv(classes, report.labels, report.class_names)
     write_atomically(folder / "classes.csv", accuracy)
     write_atomically(folder / "confusion.csv", confusion_csv(classes, report.class_names))

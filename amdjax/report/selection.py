@@ -10,7 +10,7 @@ from amdjax.comparison import (
     conditions_of,
     learned_from,
     method_settings,
-    trained_teacher,
+    trained_teacher_digest,
 )
 from amdjax.data import Dataset
 from amdjax.trained import TrainedModel
@@ -61,8 +61,8 @@ def find_incomparable(
             **conditions_of(
                 network.settings,
                 network.data,
-                network.given_teacher,
-                trained_teacher(workdir, network.teacher),
+                network.teacher_checkpoints,
+                trained_teacher_digest(workdir, network.teacher),
             ),
             "steps": network.step,
         }
@@ -91,7 +91,9 @@ def drop_incomparable(
         return network.seed not in different.get(network.label, {})
 
     compared = {network.label for network in networks if is_compared(network)}
-    shown = [one for one in networks if is_compared(one) or one.label not in compared]
+    shown = [
+        network for network in networks if is_compared(network) or network.label not in compared
+    ]
     return shown, [
         f"{label}: seed {seed} is left out{'' if label in compared else ' of the tests'} ({reason})"
         for label, by_seed in different.items()

@@ -180,7 +180,7 @@ def _notes(
     if has_best:
         notes.append("Bold: best student.")
     if len(_baselines(summaries)) > 1:
-        default = baseline_of(name for name, one in summaries.items() if not one.is_teacher)
+        default = baseline_of(name for name, summary in summaries.items() if not summary.is_teacher)
         notes.append(
             f"Baseline: kd with the swept value of the method; {default} for the other values of "
             "kd, and where kd was not trained with that value."

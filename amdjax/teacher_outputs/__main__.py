@@ -28,7 +28,7 @@ from amdjax.teacher_outputs.stored import check_images_unchanged, open_outputs
 from amdjax.teacher_outputs.write import write_outputs
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Recipe of the students; its data set and flips count."
+    "config", None, "Recipe of the students, for its data set and flips."
 )
 _TEACHER = flags.DEFINE_string(
     "teacher",
@@ -37,7 +37,7 @@ _TEACHER = flags.DEFINE_string(
     "embedding, features), or to a dictionary with these names.",
 )
 _OUT = flags.DEFINE_string("out", None, "File to write, NAME.npz, or folder of .npy files.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images of each call.", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images per call.", lower_bound=1)
 _TEST = flags.DEFINE_bool("test", False, "Print the accuracy on the test split too.")
 _LIST = flags.DEFINE_bool(
     "list",
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
     check_no_arguments(arguments, "write each as --NAME=VALUE")
     config = _CONFIG.value
     if config is None:
-        raise UserError("--config=NAME.py is missing, the recipe of the students")
+        raise UserError("--config=NAME.py, the recipe of the students, is missing")
     apply_imports(config)
     validate(config)
     config.data.memory_gib = 0.0  # each image is read once

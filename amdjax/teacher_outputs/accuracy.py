@@ -3,7 +3,7 @@
 _NEAR_CHANCE = 0.1  # of the way from chance to no error
 _FAR_BELOW = 0.05  # of the accuracy that the teacher is known to have
 _CAUSES = (
-    "likely causes: its input is normalised otherwise than in its training, its classes are in "
+    "likely causes: its input is normalised differently from its training, its classes are in "
     "another order than the data set's, or the weights belong to another network"
 )
 

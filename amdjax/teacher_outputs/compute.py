@@ -81,10 +81,11 @@ def compute_outputs(
                 views.append(np.ascontiguousarray(batch["image"][:, :, ::-1]))
             outputs = [to_arrays(teacher(images), batch_size, num_classes) for images in views]
             expected = expected or _shapes(outputs[0])
-            for one, view in zip(outputs, ("", "the mirror image of "), strict=False):
-                _check_same(_shapes(one), expected, f"{view}image {first}")
+            for output, view in zip(outputs, ("", "the mirror image of "), strict=False):
+                _check_same(_shapes(output), expected, f"{view}image {first}")
             arrays = {
-                name: np.stack([one[name] for one in outputs], axis=1)[mask] for name in outputs[0]
+                name: np.stack([output[name] for output in outputs], axis=1)[mask]
+                for name in outputs[0]
             }
             for name, values in arrays.items():
                 finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)

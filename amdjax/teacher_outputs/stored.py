@@ -197,7 +197,7 @@ class StoredOutputs:
         if self.num_classes != num_classes:
             raise UserError(
                 f"the logits of {self.path} have {self.num_classes} classes, the data set has "
-                f"{num_classes}: take a teacher of these classes, in the order of the data set"
+                f"{num_classes}: choose a teacher of these classes, in the order of the data set"
             )
 
     def check_rows(self, dataset: Dataset, data: ml_collections.ConfigDict) -> float | None:
@@ -240,7 +240,7 @@ class StoredOutputs:
         return float(correct / labeled)
 
     def _check_labels(self, dataset: Dataset) -> tuple[int, np.ndarray]:
-        """Returns the labels of every n-th row, and n, after a check of those in the file."""
+        """Checks the labels in the file; returns n, and the labels of every n-th row."""
         source, count = dataset.train, len(dataset.train)
         if isinstance(source, InMemorySource):
             step, labels = 1, source.arrays()[1]

@@ -54,7 +54,7 @@ def print_plan(
     print(header(config, specs, inputs, num_devices))
     if config.data.unlabeled:
         print(
-            f"students: {len(inputs.students.train):,} training images, with those of "
+            f"students: {len(inputs.student_dataset.train):,} training images, with those of "
             f"{config.data.unlabeled}, which have no labels"
         )
     if inputs.initial is not None:
@@ -62,10 +62,11 @@ def print_plan(
         run = describe_source(local_path(config.init_from, "config.init_from"))
         subject = f"the network {config.init_from}"
         warn(*seen_validation_warnings(config.data, run, subject))
-    if inputs.outputs is not None:
-        print(inputs.outputs.describe(inputs.accuracy))
-        if inputs.accuracy is not None:
-            warn(*low_accuracy_warnings(inputs.accuracy, inputs.dataset.num_classes))
+    if inputs.teacher_outputs is not None:
+        accuracy = inputs.teacher_outputs_accuracy
+        print(inputs.teacher_outputs.describe(accuracy))
+        if accuracy is not None:
+            warn(*low_accuracy_warnings(accuracy, inputs.dataset.num_classes))
     sys.stdout.flush()
 
 

@@ -35,7 +35,7 @@ class InitialState:
     loss_variables: LossVariables
     step: int
 
-    def of_losses(self, drawn: LossVariables) -> LossVariables:
+    def loss_variables_for(self, drawn: LossVariables) -> LossVariables:
         """Returns the variables of the losses of a new training.
 
         Args:

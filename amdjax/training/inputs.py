@@ -1,14 +1,17 @@
 """Inputs of an experiment besides its config: data sets, given teacher, initial weights."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import ml_collections
+import numpy as np
 
 from amdjax import distributed
 from amdjax.checkpoint_files import has_checkpoint
-from amdjax.config import given_teacher, gives_network
+from amdjax.config import gives_network, teacher_setting
 from amdjax.data import Dataset
 from amdjax.data.registry import DatasetSpec
 from amdjax.data.unlabeled import add_unlabeled
@@ -26,25 +29,25 @@ class Inputs(NamedTuple):
 
     Attributes:
       dataset: of the teachers.
-      students: data set of the students, with images without labels where the config has some.
+      student_dataset: of the students, with images without labels where the config has some.
       changes: sentences about images that have changed since a run was started.
       teacher: the students', where the config gives a network or an ensemble.
-      outputs: the teacher's, where the config has a file of them.
-      accuracy: of these outputs on the training images; None where it is not known.
+      teacher_outputs: the teacher's, where the config has a file of them.
+      teacher_outputs_accuracy: of these outputs on the training images; None where it is not known.
       initial: what the students start from; None: from random variables.
     """
 
     dataset: Dataset
-    students: Dataset
+    student_dataset: Dataset
     changes: list[str]
     teacher: GivenTeacher | None
-    outputs: StoredOutputs | None
-    accuracy: float | None
+    teacher_outputs: StoredOutputs | None
+    teacher_outputs_accuracy: float | None
     initial: InitialState | None
 
     def data_of(self, spec: RunSpec) -> Dataset:
         """Returns the data set that a run is trained on."""
-        return self.dataset if spec.is_teacher else self.students
+        return self.dataset if spec.is_teacher else self.student_dataset
 
 
 def load_inputs(
@@ -75,23 +78,29 @@ def load_inputs(
         of_run = dataset if spec.is_teacher else students
         train_batches(config, of_run, spec.seed)  # raises if it does not fill a batch
         changes.add(check_data(config, workdir / spec.name, of_run.fingerprint))
+    teacher = _load_teacher(config, specs, dataset, workdir)
+    initial = None
+    if _reads_initial(config, specs, workdir):
+        initial = load_initial(config, students)
+    _check_same_weights("config.teacher", None if teacher is None else teacher.variables)
+    _check_same_weights("config.init_from", None if initial is None else initial.variables)
     return Inputs(
         dataset=dataset,
-        students=students,
+        student_dataset=students,
         changes=sorted(filter(None, changes)),
-        teacher=_load_teacher(config, specs, dataset, workdir),
-        outputs=outputs,
-        accuracy=accuracy,
-        initial=_load_initial(config, specs, students, workdir),
+        teacher=teacher,
+        teacher_outputs=outputs,
+        teacher_outputs_accuracy=accuracy,
+        initial=initial,
     )
 
 
 def _check_sources(config: ml_collections.ConfigDict, specs: list[RunSpec], workdir: Path) -> None:
     """Makes sure that there are weights where the config names some, before data are prepared."""
     if _reads_teacher(config, specs):
-        setting = f"config.teacher.{given_teacher(config)}"
-        for one in teacher_sources(config.teacher):
-            find_source(one.checkpoint, setting)
+        setting = f"config.teacher.{teacher_setting(config)}"
+        for source in teacher_sources(config.teacher):
+            find_source(source.checkpoint, setting)
     if _reads_initial(config, specs, workdir):
         find_source(config.init_from, "config.init_from")
 
@@ -108,7 +117,8 @@ def _reads_initial(config: ml_collections.ConfigDict, specs: list[RunSpec], work
 
 def _have_started(runs: list[RunSpec], workdir: Path) -> bool:
     """Returns whether all of some runs have a checkpoint, as the first process sees it."""
-    return distributed.of_primary(all(has_checkpoint(workdir / spec.name) for spec in runs))
+    started = all(has_checkpoint(workdir / spec.name) for spec in runs)
+    return distributed.broadcast_from_primary(started)
 
 
 def _check_same_everywhere(
@@ -124,10 +134,35 @@ def _check_same_everywhere(
     if differing := distributed.differing_processes(json.dumps([seen, digest])):
         counts = ", ".join(f"{count:,} {split}" for split, count in seen[1]["num_images"].items())
         raise UserError(
-            f"process {', '.join(map(str, differing))} reads other images, classes or outputs of a "
-            f"teacher than process 0; give all processes the same. This one, process "
+            f"process {', '.join(map(str, differing))} reads different images, classes or outputs "
+            f"of a teacher from process 0; give all processes the same. This one, process "
             f"{distributed.process_index()}, has {counts} images in {dataset.num_classes} classes, "
             f"from {dataset.class_names[0]} to {dataset.class_names[-1]}"
+        )
+
+
+def _check_same_weights(setting: str, variables: dict | None) -> None:
+    """Makes sure that all processes have read the same weights.
+
+    Their paths may differ, and a run that is still trained may save a checkpoint in between.
+
+    Args:
+      setting: that names the weights, for the message.
+      variables: that this process has read; None in all processes where they need none.
+
+    Raises:
+      UserError: in all processes, naming those with other weights.
+    """
+    if variables is None or distributed.process_count() == 1:
+        return
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(variables):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(np.asarray(leaf).tobytes())
+    if differing := distributed.differing_processes(digest.hexdigest()):
+        raise UserError(
+            f"process {', '.join(map(str, differing))} reads different weights of {setting} from "
+            "process 0; give all processes the same files, of a training that has ended"
         )
 
 
@@ -147,10 +182,3 @@ def _load_teacher(
     for spec in students:
         check_given_teacher(workdir / spec.name, teacher.checkpoints)
     return teacher
-
-
-def _load_initial(
-    config: ml_collections.ConfigDict, specs: list[RunSpec], dataset: Dataset, workdir: Path
-) -> InitialState | None:
-    """Returns what students start from; None where that is nothing, or all have started."""
-    return load_initial(config, dataset) if _reads_initial(config, specs, workdir) else None

@@ -14,9 +14,9 @@ from amdjax import distributed
 from amdjax.checkpoint import Checkpoints
 from amdjax.experiment import RunSpec
 from amdjax.run_description import RunDescription
-from amdjax.training.metric_writer import RunLogger
-from amdjax.training.multi_step import StepRunner
 from amdjax.training.profiler import Profiler
+from amdjax.training.run_logger import RunLogger
+from amdjax.training.step_runner import StepRunner
 from amdjax.training.trackers import RunTrackers
 from amdjax.training.train_state import TrainState
 from amdjax.training.trainer import Trainer
@@ -33,7 +33,8 @@ class RunState:
       checkpoints: in that folder.
       state: of the newest checkpoint, or before the first step.
       start: the steps that are done.
-      log: what the log of that checkpoint continues with, see `RunLogger.pending`.
+      partial_sums: of the log line that was begun at that checkpoint, see
+        `RunLogger.partial_sums`.
     """
 
     spec: RunSpec
@@ -42,7 +43,7 @@ class RunState:
     checkpoints: Checkpoints
     state: TrainState
     start: int
-    log: dict[str, Any]
+    partial_sums: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,35 +158,35 @@ def train_loop(
                 total=total,
                 steps_per_epoch=trainer.steps_per_epoch,
                 batch_size=config.batch_size,
-                pending=run.log,
+                partial_sums=run.partial_sums,
                 enabled=primary,
                 trackers=_start_trackers(config, run) if primary else None,
             )
             loggers.append(stack.enter_context(logger))
         stack.enter_context(profiler)
         run_steps = stack.enter_context(runner.open(start, total, start_clocks))
-        states, pending, first = tuple(run.state for run in runs), None, start
+        states, unfetched, first = tuple(run.state for run in runs), None, start
         for step in schedule.chunk_ends(runner.max_chunk):
             states, metrics = run_steps(states, first, step)
             distributed.block_on_cpu(metrics)
             profiler.on_step(step - start, metrics)
             # The metrics of the chunk before are fetched while this one computes.
-            if pending is not None:
-                log_metrics(*pending)
-            pending, first = (first, step, metrics), step
+            if unfetched is not None:
+                log_metrics(*unfetched)
+            unfetched, first = (first, step, metrics), step
             stopped = preemption.requested() and step < total
             logs = schedule.logs(step)
             if logs or stopped:
-                log_metrics(*pending)
-                pending = None
+                log_metrics(*unfetched)
+                unfetched = None
             if logs:
                 rate = float(trainer.learning_rate(step - 1))
                 for logger in loggers:
                     logger.write_train(step, rate)
             saves = schedule.saves(step) or stopped
             if logs and not saves and config.checkpoint_every_minutes:
-                minutes = (time.monotonic() - saved_at) / 60
-                saves = distributed.of_primary(minutes >= config.checkpoint_every_minutes)
+                due = time.monotonic() - saved_at >= 60 * config.checkpoint_every_minutes
+                saves = distributed.broadcast_from_primary(due)
             if saves:
                 evaluates = schedule.evaluates(step)
                 for run, logger, state in zip(runs, loggers, states, strict=True):
@@ -215,7 +216,7 @@ def _save(
         # Logged before the checkpoint: a run that is killed between the two drops the line and
         # writes it again; the other way round it would be lost.
         logger.write_evaluation(step, evaluation, trainer.dataset.selection_split)
-    run.checkpoints.save(step, state, evaluation, logger.pending())
+    run.checkpoints.save(step, state, evaluation, logger.partial_sums())
 
 
 def _start_trackers(config: ml_collections.ConfigDict, run: RunState) -> RunTrackers:

@@ -9,7 +9,7 @@ import ml_collections
 
 from amdjax import losses
 from amdjax.config import compute_dtype
-from amdjax.errors import UserError, first_line, summary, unknown_name, user_line
+from amdjax.errors import UserError, error_summary, first_line, unknown_name, user_line
 from amdjax.experiment import RunSpec, sees_unlabeled
 from amdjax.losses import LossInputs, Objective, build_objective
 from amdjax.models import Ensemble, Outputs, create_model, map_sizes
@@ -97,7 +97,8 @@ def _apply_losses(
             if inputs.labels.ndim == 2:
                 mix = config.mix.name
                 hint = f"; with config.mix.name={mix!r} labels are probabilities [B,C]"
-            raise UserError(f"a loss cannot be computed: {line}{summary(error)}{hint}") from error
+            problem = f"{line}{error_summary(error)}{hint}"
+            raise UserError(f"a loss cannot be computed: {problem}") from error
         raise
 
 
@@ -173,7 +174,7 @@ def _check_joined(
     for loss, layer in objective.teacher_layers:
         if layer in outputs.features:
             continue
-        sizes = map_sizes([output_shapes(one, image_shape) for one in teacher.members], layer)
+        sizes = map_sizes([output_shapes(member, image_shape) for member in teacher.members], layer)
         if any(sizes):  # else no member knows the name
             members = (
                 f"{source.model} has {'no ' + layer if size is None else 'x'.join(map(str, size))}"

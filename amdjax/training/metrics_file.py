@@ -67,6 +67,6 @@ def drop_lines(path: Path, step: int) -> None:
     """
     lines, damaged = read_metrics(path)
     if damaged:
-        print(f"note: damaged lines of {path} are dropped: {damaged}", file=sys.stderr)
+        print(f"note: {path}: damaged lines that are dropped: {damaged}", file=sys.stderr)
     kept = [json.dumps(line) + "\n" for line in lines if line["step"] <= step]
     write_atomically(path, "".join(kept))

@@ -11,14 +11,13 @@ import ml_collections
 import numpy as np
 
 from amdjax.config import compute_dtype
-from amdjax.errors import UserError, summary, user_line
+from amdjax.errors import UserError, error_summary, user_line
 from amdjax.experiment import RunSpec
+from amdjax.losses.spec import STAGES
 from amdjax.models import Model, Outputs, create_model
 from amdjax.pretrained import teacher_sources
 from amdjax.training import dummy
 from amdjax.training.dummy import NotOutputs, output_shapes
-
-_DRAWN = ("stage1", "stage2", "stage3")  # the layers whose maps the report draws
 
 
 def check_networks(
@@ -40,7 +39,7 @@ def check_networks(
     """
     arguments: dict[str, dict[str, Any]] = {}
     if any(spec.teacher for spec in specs) and not config.teacher.outputs:
-        arguments |= {one.model: {"train": False} for one in teacher_sources(config.teacher)}
+        arguments |= {source.model: {"train": False} for source in teacher_sources(config.teacher)}
     arguments |= {spec.model: {"train": True, "feature_hook": None} for spec in specs}
     for name, keywords in arguments.items():
         model = create_model(name, num_classes, compute_dtype(config))
@@ -53,7 +52,7 @@ def check_networks(
             if line := user_line(error, called_by=dummy.__file__):  # of a registered network
                 raise UserError(
                     f"the outputs of the network {name!r} cannot be computed: "
-                    f"{line}{summary(error)}"
+                    f"{line}{error_summary(error)}"
                 ) from error
             raise
         _check_outputs(name, outputs, num_classes)
@@ -144,14 +143,14 @@ def _check_outputs(name: str, outputs: Any, num_classes: int) -> None:
                 f"the {field} of the network {name!r} must be float32, not {dtype}: losses and "
                 "accuracies need its precision; cast them with .astype(jnp.float32)"
             )
-    for layer in _DRAWN:
+    for layer in STAGES:
         if layer in outputs.features:
             check_shape(
                 f"the feature {layer} of the network {name!r}",
                 outputs.features[layer],
                 (2, "H", "W", "C"),
-                "reshape it; a feature that is not a map must have another name than those of "
-                f"which the report draws maps ({', '.join(_DRAWN)})",
+                "reshape it; a feature that is not a map must not have a name of which "
+                f"the report draws maps ({', '.join(STAGES)})",
             )
 
 

@@ -53,9 +53,10 @@ def check_same_settings(config: ml_collections.ConfigDict) -> None:
     value = json.dumps([__version__, compared], sort_keys=True, default=str)
     if differing := distributed.differing_processes(value):
         raise UserError(
-            f"process {', '.join(map(str, differing))} has other settings, or another version of "
-            "amdjax, than process 0; start all with the same flags, in the same environment. This "
-            f"one, process {distributed.process_index()}, has amdjax {__version__}"
+            f"process {', '.join(map(str, differing))} has different settings, or a different "
+            "version of amdjax, from process 0; start all with the same flags, in the same "
+            f"environment. This one, process {distributed.process_index()}, has amdjax "
+            f"{__version__}"
         )
 
 

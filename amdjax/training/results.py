@@ -30,8 +30,8 @@ from amdjax.files import write_atomically
 from amdjax.metrics import format_stat
 from amdjax.run_description import RunDescription
 
-FILE = "results.json"
-VALIDATION = "validation_accuracy"  # key of an evaluation: accuracy on the validation split
+RESULTS_FILE = "results.json"
+VALIDATION_ACCURACY = "validation_accuracy"  # key of an evaluation: that on the validation split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class RunResult:
       model: name of the network.
       parameters: `count_prediction_parameters`.
       evaluations: step -> values on the test split, at least of the last and of the best step;
-        with `VALIDATION` where the best step is chosen on a validation split.
+        with `VALIDATION_ACCURACY` where the best step is chosen on a validation split.
       origin: when, where and with what it was trained, from `origin_of`.
     """
 
@@ -59,12 +59,12 @@ class RunResult:
     @property
     def selection_split(self) -> str:
         """The split on which the best step is chosen, "validation" or "test"."""
-        is_held_out = all(VALIDATION in values for values in self.evaluations.values())
+        is_held_out = all(VALIDATION_ACCURACY in values for values in self.evaluations.values())
         return "validation" if is_held_out else "test"
 
     def best(self) -> dict[str, float]:
         """Returns the evaluation of the step that is most accurate on `selection_split`."""
-        key = VALIDATION if self.selection_split == "validation" else "accuracy"
+        key = VALIDATION_ACCURACY if self.selection_split == "validation" else "accuracy"
         step = best_step(self.evaluations, key)
         return {"step": step, **self.evaluations[step]}
 
@@ -81,15 +81,15 @@ _OF_PROCESS = ("version", "device", "devices", "date", "seconds")  # keys of an 
 def compare(results: Results) -> list[Comparison]:
     """Compares the students' final accuracies, see `compare_accuracies`.
 
-    Runs that `compare_conditions` names are left out.
+    Runs that `find_incomparable` names are left out.
     """
-    different = _not_compared(results)
+    incomparable = find_incomparable(results)
     return compare_accuracies(
         {
             method: {
                 seed: result.final()["accuracy"]
                 for seed, result in by_seed.items()
-                if seed not in different.get(method, {})
+                if seed not in incomparable.get(method, {})
             }
             for method, by_seed in results.items()
             if method not in TEACHERS
@@ -97,7 +97,7 @@ def compare(results: Results) -> list[Comparison]:
     )
 
 
-def _not_compared(results: Results) -> dict[str, dict[int, str]]:
+def find_incomparable(results: Results) -> dict[str, dict[int, str]]:
     """Returns `compare_conditions` of the students; runs of earlier versions do not have any."""
 
     def of(result: RunResult) -> dict[str, Any] | None:
@@ -124,7 +124,7 @@ def origin_of(
       description: of the run; None for a network that was trained elsewhere.
       process: that trained it, from `read_origin`; {} if unknown.
       seconds: of its training steps; None if unknown.
-      trained: `trained_teacher` of its workdir.
+      trained: `trained_teacher_digest` of its workdir.
 
     Returns:
       Where known, version, device, number of devices and date in UTC; seconds; a digest of the data
@@ -139,7 +139,7 @@ def origin_of(
         **origin,
         "settings": _digest(settings, data),
         "method": _digest(method_settings(settings)),
-        "conditions": conditions_of(settings, data, description.given_teacher, trained),
+        "conditions": conditions_of(settings, data, description.teacher_checkpoints, trained),
     }
 
 
@@ -166,10 +166,10 @@ def write(workdir: Path, data: Fingerprint, results: Results) -> None:
       data: fingerprint of the data set.
       results: of this command, by label and seed.
     """
-    earlier = _read_runs(workdir / FILE, data)
+    earlier = _read_runs(workdir / RESULTS_FILE, data)
     merged = _merge(earlier, results)
-    before = _not_compared(earlier)
-    for method, by_seed in _not_compared(merged).items():
+    before = find_incomparable(earlier)
+    for method, by_seed in find_incomparable(merged).items():
         for seed, difference in by_seed.items():
             if seed in results.get(method, {}) or seed not in before.get(method, {}):
                 print(f"note: {method} with seed {seed} is not compared ({difference})")
@@ -194,7 +194,7 @@ def write(workdir: Path, data: Fingerprint, results: Results) -> None:
             for seed, result in by_seed.items()
         ],
     }
-    write_atomically(workdir / FILE, json.dumps(content, indent=2) + "\n")
+    write_atomically(workdir / RESULTS_FILE, json.dumps(content, indent=2) + "\n")
 
 
 def _merge(earlier: Results, results: Results) -> Results:
@@ -208,12 +208,12 @@ def _merge(earlier: Results, results: Results) -> Results:
         by_seed = {
             seed: result
             for seed, result in old.items()
-            if not new or any(_same_kind(result, one, defaults) for one in new.values())
+            if not new or any(_same_kind(result, current, defaults) for current in new.values())
         }
         for seed in sorted(old.keys() - by_seed.keys() - new.keys()):
             print(
-                f"note: {FILE} no longer has {label} with seed {seed}, which was trained with "
-                "other settings, for another number of steps or on other images"
+                f"note: {RESULTS_FILE} no longer has {label} with seed {seed}, which was trained "
+                "with other settings, for another number of steps or on other images"
             )
         for seed, result in new.items():
             # A run that was finished before keeps the date and the device of its training, which
@@ -292,7 +292,8 @@ def _row(by_seed: dict[int, RunResult]) -> dict[str, Any]:
     }
     if len(results) == 1:
         return _values(results[0])
-    row = {key: _values(results[0])[key] for key in ("model", "parameters", "selection_split")}
+    first = _values(results[0])
+    row = {key: first[key] for key in ("model", "parameters", "selection_split")}
     row |= {kind: _over(values, statistics.fmean) for kind, values in kinds.items()}
     row["std"] = {kind: _over(values, statistics.stdev) for kind, values in kinds.items()}
     row["seeds"] = {

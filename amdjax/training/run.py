@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from amdjax import distributed
 from amdjax.checkpoint import Checkpoints, best_step
 from amdjax.checkpoint_files import read_origin
-from amdjax.comparison import trained_teacher
+from amdjax.comparison import trained_teacher_digest
 from amdjax.config import validate
 from amdjax.data import describe_dataset
 from amdjax.data.registry import DatasetSpec
@@ -25,16 +25,16 @@ from amdjax.predictor import count_prediction_parameters
 from amdjax.run_description import read_run, write_run
 from amdjax.teacher_outputs.stored import StoredOutputs
 from amdjax.training import results
-from amdjax.training.given_teacher import evaluate_given_teacher
 from amdjax.training.header import print_plan
 from amdjax.training.initial import InitialState
 from amdjax.training.inputs import Inputs, load_inputs
 from amdjax.training.loop import RunState, train_loop
 from amdjax.training.metrics_file import METRICS_FILE, training_seconds
-from amdjax.training.multi_step import StepRunner
 from amdjax.training.preflight import check_same_settings, check_settings, check_shapes
 from amdjax.training.preflight_warnings import started_students_warnings
+from amdjax.training.step_runner import StepRunner
 from amdjax.training.teacher_cache import TeacherCache
+from amdjax.training.teacher_evaluation import evaluate_given_teacher
 from amdjax.training.trainer import Trainer, build_trainer
 from amdjax.workdir import check_resumable, describe_run, write_config
 from amdjax.workdir_lock import WorkdirLock
@@ -121,13 +121,13 @@ def _train_all(
     teachers: dict[str, dict] = {}
     teacher_cache = TeacherCache()
     finished: results.Results = {}
-    given_teacher: Sequence[Mapping[str, Any]] = ()
+    teacher_checkpoints: Sequence[Mapping[str, Any]] = ()
     if inputs.teacher is not None:
         teachers[TEACHER], result = evaluate_given_teacher(
             config, inputs.teacher, inputs.dataset, mesh
         )
         finished[TEACHER] = {config.seed: result}
-        given_teacher = inputs.teacher.checkpoints
+        teacher_checkpoints = inputs.teacher.checkpoints
     trainer: Trainer | None = None
     built_for: RunSpec | None = None
     with distributed.Preemption(lock.check) as preemption:
@@ -145,11 +145,18 @@ def _train_all(
                 total = trainer.total_steps
                 warn(*started_students_warnings(workdir, group[0], specs, total))
             teacher = None
-            if shared.teacher is not None and inputs.outputs is None:
+            if shared.teacher is not None and inputs.teacher_outputs is None:
                 teacher = teachers[shared.teacher]
-            start = None if shared.is_teacher else inputs.initial
+            initial = None if shared.is_teacher else inputs.initial
             trained = train_runs(
-                trainer, group, workdir, teacher, teacher_cache, preemption, start, given_teacher
+                trainer,
+                group,
+                workdir,
+                teacher,
+                teacher_cache,
+                preemption,
+                initial,
+                teacher_checkpoints,
             )
             if trained is None:
                 if distributed.is_primary():
@@ -174,7 +181,7 @@ def train_runs(
     teacher_cache: TeacherCache,
     preemption: distributed.Preemption,
     initial: InitialState | None = None,
-    given_teacher: Sequence[Mapping[str, Any]] = (),
+    teacher_checkpoints: Sequence[Mapping[str, Any]] = (),
 ) -> list[tuple[dict, results.RunResult]] | None:
     """Trains runs that differ only in their seeds, several of them as one program.
 
@@ -187,9 +194,9 @@ def train_runs(
       workdir: of the experiment.
       teacher_variables: the teacher's; None where no loss reads it.
       teacher_cache: of the experiment.
-      preemption: polled after every step.
+      preemption: polled after every step, and after every batch of the teacher cache.
       initial: what the runs start from; None: random weights.
-      given_teacher: the checkpoints of the teacher that the config gives, see `GivenTeacher`.
+      teacher_checkpoints: the checkpoints of the teacher that the config gives, see `GivenTeacher`.
 
     Returns:
       For each run the network's variables and its result; None if a signal stopped them.
@@ -197,14 +204,14 @@ def train_runs(
     Raises:
       UserError: if a value is not finite, or the disk is full.
     """
-    config, cache = trainer.config, None
+    config, teacher_outputs = trainer.config, None
 
     def open_run(spec: RunSpec) -> RunState:
         folder = workdir / spec.name
-        description = describe_run(config, spec, trainer.dataset.fingerprint, given_teacher)
+        description = describe_run(config, spec, trainer.dataset.fingerprint, teacher_checkpoints)
         checkpoints = stack.enter_context(Checkpoints(folder, description.to_dict()))
         # A process may not see the newest checkpoint yet on a shared disk.
-        start = distributed.of_primary(checkpoints.latest_step() or 0)
+        start = distributed.broadcast_from_primary(checkpoints.latest_step() or 0)
         if start >= trainer.total_steps:
             # It stays what it was trained on, such as images that were other ones then.
             description = read_run(folder)
@@ -212,46 +219,48 @@ def train_runs(
             write_run(description, folder)
         if start:
             checkpoints.wait_for(start)
-            # Into shapes: a run that is resumed does not compile how its first weights are drawn.
+            # Into shapes: a run that is resumed does not compile how its initial weights are drawn.
             state = checkpoints.restore_latest(trainer.state_shapes)
-            log = checkpoints.restore_log()
+            partial_sums = checkpoints.restore_partial_sums()
         else:
-            state, log = trainer.init_state(spec.seed, initial), {}
-        return RunState(spec, folder, description, checkpoints, state, start, log)
+            state, partial_sums = trainer.init_state(spec.seed, initial), {}
+        return RunState(spec, folder, description, checkpoints, state, start, partial_sums)
 
     with contextlib.ExitStack() as stack:
         runs = [open_run(spec) for spec in specs]
         starts = sorted({run.start for run in runs})
         if isinstance(trainer.teacher, StoredOutputs):
-            cache = trainer.teacher.rows(views=2 if config.augment.flip else 1)
+            teacher_outputs = trainer.teacher.rows(views=2 if config.augment.flip else 1)
         elif teacher_variables is not None and config.teacher.cached:
             if starts[0] < trainer.total_steps:
-                cache = teacher_cache.outputs(trainer, specs[0].teacher, teacher_variables)
+                teacher_outputs = teacher_cache.outputs(
+                    trainer, specs[0].teacher, teacher_variables, preemption.requested
+                )
+                if teacher_outputs is None:
+                    return None
             teacher_variables = None
         for start in starts:
             together = [run for run in runs if run.start == start]
-            runner = StepRunner(
-                trainer, [run.spec.seed for run in together], teacher_variables, cache
-            )
+            seeds = [run.spec.seed for run in together]
+            runner = StepRunner(trainer, seeds, teacher_variables, teacher_outputs)
             if not train_loop(trainer, together, runner, preemption):
                 return None
-        return [
-            (
-                run.state.eval_variables,
-                results.RunResult(
-                    run.spec.model,
-                    count_prediction_parameters(trainer.prediction_variables(run.state)),
-                    _test_evaluations(trainer, run),
-                    results.origin_of(
-                        run.description,
-                        read_origin(run.folder),
-                        training_seconds(run.folder / METRICS_FILE, config.batch_size),
-                        trained_teacher(workdir, run.spec.teacher),
-                    ),
-                ),
-            )
-            for run in runs
-        ]
+        return [(run.state.eval_variables, _result_of(trainer, run, workdir)) for run in runs]
+
+
+def _result_of(trainer: Trainer, run: RunState, workdir: Path) -> results.RunResult:
+    """Returns the result of a finished run, with its evaluations on the test split."""
+    return results.RunResult(
+        run.spec.model,
+        count_prediction_parameters(trainer.prediction_variables(run.state)),
+        _test_evaluations(trainer, run),
+        results.origin_of(
+            run.description,
+            read_origin(run.folder),
+            training_seconds(run.folder / METRICS_FILE, trainer.config.batch_size),
+            trained_teacher_digest(workdir, run.spec.teacher),
+        ),
+    )
 
 
 def _test_evaluations(trainer: Trainer, run: RunState) -> dict[int, dict[str, float]]:
@@ -264,16 +273,16 @@ def _test_evaluations(trainer: Trainer, run: RunState) -> dict[int, dict[str, fl
     assert last is not None, "a finished run has a checkpoint"
     # All processes evaluate what the first one finds to be missing: on a shared disk another may
     # not see its files yet.
-    if distributed.of_primary(last not in evaluations):
+    if distributed.broadcast_from_primary(last not in evaluations):
         # The run was stopped there, and `max_steps` is lower now.
         evaluations[last] = trainer.evaluate(run.state, dataset.selection)
     if dataset.validation is None:
         return evaluations
     tested = {}
     best = best_step(evaluations) if distributed.is_primary() else last
-    for step in sorted({distributed.of_primary(best), last}):
+    for step in sorted({distributed.broadcast_from_primary(best), last}):
         state = run.state if step == last else run.checkpoints.restore(step, run.state)
         tested[step] = trainer.evaluate(state, dataset.test)
         if distributed.is_primary():
-            tested[step][results.VALIDATION] = evaluations[step]["accuracy"]
+            tested[step][results.VALIDATION_ACCURACY] = evaluations[step]["accuracy"]
     return tested

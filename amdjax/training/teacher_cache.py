@@ -1,6 +1,6 @@
 """Teacher cache: logits, embedding and attention maps of every training image, computed once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -25,33 +25,44 @@ class TeacherCache:
         self._key: tuple[str | None, tuple[str, ...]] | None = None
         self._outputs: Outputs | None = None
 
-    def outputs(self, trainer: Trainer, teacher: str | None, variables: dict) -> Outputs:
+    def outputs(
+        self,
+        trainer: Trainer,
+        teacher: str | None,
+        variables: dict,
+        stop_requested: Callable[[], bool],
+    ) -> Outputs | None:
         """Returns `cache_teacher_outputs`, computed unless the run before needed the same.
 
         Args:
           trainer: of the run; data set, devices and augmentation are the same at each call.
           teacher: name of the teacher's run.
           variables: the teacher's, replicated.
+          stop_requested: as for `cache_teacher_outputs`.
         """
         key = teacher, trainer.objective.attention_features
         if self._outputs is None or key != self._key:
             self._outputs = None  # its memory is free before the next one is computed
-            self._key, self._outputs = key, cache_teacher_outputs(trainer, variables)
+            self._key = key
+            self._outputs = cache_teacher_outputs(trainer, variables, stop_requested)
         return self._outputs
 
 
-def cache_teacher_outputs(trainer: Trainer, variables: dict) -> Outputs:
+def cache_teacher_outputs(
+    trainer: Trainer, variables: dict, stop_requested: Callable[[], bool] = lambda: False
+) -> Outputs | None:
     """Computes a teacher's outputs for every training image, and for its mirror image with flips.
 
     Args:
       trainer: whose teacher and training images to use; its objective decides which attention maps
         are kept.
       variables: the teacher's, replicated.
+      stop_requested: called after each batch, by all processes; True ends the computation.
 
     Returns:
       Outputs of float32 arrays in the host's memory, [n,views,...]: logits, embedding, and for
       each layer that a loss reads a feature [n,views,h,w,1] with the same attention map as the
-      teacher's feature.
+      teacher's feature. None if the computation was ended.
     """
     config, source = trainer.config, trainer.dataset.train
     layers = trainer.objective.attention_features
@@ -70,7 +81,7 @@ def cache_teacher_outputs(trainer: Trainer, variables: dict) -> Outputs:
         if config.augment.flip:
             views.append(batch["image"][:, :, ::-1])
         outputs = [outputs_of(variables, images) for images in views]
-        return jax.tree.map(lambda *x: distributed.gather(jnp.stack(x, axis=1)), *outputs)
+        return jax.tree.map(lambda *x: distributed.all_gather(jnp.stack(x, axis=1)), *outputs)
 
     compiled = distributed.shard_step(step, trainer.mesh, batch_argument=1)
     batches = EvalBatches(
@@ -89,7 +100,8 @@ def cache_teacher_outputs(trainer: Trainer, variables: dict) -> Outputs:
         yield jax.device_get(previous)
 
     cache: Outputs | None = None
-    bar = tqdm(total=len(source), desc="caching teacher outputs", unit=" images", disable=None)
+    shown = None if distributed.is_primary() else True  # None: on a terminal
+    bar = tqdm(total=len(source), desc="caching teacher outputs", unit=" images", disable=shown)
     with bar:
         for index, outputs in enumerate(computed()):
             first = index * config.batch_size
@@ -101,5 +113,7 @@ def cache_teacher_outputs(trainer: Trainer, variables: dict) -> Outputs:
             for array, rows in zip(jax.tree.leaves(cache), jax.tree.leaves(outputs), strict=True):
                 array[first : first + count] = rows[:count]
             bar.update(count)
+            if stop_requested():
+                return None
     assert cache is not None, "a training split is never empty"
     return cache

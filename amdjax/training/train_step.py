@@ -10,13 +10,11 @@ import optax
 
 from amdjax import distributed
 from amdjax.data import Batch
-from amdjax.data.augment import draw_flips
+from amdjax.data.augment import Augment, draw_flips
 from amdjax.data.mixing import Mix, MixedBatch
 from amdjax.losses import LossInputs, LossVariables, Objective
 from amdjax.models import Model, Outputs
 from amdjax.training.train_state import TrainState
-
-Augment = Callable[[jax.Array, jax.Array], jax.Array]
 
 _FIRST_USE = 2**31  # of a key: above the numbers of the examples, whose keys come from the same
 
@@ -106,7 +104,7 @@ def make_train_step(
                     views.teacher,
                     views.mixed.labels,
                     state.step,
-                    distributed.gather,
+                    distributed.all_gather,
                     example_index=batch.get("index"),
                     num_examples=num_examples,
                     key=loss_key,

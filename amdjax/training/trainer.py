@@ -86,7 +86,10 @@ class Trainer:
         if initial is None:
             variables = init_variables(self.student, key, self.dataset.image_shape)
         else:
-            variables, loss_variables = initial.variables, initial.of_losses(loss_variables)
+            variables, loss_variables = (
+                initial.variables,
+                initial.loss_variables_for(loss_variables),
+            )
         state = self._create_state(variables, loss_variables)
         if initial is not None and initial.ema and state.ema:
             state = dataclasses.replace(state, ema=initial.ema)
@@ -206,7 +209,7 @@ def build_trainer(
             student=student,
             teacher=None if isinstance(teacher, StoredOutputs) else teacher,
             objective=objective,
-            augment=create_augment(config.augment).train,
+            augment=create_augment(config.augment),
             optimizer=optimizer,
             mix=mix,
             teacher_sees_mixed=config.mix.teacher_sees_mixed,

@@ -58,16 +58,16 @@ def _loss() -> tuple[Callable[[jax.Array], jax.Array], np.ndarray]:
 
 def test_enabled_follows_the_variable_the_context_and_the_backend(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("AMDJAX_CPU_KERNELS", raising=False)
-    assert cpu.enabled()
-    with cpu.disabled():
-        assert not cpu.enabled()
-    assert cpu.enabled()
+    assert cpu.workarounds_enabled()
+    with cpu.workarounds_disabled():
+        assert not cpu.workarounds_enabled()
+    assert cpu.workarounds_enabled()
     monkeypatch.setenv("AMDJAX_CPU_KERNELS", "0")
-    assert not cpu.enabled()
+    assert not cpu.workarounds_enabled()
     monkeypatch.setenv("AMDJAX_CPU_KERNELS", "1")
-    assert cpu.enabled()
+    assert cpu.workarounds_enabled()
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert not cpu.enabled()
+    assert not cpu.workarounds_enabled()
 
 
 def test_disabled_is_part_of_the_key_of_compiled_functions():
@@ -75,12 +75,12 @@ def test_disabled_is_part_of_the_key_of_compiled_functions():
 
     @jax.jit
     def function(x: jax.Array) -> jax.Array:
-        traced.append(cpu.enabled())
+        traced.append(cpu.workarounds_enabled())
         return x
 
     for _ in range(2):
         function(1.0)
-        with cpu.disabled():
+        with cpu.workarounds_disabled():
             function(1.0)
     assert traced == [True, False]
 
@@ -102,7 +102,7 @@ def test_variable_leaves_plain_jax_and_never_compiles_the_kernels(
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_disabled_lowers_plain_programs_for_accelerators(platform: str):
     loss, kernel = _loss()
-    with cpu.disabled():
+    with cpu.workarounds_disabled():
         program = jax.export.export(jax.jit(jax.grad(loss)), platforms=[platform])(kernel)
     text = program.mlir_module()
     assert "custom_call" not in text
@@ -132,7 +132,7 @@ def test_derivatives_of_plain_jax_are_those_of_the_work_arounds():
         other = jax.grad(lambda k: jnp.vdot(jax.grad(loss)(k), direction))(kernel)
         return forward, linear(direction), reverse, second, other
 
-    with cpu.disabled():
+    with cpu.workarounds_disabled():
         forward, linear, reverse, second, other = plain(kernel, direction)
     np.testing.assert_allclose(reverse, gradient, rtol=1e-4, atol=1e-4 * np.abs(gradient).max())
     np.testing.assert_allclose(forward, np.vdot(gradient, direction), rtol=1e-3)
@@ -160,7 +160,7 @@ def test_forward_over_reverse_of_every_family_is_traced(name: str):
 
         return jax.jvp(jax.grad(loss), (variables["params"],), (variables["params"],))[1]
 
-    with cpu.disabled():
+    with cpu.workarounds_disabled():
         shapes = jax.eval_shape(second_derivative, images)
     assert shapes["fc"]["kernel"].shape[1] == 4
 

@@ -35,8 +35,13 @@ def settings(**changes) -> ml_collections.ConfigDict:
 
 
 def compiled(**changes) -> Augment:
-    augment = create_augment(settings(**changes))
-    return Augment(train=jax.jit(augment.train), evaluate=jax.jit(augment.evaluate))
+    return jax.jit(create_augment(settings(**changes)))
+
+
+@jax.jit
+def normal(images) -> jax.Array:
+    augment = settings()
+    return normalize(images, augment.mean, augment.std)
 
 
 def test_normalize_subtracts_the_mean_and_divides_by_the_std():
@@ -71,35 +76,35 @@ def test_random_flip_flips_about_half_of_the_images():
     assert 20 <= is_flipped.sum() <= 44
 
 
-def test_draw_flips_returns_the_flips_of_train():
+def test_draw_flips_returns_the_flips_of_the_training_transform():
     augment = compiled(flip=True)
     is_flipped = np.asarray(draw_flips(keys()))[:, None, None, None]
     images = np.where(is_flipped, IMAGES[:, :, ::-1], IMAGES)
-    np.testing.assert_array_equal(augment.train(keys(), IMAGES), augment.evaluate(images))
+    np.testing.assert_array_equal(augment(keys(), IMAGES), normal(images))
 
 
 def test_train_augments_each_image_by_its_key_alone():
     augment = compiled(padding=2, flip=True)
-    batch = augment.train(keys(), IMAGES)
+    batch = augment(keys(), IMAGES)
     other_keys = jnp.concatenate([keys(seed=1)[:32], keys()[32:]])
-    other = augment.train(other_keys, np.concatenate([IMAGES[32:], IMAGES[32:]]))
+    other = augment(other_keys, np.concatenate([IMAGES[32:], IMAGES[32:]]))
     np.testing.assert_array_equal(other[32:], batch[32:])
-    assert np.abs(augment.train(keys(seed=1), IMAGES) - batch).max() > 0
+    assert np.abs(augment(keys(seed=1), IMAGES) - batch).max() > 0
 
 
-def test_train_without_augmentation_equals_evaluate():
+def test_train_without_augmentation_normalizes():
     augment = compiled(padding=0, flip=False)
-    np.testing.assert_array_equal(augment.train(keys(), IMAGES), augment.evaluate(IMAGES))
+    np.testing.assert_array_equal(augment(keys(), IMAGES), normal(IMAGES))
 
 
 def test_train_adds_gaussian_noise_of_each_example():
     augment = compiled(noise=0.15)
-    noise = np.asarray(augment.train(keys(), IMAGES) - augment.evaluate(IMAGES))
+    noise = np.asarray(augment(keys(), IMAGES) - normal(IMAGES))
     np.testing.assert_allclose(noise.std(), 0.15, rtol=0.03)
     np.testing.assert_allclose(noise.mean(), 0.0, atol=0.01)
     assert np.abs(noise[0] - noise[1]).max() > 0.1
-    only_first = augment.train(jnp.concatenate([keys()[:1], keys(seed=1)[1:]]), IMAGES)
-    np.testing.assert_allclose(only_first[0] - augment.evaluate(IMAGES)[0], noise[0], atol=1e-6)
+    only_first = augment(jnp.concatenate([keys()[:1], keys(seed=1)[1:]]), IMAGES)
+    np.testing.assert_allclose(only_first[0] - normal(IMAGES)[0], noise[0], atol=1e-6)
 
 
 def jittered(images, **strengths):
@@ -189,9 +194,9 @@ def test_train_with_every_augmentation_depends_on_each_image_and_key_alone():
         noise=0.1,
         erasing=0.5,
     )
-    batch = augment.train(keys(), IMAGES)
+    batch = augment(keys(), IMAGES)
     other_keys = jnp.concatenate([keys(seed=1)[:32], keys()[32:]])
-    other = augment.train(other_keys, np.concatenate([IMAGES[32:], IMAGES[32:]]))
+    other = augment(other_keys, np.concatenate([IMAGES[32:], IMAGES[32:]]))
     np.testing.assert_array_equal(other[32:], batch[32:])
     assert np.isfinite(batch).all()
 
@@ -199,17 +204,17 @@ def test_train_with_every_augmentation_depends_on_each_image_and_key_alone():
 def test_train_applies_registered_functions_in_their_order():
     register_augmentation("invert", "negative")(lambda keys, images: 255 - images)
     register_augmentation("darken", "less light")(lambda keys, images, by=1: images >> by)
-    both = create_augment(settings(policy="invert + darken"))
-    reverse = create_augment(settings(policy="darken+invert"))
-    np.testing.assert_array_equal(both.train(keys(), IMAGES), both.evaluate((255 - IMAGES) >> 1))
-    np.testing.assert_array_equal(reverse.train(keys(), IMAGES), both.evaluate(255 - (IMAGES >> 1)))
+    both = compiled(policy="invert + darken")
+    reverse = compiled(policy="darken+invert")
+    np.testing.assert_array_equal(both(keys(), IMAGES), normal((255 - IMAGES) >> 1))
+    np.testing.assert_array_equal(reverse(keys(), IMAGES), normal(255 - (IMAGES >> 1)))
 
 
 def test_train_refuses_a_policy_that_changes_dtype_or_shape():
     register_augmentation("as_float", "float")(lambda keys, images: images / 255)
     augment = create_augment(settings(policy="as_float"))
     with pytest.raises(UserError, match=r"must return .* uint8 \(64, 8, 8, 3\), not float"):
-        augment.train(keys(), IMAGES)
+        augment(keys(), IMAGES)
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,9 @@ def test_mix_partners_do_not_depend_on_the_number_of_devices(name):
     def step(key, batch):
         mixed = mix(key, batch["image"], batch["label"], 4)
         hook = mixed.feature_hook or (lambda layer, x: x)
-        return distributed.gather(hook("stem", mixed.images)), distributed.gather(mixed.labels)
+        return distributed.all_gather(hook("stem", mixed.images)), distributed.all_gather(
+            mixed.labels
+        )
 
     def run(devices: int) -> tuple[jax.Array, jax.Array]:
         mesh = distributed.make_mesh(jax.devices()[:devices])

@@ -109,17 +109,18 @@ def test_batches_error_on_a_batch_that_cannot_be_divided():
         EvalBatches(numbered(9), 8, process_index=0, process_count=3)
 
 
+class CountingBatches:
+    def __init__(self):
+        self.read, self.threads = [], set()
+
+    def __getitem__(self, index: int) -> Batch:
+        self.read.append(index)
+        self.threads.add(threading.current_thread())
+        return {"label": np.array([index])}
+
+
 def test_prefetch_reads_each_batch_once_in_threads_and_in_order():
-    class Counting:
-        def __init__(self):
-            self.read, self.threads = [], set()
-
-        def __getitem__(self, index: int) -> Batch:
-            self.read.append(index)
-            self.threads.add(threading.current_thread())
-            return {"label": np.array([index])}
-
-    batches = Counting()
+    batches = CountingBatches()
     received = [int(batch["label"][0]) for batch in prefetch(batches, 5, 40)]
     assert received == list(range(5, 40))
     assert sorted(batches.read) == received
@@ -142,7 +143,12 @@ def test_prefetch_raises_an_error_after_the_batches_before_it():
     assert received == [0, 1, 2]
 
 
-def test_prefetch_can_be_closed_early():
-    iterator = prefetch(TrainBatches(numbered(35), 8, seed=0), 0, 10**6)
+def test_prefetch_that_is_closed_early_stops_its_threads():
+    batches = CountingBatches()
+    iterator = prefetch(batches, 0, 10**6)
     next(iterator)
     iterator.close()
+    for thread in batches.threads:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+    assert len(batches.read) < 1000

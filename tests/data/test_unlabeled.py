@@ -260,6 +260,14 @@ def test_header_has_the_steps_of_the_students_where_the_teacher_is_given(folder)
     students = add_unlabeled(dataset, _settings(folder))
     config = default.get_config()
     config.methods, config.teacher.checkpoint, config.batch_size = ("kd",), "teacher", 8
-    inputs = Inputs(dataset, students, [], teacher=None, outputs=None, accuracy=None, initial=None)
+    inputs = Inputs(
+        dataset,
+        students,
+        [],
+        teacher=None,
+        teacher_outputs=None,
+        teacher_outputs_accuracy=None,
+        initial=None,
+    )
     text = header(config, plan_runs(config), inputs, 1)
     assert "6 training and 6 test images in 3 classes; 200 epochs of 1 steps, batch 8" in text

@@ -61,7 +61,7 @@ def test_onnx_has_the_probabilities_of_a_network(name: str, rows: list[tuple], t
     def probabilities(x: jax.Array) -> jax.Array:
         return jax.nn.softmax(predictor(variables, x).logits / temperature)
 
-    with cpu.disabled():
+    with cpu.workarounds_disabled():
         argument = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
         graph = to_onnx(probabilities, argument, "images", "probabilities", {})
     data = graph.SerializeToString()

@@ -30,7 +30,7 @@ RULES = ("a_softmax", "cosface", "arcface", "spherical_softmax", "taylor_softmax
 
 
 def _convert(function: Any, shape: tuple[int, ...], dtype: Any = np.float32) -> Any:
-    with cpu.disabled():
+    with cpu.workarounds_disabled():
         return to_onnx(function, jax.ShapeDtypeStruct((1, *shape), dtype), "x", "y", {"k": "v"})
 
 

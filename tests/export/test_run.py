@@ -23,8 +23,7 @@ from amdjax.export.run import random_images
 from amdjax.export.student import read_student
 from amdjax.predict.classifier import CACHE_FILE, load_models
 from amdjax.trained import load_run
-from amdjax.training.results import FILE as RESULTS_FILE
-from amdjax.training.results import RunResult, write
+from amdjax.training.results import RESULTS_FILE, RunResult, write
 from amdjax.workdir import DataPaths
 from tests.registries import temporary_registrations
 from tests.tiny_run import QUICK_COMPILATION, ROOT

@@ -41,7 +41,7 @@ def test_graph_of_a_network_that_cannot_be_traced_names_its_line(
     place = re.escape(f"{Path(__file__).resolve()}, line {line}: ")
     with pytest.raises(UserError, match=f"{place}{message}") as caught:
         FORMATS[name].write(model, {"image_shape": [4, 4, 3]}, tmp_path / "file")
-    assert ("take x.shape[0], not len(x)" in str(caught.value)) == has_hint
+    assert ("use x.shape[0], not len(x)" in str(caught.value)) == has_hint
     assert len(str(caught.value).splitlines()) == 1
     assert not list(tmp_path.iterdir())
 

@@ -114,7 +114,7 @@ def test_am_loss_of_bfloat16_is_computed_in_float32():
 def test_am_loss_adds_the_chosen_terms():
     student, teacher = _pair(losses.am_loss)
     parts = losses.am_terms(student, teacher)
-    for terms in (("angular",), ("positive", "negative"), losses.TERMS):
+    for terms in (("angular",), ("positive", "negative"), losses.AM_TERMS):
         expected = sum(getattr(parts, name) for name in terms) / 3
         np.testing.assert_allclose(
             losses.am_loss(student, teacher, terms=terms), expected, rtol=1e-6

@@ -15,7 +15,7 @@ from amdjax.errors import UserError
 from amdjax.losses import functional
 from amdjax.losses.ab import ActivationBoundaries
 from amdjax.losses.afds import AttentiveFeature
-from amdjax.losses.connectors import BatchNorm, Regressor
+from amdjax.losses.connectors import BatchStatisticsNorm, Regressor
 from amdjax.losses.fsp import FlowProcedure
 from amdjax.losses.ft_factor import FactorTransfer
 from amdjax.losses.reviewkd import AttentionFusion, ReviewKD
@@ -339,7 +339,7 @@ def test_regressor_refuses_to_enlarge_other_than_twice():
 
 def test_batch_norm_normalizes_over_batch_and_positions():
     x = 3.0 * draw(4, 5, 5, 2) + 1.0
-    y, variables = BatchNorm().init_with_output(jax.random.key(0), x)
+    y, variables = BatchStatisticsNorm().init_with_output(jax.random.key(0), x)
     assert set(variables) == {"params"}
     np.testing.assert_allclose(y.mean((0, 1, 2)), 0.0, atol=1e-5)
     np.testing.assert_allclose(y.std((0, 1, 2)), 1.0, rtol=1e-4)

@@ -427,7 +427,7 @@ def test_dropout_does_not_depend_on_the_number_of_devices(name: str):
     def step(images: jax.Array) -> tuple[jax.Array, Variables]:
         sharded = model.clone(axis_name=distributed.BATCH_AXIS)
         outputs, updates = _train(sharded, variables, images)
-        return distributed.gather(outputs.logits), updates
+        return distributed.all_gather(outputs.logits), updates
 
     mesh = distributed.make_mesh(jax.devices()[:2])
     two = distributed.shard_step(step, mesh, batch_argument=0)(images)

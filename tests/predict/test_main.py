@@ -272,8 +272,8 @@ def test_load_models_does_not_store_temperatures_of_other_images(workdir, images
     assert warning in capsys.readouterr().err
     assert not (changed / CACHE_FILE).exists()
     notes = evaluate_workdir(changed, paths).notes
-    change_of_images = "than in training (test 32 -> 64 images)"
-    assert f"teacher, kd: evaluated on other test images {change_of_images}" in notes
+    change_of_images = "from those of training (test 32 -> 64 images)"
+    assert f"teacher, kd: evaluated on different test images {change_of_images}" in notes
 
 
 def test_load_models_finds_the_student(workdir, tmp_path, capsys):

@@ -39,7 +39,7 @@ def test_report_command_finds_images_that_were_moved(trained: Path, images: Path
     code, _, err = finish([*REPORT, f"--workdir={workdir}"])
     assert code == 2
     assert err == (
-        f"error: there are no images in {tmp_path}/former any more; name their folder: "
+        f"error: the images are no longer in {tmp_path}/former; give their folder with "
         "--data_folder\n"
     )
     command = [*REPORT, f"--workdir={workdir}", f"--data_folder={moved}"]
@@ -47,12 +47,12 @@ def test_report_command_finds_images_that_were_moved(trained: Path, images: Path
     assert code == 0 and err.startswith("preparing folder in ") and err.count("\n") == 1
     content = json.loads((workdir / "report" / "report.json").read_text())
     assert {row["method"] for row in content["methods"]} == {"teacher", "kd"}
-    assert not any("other test images" in note for note in content["notes"])
+    assert not any("different test images" in note for note in content["notes"])
 
 
 def test_report_command_reports_usage_errors_in_one_line():
     cases = {
-        (): "--workdir=DIR is missing",
+        (): "--workdir=DIR, the workdir of the command amdjax, is missing",
         ("--workdir=nowhere", "--images=one"): "--images must be whole numbers, not one",
         ("--workdir=nowhere", "3"): "unexpected argument '3'",
         ("--workdir=nowhere", "--data_folder=gone"): "--data_folder: 'gone' is not a folder",

@@ -16,7 +16,7 @@ from amdjax.data import Dataset, InMemorySource
 from amdjax.experiment import RunSpec
 from amdjax.models import create_model, import_torch_state_dict, init_variables
 from amdjax.models.layers import conv
-from amdjax.training.multi_step import StepRunner
+from amdjax.training.step_runner import StepRunner
 from amdjax.training.trainer import Trainer, build_trainer
 from tests.reference_values import cases, load, nhwc, prefixed
 

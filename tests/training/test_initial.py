@@ -118,14 +118,16 @@ def test_variables_of_losses_are_kept_where_they_match():
         "params": {"vid": tree(3, 0), "fitnet": tree(4, 0), "ft_factor": tree(3, 0)},
         "state": {"center": tree(2, 0), "vid": tree(1, 0)},
     }
-    kept = InitialState({}, {}, saved, 0).of_losses(drawn)
+    kept = InitialState({}, {}, saved, 0).loss_variables_for(drawn)
     _assert_equal(kept, {**drawn, "state": {**drawn["state"], "center": tree(2, 1)}})
     del drawn["state"]["vid"]
-    kept = InitialState({}, {}, saved, 0).of_losses(drawn)
+    kept = InitialState({}, {}, saved, 0).loss_variables_for(drawn)
     assert kept["params"]["vid"]["call"]["kernel"][0] == 1
-    _assert_equal(InitialState({}, {}, {}, 0).of_losses(drawn), drawn)
+    _assert_equal(InitialState({}, {}, {}, 0).loss_variables_for(drawn), drawn)
     drawn["state"]["center"] = tree(2, 0, np.int32)  # of another version
-    kernel = InitialState({}, {}, saved, 0).of_losses(drawn)["state"]["center"]["call"]["kernel"]
+    kernel = InitialState({}, {}, saved, 0).loss_variables_for(drawn)["state"]["center"]["call"][
+        "kernel"
+    ]
     assert (kernel[0], kernel.dtype) == (1, np.int32)
 
 
@@ -150,7 +152,7 @@ def test_load_initial_refuses_other_classes(config, dataset, trained, tmp_path):
     for file in other.glob("checkpoints/*/checksums.json"):
         file.unlink()
     config.init_from = str(other)
-    with pytest.raises(UserError, match=r"other classes than .*missing: 'zebra'; new: 'class_3'"):
+    with pytest.raises(UserError, match=r"different classes .*missing: 'zebra'; new: 'class_3'"):
         load_initial(config, dataset)
 
 

@@ -63,7 +63,7 @@ def _run(folder, start=0, save=None):
         checkpoints=SimpleNamespace(save=save),
         state=None,
         start=start,
-        log={},
+        partial_sums={},
     )
 
 

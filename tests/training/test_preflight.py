@@ -117,7 +117,9 @@ def test_run_compares_the_settings_before_all_else(monkeypatch, tmp_path):
     monkeypatch.setattr(distributed, "differing_processes", lambda _: [1, 3])
     config = default.get_config()
     config.batch_size = -1
-    with pytest.raises(UserError, match="process 1, 3 has other settings, or another version"):
+    with pytest.raises(
+        UserError, match="process 1, 3 has different settings, or a different version"
+    ):
         run(config, tmp_path)
 
 

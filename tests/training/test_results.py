@@ -187,7 +187,7 @@ def _result(
 ):
     settings = {"losses": losses or {"ce": {"weight": 1.0}}, **settings}
     description = _description(epochs, digest, **settings)
-    description = dataclasses.replace(description, given_teacher=tuple(_given(given or {})))
+    description = dataclasses.replace(description, teacher_checkpoints=tuple(_given(given or {})))
     origin = results.origin_of(description, {}, trained=trained)
     values = {"accuracy": accuracy, "nll": 1.0, "ece": 0.125}
     return results.RunResult("resnet8", 1, {step: values}, origin)

@@ -8,8 +8,8 @@ import pytest
 
 from amdjax.errors import UserError
 from amdjax.training import trackers
-from amdjax.training.metric_writer import RunLogger
 from amdjax.training.run import run
+from amdjax.training.run_logger import RunLogger
 from amdjax.training.trackers import RunTrackers, check_trackers, register_tracker
 from tests.tiny_run import tiny_config
 

@@ -96,7 +96,7 @@ def _run(devices, losses, steps=10, sync=True):
     teacher = create_model("resnet8", 4, axis_name=axis)
     config = default.get_config()
     config.augment.padding, config.augment.flip = 2, True
-    objective, augment = build_objective(losses), create_augment(config.augment).train
+    objective, augment = build_objective(losses), create_augment(config.augment)
     step = _shard_step(
         make_train_step(
             student=student,

@@ -30,7 +30,7 @@ _DECOMPRESSORS: dict[bytes, Callable[[BinaryIO], Any]] = {  # by their magic num
     b"BZh": bz2.open,
     b"\xfd7zXZ": lzma.open,
 }
-_NOT_TAR = "it is not a tar archive, or compressed by another method than gzip, bzip2 and xz"
+_NOT_TAR = "it is not a tar archive, or compressed by a method other than gzip, bzip2 and xz"
 
 
 def image_info(

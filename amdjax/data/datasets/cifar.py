@@ -20,7 +20,7 @@ from amdjax.data.image_io import encode_png
 _IMAGE_BYTES = 3 * 32 * 32
 
 
-class _PythonReader:
+class _BinaryReader:
     """Mix-in that yields the examples of `cifar.Cifar10`, but reads without TensorFlow."""
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
@@ -77,9 +77,9 @@ def _extract(path: Path, names: Sequence[str]) -> dict[str, bytes]:
 
 
 # Not registered with tfds, which has classes of the same names; see amdjax.data.DATASETS.
-class Cifar10(_PythonReader, cifar.Cifar10, skip_registration=True):
+class Cifar10(_BinaryReader, cifar.Cifar10, skip_registration=True):
     """CIFAR-10 in tfds's format: 50,000 training and 10,000 test images of 32x32."""
 
 
-class Cifar100(_PythonReader, cifar.Cifar100, skip_registration=True):
+class Cifar100(_BinaryReader, cifar.Cifar100, skip_registration=True):
     """CIFAR-100 in tfds's format: 50,000 training and 10,000 test images of 32x32."""

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from amdjax.data.datasets.builder_utils import ImageFile, checked_examples, image_info
-from amdjax.data.fingerprint import digest_of, normal_form
+from amdjax.data.fingerprint import digest_files, normal_form
 from amdjax.data.image_files import (
     BAD_FILES_ADVICE,
     first_names,
@@ -166,7 +166,7 @@ def list_folder(root: Path, validation: str = "") -> FolderConfig:
             split: [numbers[image.class_name] for image in images]
             for split, images in splits.items()
         },
-        content_digest=digest_of(
+        content_digest=digest_files(
             (f"{split}/{image.key}", image.size)
             for split, images in splits.items()
             for image in images
@@ -500,7 +500,7 @@ def _class_name(text: str, place: str) -> str:
         raise UserError(f"{place}: the class name {name!r} is not UTF-8; rename it") from error
     if name != name.strip() or len(name.splitlines()) != 1:
         raise UserError(
-            f"{place}: the class name {name!r} begins or ends with a blank, or has a line break; "
+            f"{place}: the class name {name!r} begins or ends with a space, or has a line break; "
             "rename it"
         )
     if _CONTROL_CHARACTER.search(name):

@@ -16,6 +16,7 @@ from amdjax.report.report_data import LEVELS, ReportData
 from amdjax.report.summary import Stat
 
 _MAX_TILES = 240  # in one figure: with many networks fewer images are drawn
+_LETTERS = 11  # of a class name
 _PER_BLOCK = 15  # largest number of columns side by side, without the images
 _INCHES = 0.8  # largest side of a tile
 _PIXELS = 96  # side of a tile
@@ -103,7 +104,7 @@ def grad_cams(report: ReportData) -> Figure:
             heat = np.asarray(to_unit(upsample(cams, (_PIXELS, _PIXELS))))
             tiles = overlay(images, heat)
             predicted = network.logits[report.samples[:count]].argmax(-1)
-            notes = tuple(_short(style.class_name(report, label)) for label in predicted)
+            notes = tuple(style.short_class_name(report, label, _LETTERS) for label in predicted)
             wrong = predicted != labels
             columns.append(_Column(_level(layer, cams), network.label, tiles, notes, wrong))
     background = np.stack([np.zeros((256, 3)), np.ones((256, 3))])  # a black and a white image
@@ -132,10 +133,6 @@ def _resize(tiles: np.ndarray) -> np.ndarray:
         return np.clip(jax.image.resize(tiles.astype(np.float32), shape, "linear"), 0.0, 1.0)
     rows, columns = (np.arange(_PIXELS) * side // _PIXELS for side in (height, width))
     return tiles[:, rows[:, None], columns]
-
-
-def _short(name: str, length: int = 11) -> str:
-    return name if len(name) <= length else name[: length - 1] + "…"
 
 
 def _blocks(columns: list[_Column]) -> list[list[_Column]]:
@@ -197,7 +194,7 @@ def _draw_block(
     count = len(block[0].tiles)
     samples = report.samples[:count]
     names = [
-        f"{_short(style.class_name(report, label))}\nno. {index}"
+        f"{style.short_class_name(report, label, _LETTERS)}\nno. {index}"
         for index, label in zip(samples, report.labels[samples], strict=True)
     ]
     images = _resize(report.images[:count] / 255.0)
@@ -266,16 +263,18 @@ def distances(report: ReportData, summaries: style.Summaries) -> Figure:
       A figure of two rows, mean cosine and AM loss; bars are means over the seeds, error bars are
       standard deviations.
     """
-    compared = {method: one for method, one in summaries.items() if one.similarity}
-    layers = list(dict.fromkeys(layer for one in compared.values() for layer in one.similarity))
+    compared = {method: summary for method, summary in summaries.items() if summary.similarity}
+    layers = list(
+        dict.fromkeys(layer for summary in compared.values() for layer in summary.similarity)
+    )
     height = 0.85 + 0.27 * len(compared)
     figure, grid = style.level_panels(len(layers), 2, height, sharey=True)
     for (cosine, am), layer in zip(grid, layers, strict=True):
-        similarity = {method: one.similarity.get(layer) for method, one in compared.items()}
+        similarity = {method: summary.similarity.get(layer) for method, summary in compared.items()}
         _draw_bars(cosine, report, similarity, 0)
         cosine.set(title=style.level_title(layer), xlabel="mean cosine")
         cosine.set(xlim=(0.0, 1.0), xticks=np.linspace(0.0, 1.0, 5))
-        losses = {method: one.am_distance.get(layer) for method, one in compared.items()}
+        losses = {method: summary.am_distance.get(layer) for method, summary in compared.items()}
         # The AM losses of the levels differ by orders of magnitude.
         largest = max(stat.mean for stat in losses.values() if stat is not None)
         exponent = int(np.floor(np.log10(largest))) if largest > 0 else 0

@@ -46,7 +46,9 @@ def map_angles(report: ReportData, summaries: style.Summaries) -> Figure:
             mean = style.stat_text(summaries[method].angles[layer], 1)
             style.annotate_row(axes, row, f"{mean}°")
         violins["cmeans"].set(color=style.INK, linewidth=1.2)
-        axes.set(title=style.level_title(layer), xlabel="angle of positive and negative map (°)")
+        axes.set(
+            title=style.level_title(layer), xlabel="angle between positive and negative map (°)"
+        )
         style.label_rows(axes, list(methods))
         axes.tick_params(labelleft=axes is grid[0, 0])
     return figure
@@ -63,7 +65,8 @@ def class_distances(report: ReportData) -> dict[str, tuple[np.ndarray, np.ndarra
     distances = {}
     for method, networks in report.by_label.items():
         pairs = [
-            geodesic_distances(one.embedding[sample], report.labels[sample]) for one in networks
+            geodesic_distances(network.embedding[sample], report.labels[sample])
+            for network in networks
         ]
         intra, inter = (np.rad2deg(np.concatenate(parts)) for parts in zip(*pairs, strict=True))
         distances[method] = intra, inter
@@ -112,7 +115,8 @@ def geodesic(
     style.label_rows(axes, list(distances))
     largest = max(np.percentile(inter, 99.9) for _, inter in distances.values())
     axes.set(
-        xlim=(0.0, min(180.0, 1.05 * largest)), xlabel="geodesic distance of two embeddings (°)"
+        xlim=(0.0, min(180.0, 1.05 * largest)),
+        xlabel="geodesic distance between two embeddings (°)",
     )
     handles = [
         Patch(facecolor=style.INK, alpha=0.6, label="same class"),

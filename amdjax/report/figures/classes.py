@@ -58,7 +58,7 @@ def class_groups(report: ReportData, summaries: style.Summaries) -> dict[str, np
     baseline = summaries[name].classes.accuracy.mean(axis=0)
     lowest = present[np.argsort(baseline[present], kind="stable")[:MOST]]
     groups = {f"lowest accuracy of {style.short_label(name)}": lowest}
-    others = [one.classes.accuracy.mean(0) for key, one in summaries.items() if key != name]
+    others = [summary.classes.accuracy.mean(0) for key, summary in summaries.items() if key != name]
     rest = np.setdiff1d(present, lowest)
     if others and rest.size:
         change = np.abs(np.stack(others) - baseline).mean(axis=0)
@@ -74,8 +74,8 @@ def frequent_confusions(report: ReportData, summaries: style.Summaries) -> list[
     """
     images = np.bincount(report.labels, minlength=len(report.class_names))
     errors = np.zeros([len(images)] * 2)
-    for one in summaries.values():
-        errors += np.nan_to_num(one.classes.confusion) * images[:, None]
+    for summary in summaries.values():
+        errors += np.nan_to_num(summary.classes.confusion) * images[:, None]
     np.fill_diagonal(errors, 0.0)
     order = np.argsort(-errors, axis=None, kind="stable")[:MOST]
     pairs = zip(*np.unravel_index(order, errors.shape), strict=True)
@@ -93,13 +93,15 @@ def class_accuracy(report: ReportData, summaries: style.Summaries) -> Figure:
       A figure with the mean accuracies over the seeds as numbers, coloured by the difference from
       the `reference`.
     """
-    accuracy = {name: 100 * one.classes.accuracy.mean(axis=0) for name, one in summaries.items()}
+    accuracy = {
+        name: 100 * summary.classes.accuracy.mean(axis=0) for name, summary in summaries.items()
+    }
     values = np.stack(list(accuracy.values()))
     change = values - accuracy[reference(summaries)]
     groups = [
         _Group(
             title,
-            [_short_name(report, label) for label in labels],
+            [style.short_class_name(report, label, _LETTERS) for label in labels],
             values[:, labels],
             change[:, labels],
         )
@@ -123,9 +125,15 @@ def confusion_rates(report: ReportData, summaries: style.Summaries) -> Figure:
     """
     pairs = frequent_confusions(report, summaries)
     values = np.array(
-        [[100 * one.classes.confusion[pair] for pair in pairs] for one in summaries.values()]
+        [
+            [100 * summary.classes.confusion[pair] for pair in pairs]
+            for summary in summaries.values()
+        ]
     )
-    names = [f"{_short_name(report, one)}\n→ {_short_name(report, other)}" for one, other in pairs]
+    classes = [
+        [style.short_class_name(report, label, _LETTERS) for label in pair] for pair in pairs
+    ]
+    names = [f"{label}\n→ {predicted}" for label, predicted in classes]
     label = "fraction of the class's test images (%)"
     norm = Normalize(0.0, values.max())
     groups = [_Group("", names, values, values)]
@@ -144,7 +152,9 @@ def confusion_matrices(report: ReportData, summaries: style.Summaries) -> Figure
       classes, means over the seeds.
     """
     rows = np.unique(report.labels)
-    names = [_short_name(report, label) for label in range(len(report.class_names))]
+    names = [
+        style.short_class_name(report, label, _LETTERS) for label in range(len(report.class_names))
+    ]
     figure, grid = style.panels(len(summaries), 3.6, 1.0, 4)
     side_by_side = style.columns(len(summaries), 3.6, 4)
     norm, colors = PowerNorm(0.5, 0.0, 100.0), mpl.colormaps["Blues"]
@@ -229,8 +239,3 @@ def _add_color_bar(
         image, ax=grid, location="bottom", label=label, shrink=0.4, aspect=30, pad=pad
     )
     bar.outline.set_visible(False)
-
-
-def _short_name(report: ReportData, label: int) -> str:
-    name = style.class_name(report, label)
-    return name if len(name) <= _LETTERS else name[: _LETTERS - 1] + "…"

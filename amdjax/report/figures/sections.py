@@ -245,7 +245,7 @@ def _activation(report: ReportData, summaries: style.Summaries) -> _Content:
         ]
     else:
         notes.append("No attention maps and Grad-CAM: there are no sample images.")
-    if any(one.similarity for one in summaries.values()):
+    if any(summary.similarity for summary in summaries.values()):
         figures.append(
             FigureSpec(
                 "distance",
@@ -276,7 +276,7 @@ def _angles(report: ReportData, summaries: style.Summaries) -> _Content:
         figures.append(
             FigureSpec(
                 "angles",
-                "Angle of positive and negative map",
+                "Angle between positive and negative map",
                 "Distribution of the angle between positive and negative map of "
                 f"{_methods(summaries)}, for each level.",
                 "Angle between the positive map q (attention map of unit norm) and the negative "
@@ -287,7 +287,10 @@ def _angles(report: ReportData, summaries: style.Summaries) -> _Content:
         )
     else:
         notes.append(_NO_LAYERS)
-    if all({"geodesic_intra", "geodesic_inter"} <= one.scores.keys() for one in summaries.values()):
+    if all(
+        {"geodesic_intra", "geodesic_inter"} <= summary.scores.keys()
+        for summary in summaries.values()
+    ):
         count = len(class_sample(report.labels, len(report.class_names)))
         figures.append(
             FigureSpec(
@@ -350,9 +353,9 @@ def _training(report: ReportData, summaries: style.Summaries) -> _Content:
         figures.append(
             FigureSpec(
                 "am_accuracy",
-                "Accuracy over AM loss",
-                "Test accuracy of each student over its AM loss to the teacher's attention maps.",
-                "Accuracy over the AM loss on the test split, averaged over the levels, "
+                "Accuracy against AM loss",
+                "Test accuracy of each student against its AM loss to the teacher's maps.",
+                "Accuracy against the AM loss on the test split, averaged over the levels, "
                 f"{_am_settings(report)}; one marker for each run (Figure 6 of the AMD paper).",
                 functools.partial(training.am_against_accuracy, report, summaries),
             )
@@ -366,13 +369,13 @@ def _sweeps(report: ReportData, summaries: style.Summaries) -> _Content:
     if not report.sweeps:
         return (), (
             "No sweep: `--config.sweep.key=losses.am.weight "
-            "--config.sweep.choices=1000.0,3000.0,5000.0` shows the accuracy over γ, "
-            "`losses.am.margin` over m, and `losses.am.terms` for each term of the AM loss.",
+            "--config.sweep.choices=1000.0,3000.0,5000.0` shows the accuracy against γ, "
+            "`losses.am.margin` against m, and `losses.am.terms` for each term of the AM loss.",
         )
     return tuple(
         FigureSpec(
             f"sweep-{key.removeprefix('losses.').replace('.', '-')}",
-            f"Accuracy over {key}",
+            f"Accuracy against {key}",
             f"Test accuracy for each value of {key}.",
             f"Accuracy on the test split for each value of {key}; methods that do not use this "
             f"setting are shown for comparison.{_over_seeds(summaries)}",
@@ -400,7 +403,7 @@ def _levels(report: ReportData) -> str:
 
 
 def _several_seeds(summaries: style.Summaries) -> bool:
-    return any(len(one.seeds) > 1 for one in summaries.values())
+    return any(len(summary.seeds) > 1 for summary in summaries.values())
 
 
 def _first_seeds(summaries: style.Summaries) -> str:

@@ -97,7 +97,11 @@ def method_styles(report: ReportData) -> dict[str, MethodStyle]:
     """
     styles: dict[str, MethodStyle] = {}
     networks = report.first_seeds
-    fixed = {one.label: _FIXED.index(one.label) for one in networks if one.label in _FIXED}
+    fixed = {
+        network.label: _FIXED.index(network.label)
+        for network in networks
+        if network.label in _FIXED
+    }
     free = (rank for rank in itertools.count() if rank not in fixed.values())
     teachers = itertools.count()
     for network in networks:
@@ -236,6 +240,12 @@ def wrapped_label(method: str, width: int = 22) -> str:
 def class_name(report: ReportData, label: int) -> str:
     """Returns the name of a class, without the WordNet number of ImageNet's class names."""
     return re.sub(r"^n\d{8} ", "", report.class_names[label])
+
+
+def short_class_name(report: ReportData, label: int, length: int) -> str:
+    """Returns the name of a class, cut to a number of letters."""
+    name = class_name(report, label)
+    return name if len(name) <= length else name[: length - 1] + "…"
 
 
 def legend_columns(methods: list[str], width: float) -> int:

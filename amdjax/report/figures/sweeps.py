@@ -1,4 +1,4 @@
-"""Figures of sweeps: accuracy over a setting of a loss, and over the terms of the AM loss."""
+"""Figures of sweeps: accuracy against a setting of a loss, and for the terms of the AM loss."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -14,7 +14,7 @@ _SYMBOLS = {"losses.am.weight": "γ", "losses.am.margin": "m", "losses.am.scale"
 
 def swept_networks(report: ReportData, key: str) -> dict[str, ModelResult]:
     """Returns the first seed of each method and value of a swept setting, "losses.am.margin"."""
-    return {one.label: one for one in report.first_seeds if one.sweep_key == key}
+    return {network.label: network for network in report.first_seeds if network.sweep_key == key}
 
 
 def is_numeric(report: ReportData, key: str) -> bool:
@@ -24,7 +24,7 @@ def is_numeric(report: ReportData, key: str) -> bool:
 
 
 def curves(report: ReportData, summaries: style.Summaries, key: str) -> Figure:
-    """Draws accuracy over a swept number: Figures 8 and 9 of the AMD paper.
+    """Draws accuracy against a swept number: Figures 8 and 9 of the AMD paper.
 
     Args:
       report: with a sweep over numbers.
@@ -43,7 +43,7 @@ def curves(report: ReportData, summaries: style.Summaries, key: str) -> Figure:
         points = [network for network in networks.values() if network.method == method]
         points.sort(key=lambda network: network.sweep_value)
         first = styles[points[0].label]
-        means, stds = zip(*(_accuracy(summaries[one.label]) for one in points), strict=True)
+        means, stds = zip(*(_accuracy(summaries[network.label]) for network in points), strict=True)
         axes.errorbar(
             [network.sweep_value for network in points],
             means,
@@ -55,7 +55,9 @@ def curves(report: ReportData, summaries: style.Summaries, key: str) -> Figure:
         )
     references = _not_swept(report)
     if len(references) > _MAX_REFERENCES:
-        baseline = baseline_of(name for name, one in summaries.items() if not one.is_teacher)
+        baseline = baseline_of(
+            name for name, summary in summaries.items() if not summary.is_teacher
+        )
         references = [name for name in references if summaries[name].is_teacher or name == baseline]
     for method in references:
         color, (mean, std) = styles[method].color, _accuracy(summaries[method])
@@ -111,7 +113,7 @@ def bars(report: ReportData, summaries: style.Summaries, key: str) -> Figure:
 
 
 def _not_swept(report: ReportData) -> list[str]:
-    return [one.label for one in report.first_seeds if not one.sweep_key]
+    return [network.label for network in report.first_seeds if not network.sweep_key]
 
 
 def _accuracy(summary: MethodSummary) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Figures of the training: accuracy and losses over the steps, accuracy over the AM loss."""
+"""Figures of the training: accuracy and losses over the steps, accuracy against the AM loss."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -131,13 +131,13 @@ def _curve(
 
 def common_levels(summaries: style.Summaries) -> list[str]:
     """Returns the layers at which every student with a teacher is compared with it."""
-    compared = [one.am_distance for one in summaries.values() if one.am_distance]
+    compared = [summary.am_distance for summary in summaries.values() if summary.am_distance]
     layers = dict.fromkeys(layer for levels in compared for layer in levels)
     return [layer for layer in layers if all(layer in levels for levels in compared)]
 
 
 def am_against_accuracy(report: ReportData, summaries: style.Summaries) -> Figure:
-    """Draws the accuracy of each student over its AM loss: Figure 6 of the AMD paper.
+    """Draws the accuracy of each student against its AM loss: Figure 6 of the AMD paper.
 
     Args:
       report: of the networks.
@@ -153,12 +153,12 @@ def am_against_accuracy(report: ReportData, summaries: style.Summaries) -> Figur
     points = {
         method: np.stack(
             [
-                np.mean([one.am_distance[level].values for level in levels], axis=0),
-                100.0 * np.array(one.scores["top1"].values),
+                np.mean([summary.am_distance[level].values for level in levels], axis=0),
+                100.0 * np.array(summary.scores["top1"].values),
             ]
         )
-        for method, one in summaries.items()
-        if one.am_distance
+        for method, summary in summaries.items()
+        if summary.am_distance
     }
     for method, xy in points.items():
         # Edges separate markers that cover each other.

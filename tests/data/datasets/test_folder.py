@@ -451,7 +451,7 @@ def test_file_names_need_not_be_utf8(folder):
     [
         (b"\xff", "is not UTF-8; rename it"),
         (b"a\nb", "line break"),
-        (b"a ", "ends with a blank"),
+        (b"a ", "ends with a space"),
         (b"a\x1b[1m", r"class name 'a\\x1b\[1m' has a control character; rename it"),
     ],
 )

@@ -12,7 +12,7 @@ from amdjax.data import Dataset, InMemorySource
 from amdjax.experiment import RunSpec
 from amdjax.models import init_variables
 from amdjax.training.evaluation import compiled_eval_step
-from amdjax.training.multi_step import StepRunner
+from amdjax.training.step_runner import StepRunner
 from amdjax.training.teacher_cache import cache_teacher_outputs
 from amdjax.training.trainer import Trainer, build_trainer
 

@@ -34,7 +34,7 @@ class StepRunner:
         trainer: Trainer,
         seeds: Sequence[int],
         teacher_variables: dict | None = None,
-        teacher_cache: Outputs | None = None,
+        teacher_outputs: Outputs | None = None,
         on_device: bool | None = None,
     ):
         """Chooses between the two ways.
@@ -43,7 +43,7 @@ class StepRunner:
           trainer: of the networks.
           seeds: of each network's batches and random numbers.
           teacher_variables: replicated; None where the step has no forward pass of the teacher.
-          teacher_cache: from `cache_teacher_outputs` or `StoredOutputs.rows`, where there are
+          teacher_outputs: from `cache_teacher_outputs` or `StoredOutputs.rows`, where there are
             outputs for each training image.
           on_device: whether to keep the examples on the devices; None: where that is faster.
         """
@@ -52,8 +52,8 @@ class StepRunner:
         self._teacher_variables = teacher_variables
         # Arrays with a row for each training image, besides images and labels.
         self._rows: dict[str, Any] = {}
-        if teacher_cache is not None:
-            self._rows["teacher"] = teacher_cache
+        if teacher_outputs is not None:
+            self._rows["teacher"] = teacher_outputs
         if trainer.objective.needs_example_index:
             self._rows["index"] = np.arange(len(trainer.dataset.train), dtype=np.int32)
         self._batches = [trainer.train_batches(seed) for seed in seeds]
@@ -100,7 +100,7 @@ class StepRunner:
         call = self._compiling(self._trainer.compiled_step(len(self._seeds)), on_compiled)
         batches: list[Batches] = list(self._batches)
         if self._rows:
-            batches = [JoinedBatches(one, self._rows) for one in self._batches]
+            batches = [JoinedBatches(of_one_seed, self._rows) for of_one_seed in self._batches]
         several = len(batches) > 1
         source = _StackedBatches(batches) if several else batches[0]
         with contextlib.closing(prefetch(source, start, total)) as stream:

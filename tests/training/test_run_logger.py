@@ -8,11 +8,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from amdjax.errors import UserError
-from amdjax.training import metric_writer
+from amdjax.training import run_logger
 
 
 def _open(folder, start=0, total=10, **options):
-    return metric_writer.RunLogger(
+    return run_logger.RunLogger(
         folder, name="kd", start=start, total=total, steps_per_epoch=5, batch_size=4, **options
     )
 
@@ -90,20 +90,20 @@ def test_line_after_a_stop_is_that_of_a_run_without_one(tmp_path):
     losses = np.random.default_rng(0).random(4)
     for name, stop in (("whole", 4), ("parts", 3)):
         (tmp_path / name).mkdir()
-        pending = None
+        partial_sums = None
         for first, last in ((0, stop), (stop, 4)):
-            with _open(tmp_path / name, start=first, pending=pending) as log:
+            with _open(tmp_path / name, start=first, partial_sums=partial_sums) as log:
                 for step in range(first, last):
                     log.add(step, step + 1, {"loss": losses[step], "accuracy": 0.5})
                 if last == 4:
                     log.write_train(4, learning_rate=0.1)
-                pending = json.loads(json.dumps(log.pending()))
+                partial_sums = json.loads(json.dumps(log.partial_sums()))
     whole, parts = (
         json.loads((tmp_path / name / "metrics.jsonl").read_text()) for name in ("whole", "parts")
     )
     assert whole.pop("images_per_s") > 0 < parts.pop("images_per_s")
     assert whole == parts
-    assert pending == {}
+    assert partial_sums == {}
 
 
 def test_damaged_lines_are_dropped_with_a_note(tmp_path, capsys):
@@ -114,7 +114,7 @@ def test_damaged_lines_are_dropped_with_a_note(tmp_path, capsys):
     with _open(tmp_path, start=3):
         pass
     assert _steps(tmp_path) == [("train", step) for step in range(4)]
-    assert "metrics.jsonl are dropped: 7" in capsys.readouterr().err
+    assert "metrics.jsonl: damaged lines that are dropped: 7" in capsys.readouterr().err
 
 
 def test_log_closes_every_part_also_if_one_fails(tmp_path, monkeypatch):

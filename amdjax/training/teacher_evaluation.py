@@ -86,14 +86,14 @@ def _evaluate_teacher(
       known: accuracy of its checkpoint; None if that is not known.
 
     Returns:
-      The values on the test split, with `VALIDATION` where there is a validation split.
+      The values on the test split, with `VALIDATION_ACCURACY` where there is a validation split.
     """
     predictor = create_predictor(module, config.augment, {})
     evaluation = evaluate(predictor, variables, dataset.test, config.batch_size, mesh)
     accuracy = evaluation["accuracy"]
     if dataset.validation is not None:
         held_out = evaluate(predictor, variables, dataset.validation, config.batch_size, mesh)
-        evaluation[results.VALIDATION] = accuracy = held_out["accuracy"]
+        evaluation[results.VALIDATION_ACCURACY] = accuracy = held_out["accuracy"]
     if distributed.is_primary():
         print(
             f"{subject}: accuracy on the {dataset.selection_split} split {accuracy:.2%}",

@@ -38,7 +38,7 @@ class RunLogger:
         total: int,
         steps_per_epoch: int,
         batch_size: int,
-        pending: Mapping[str, Any] | None = None,
+        partial_sums: Mapping[str, Any] | None = None,
         enabled: bool = True,
         trackers: RunTrackers | None = None,
     ):
@@ -53,7 +53,7 @@ class RunLogger:
           total: the step after which the run is finished.
           steps_per_epoch: for the epoch of a line.
           batch_size: for the images/s of a line.
-          pending: what `pending` returned at step `start`; None: nothing.
+          partial_sums: what `partial_sums` returned at step `start`; None: nothing.
           enabled: whether to write anything.
           trackers: that get the values, too; finished when the log is closed.
         """
@@ -61,8 +61,8 @@ class RunLogger:
         self._batch_size, self._enabled = batch_size, enabled
         self._sums: dict[str, float]
         self.reset()
-        if pending:
-            self._sums, self._count = dict(pending["sums"]), pending["count"]
+        if partial_sums:
+            self._sums, self._count = dict(partial_sums["sums"]), partial_sums["count"]
         self._trackers = trackers
         self._bar, self._file, self._events = None, None, None
         if not enabled:
@@ -146,7 +146,7 @@ class RunLogger:
         """Starts the time of a line again; to be called when the first step has been compiled."""
         self._since = time.perf_counter()
 
-    def pending(self) -> dict[str, Any]:
+    def partial_sums(self) -> dict[str, Any]:
         """Returns the sums of the steps since the last line, as JSON values; {} without any."""
         return {"sums": self._sums, "count": self._count} if self._count else {}
 
