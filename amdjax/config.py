@@ -150,6 +150,11 @@ def gives_network(config: ml_collections.ConfigDict) -> bool:
     return teacher_setting(config) in ("checkpoint", "ensemble")
 
 
+def forward_batch_size(config: ml_collections.ConfigDict) -> int:
+    """Returns the batch of a forward pass without gradients: what training computes at once."""
+    return config.batch_size // config.accumulate
+
+
 def compute_dtype(config: ml_collections.ConfigDict) -> Any:
     """Returns the dtype that `config.dtype` names."""
     return _DTYPES[config.dtype]

@@ -49,6 +49,8 @@ def initialize() -> None:
 
     It reads JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID, or else the
     variables of Slurm, Open MPI or a TPU slice on Kubernetes. Without them there is one process.
+    Under Slurm and Open MPI each process uses one GPU, that of its local task, unless
+    JAX_LOCAL_DEVICE_IDS says otherwise.
 
     Raises:
       UserError: if variables are missing or have wrong values, or there is no device.

@@ -37,6 +37,7 @@ from amdjax.errors import UserError
 from amdjax.experiment import RunSpec, plan_runs
 from amdjax.models import Model, init_variables
 from amdjax.training.train_state import TrainState
+from amdjax.training.train_step import Rows
 from amdjax.training.trainer import Trainer, build_trainer
 from benchmarks import chips, hlo
 
@@ -149,7 +150,7 @@ def make_mesh(topology: str) -> Mesh:
         raise UserError("compiling for NVIDIA cards needs pip install jax-cuda12-plugin") from error
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"--topology={topology}: {reason}; take v5e:2x2 or h100:4") from error
+        raise UserError(f"--topology={topology}: {reason}; use v5e:2x2 or h100:4") from error
     return distributed.make_mesh(described.devices)
 
 
@@ -202,10 +203,10 @@ def _abstract_arguments(trainer: Trainer, state: TrainState, on_device: bool) ->
     if on_device:
         source: Any = trainer.dataset.train
         images, labels = source.arrays()
-        rows = jax.ShapeDtypeStruct((len(images), math.prod(shape)), images.dtype)
-        examples: dict[str, Any] = {"image": rows, "label": labels}
+        values: Any = jax.ShapeDtypeStruct((len(images), math.prod(shape)), images.dtype)
+        examples = {"image": Rows(values, shape), "label": Rows.create(labels)}
         if trainer.objective.needs_example_index:
-            examples["index"] = labels
+            examples["index"] = examples["label"]
         indices = np.zeros((config.log_every_steps, config.batch_size), np.int32)
         return (
             *place((state, variables, examples)),

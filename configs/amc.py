@@ -5,8 +5,9 @@ code: Adam with ramp-up and ramp-down, the contrastive weight ramped up from zer
 with the network's predictions, pixels divided by 256, Gaussian noise of 0.15, dropout of 0.5,
 images reflect-padded by 2 and cropped, not mirrored, evaluation of averaged variables (0.999).
 Command: amdjax --config=amc.py:svhn_cropped --workdir=runs/amc-svhn
-The paper's tables are not available, nor are its margins for each data set: 0.5 (AMC) and 1.0
-(Euclidean) are those of the code.
+The contrastive weight ends at the paper's 0.1; in the code it ends at 10. The paper's tables are
+not available, nor are its margins for each data set: 0.5 (AMC) is that of the code, which has no
+Euclidean loss; 1.0 is assumed.
 """
 
 import ml_collections
@@ -17,7 +18,7 @@ SETUPS = {name: name for name in ("cifar10", "cifar100", "svhn_cropped", "mnist"
 
 
 def get_config(setup: str = "cifar10") -> ml_collections.ConfigDict:
-    """Returns the recipe, with the paper's weight of 0.1 (its code ends at 10)."""
+    """Returns the recipe."""
     config = default.get_config()
     config.methods = ("scratch", "contrastive", "amc")
     config.student.name = "amc_net"

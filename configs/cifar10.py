@@ -22,7 +22,7 @@ SETUPS = {
 
 
 def get_config(setup: str = "a") -> ml_collections.ConfigDict:
-    """Returns the recipe: the defaults, with the paper's baselines beside AMD."""
+    """Returns the recipe: a student without a teacher, KD and AMD."""
     config = default.get_config()
     config.teacher.name, config.student.name = default.choose(SETUPS, setup, "cifar10.py")
     config.methods = ("scratch", "kd", "amd_g", "amd_gl")

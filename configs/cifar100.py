@@ -9,16 +9,18 @@ without a teacher 73.26, KD 74.92, AT 74.08, SP 73.83, VID 74.11, RKD 73.35, CC 
 
 Learning rate: 0.05, for MobileNet and ShuffleNet students 0.01; teachers always have 0.05.
 Losses: KD, FitNet, AT, SP, VID, NST, FT, FSP, AB, RKD, CC, PKT and CRD have the settings of
-RepDistiller, DKD the weights by pair of mdistiller, ReviewKD those of its repository for eight
-pairs (the others have 5), WKD those of its repository for two pairs (the others have those of
+RepDistiller, DKD the weights of mdistiller for eleven pairs, ReviewKD those of its repository for
+eight pairs (the others have 5), which has batches of 128, the learning rate 0.1 and Nesterov
+momentum, WKD those of its repository for two pairs (the others have those of
 resnet32x4-resnet8x4), and AMD those of its paper. AT, VID and NST are sums over the layers there
 and means here, so their weights are multiplied by the number of layers. FitNet, AB, FT and FSP are
 trained jointly with cross-entropy.
-MLKD is published with the learning rate 0.025 in place of 0.05: --config.optim.learning_rate=0.025.
+MLKD is published with the learning rate 0.025 in place of 0.05 (--config.optim.learning_rate=0.025)
+and, for MobileNet and ShuffleNet students, 480 epochs (resnet32x4: 960).
 Layers: those of RepDistiller, which are "stage2" to "stage5" of a VGG, "stage1" to "stage4" of
 ResNet-50 and MobileNet, "stage2" to "stage4" of a ShuffleNet, and "stage1" to "stage3" of the
-others; FitNet compares the second of them, SP, FT and WKD-F the last. The other losses, AMD among
-them, compare layers of the same name, "stage1" to "stage3".
+others; FitNet compares the second of them, SP, FT and WKD-F the last, FSP also the layer before
+them. The other losses, AMD among them, compare layers of the same name, "stage1" to "stage3".
 """
 
 from typing import Any
@@ -77,8 +79,13 @@ def _by_prefix(table: dict[str, Any], name: str) -> Any:
     return next(value for prefix, value in table.items() if name.startswith(prefix))
 
 
+def _first_layer(name: str) -> str:
+    """Returns the layer that FSP compares before the others: of a VGG its whole first block."""
+    return "stage1" if name.startswith("vgg") else "stem"
+
+
 def get_config(setup: str = "wrn_40_2-wrn_16_2") -> ml_collections.ConfigDict:
-    """Returns RepDistiller's recipe with its baselines and AMD."""
+    """Returns RepDistiller's recipe: a student without a teacher, KD, AT, SP and AMD."""
     config = default.get_config()
     config.teacher.name, config.student.name = default.choose(SETUPS, setup, "cifar100.py")
     config.methods = ("scratch", "kd", "at", "sp", "amd_g", "amd_gl")
@@ -105,7 +112,8 @@ def get_config(setup: str = "wrn_40_2-wrn_16_2") -> ml_collections.ConfigDict:
         ("fitnet", slice(1, 2)),
     ):
         losses[name].features, losses[name].teacher_features = student[layers], teacher[layers]
-    losses.fsp.features, losses.fsp.teacher_features = ("stem", *student), ("stem", *teacher)
+    losses.fsp.features = (_first_layer(config.student.name), *student)
+    losses.fsp.teacher_features = (_first_layer(config.teacher.name), *teacher)
     losses.at.weight, losses.vid.weight, losses.nst.weight = 1000.0 * count, count, 50.0 * count
     losses.fitnet.weight = 100.0
     losses.dkd.other_weight = _by_prefix(DKD_WEIGHTS, setup)

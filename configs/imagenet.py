@@ -1,7 +1,8 @@
 """ImageNet: ResNet-34 -> ResNet-18.
 
 Paper: Jeon et al., Neurocomputing 518 (2023) 466-481; its published code uses torchvision's
-ResNet-34 as the teacher and a batch of 256. The student and the schedule are assumed.
+ResNet-34 as the teacher and a batch of 256. The student, the schedule, weight decay, the weight of
+the AM loss and its layers (stage1 to stage3) are assumed.
 Command: amdjax --config=imagenet.py --config.teacher.checkpoint=resnet34 --workdir=runs/imagenet,
 where resnet34 is a folder with torchvision's weights; docs/recipes.md says where they come from.
 """

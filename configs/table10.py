@@ -5,8 +5,9 @@ Command: amdjax --config=table10.py:a_mixup
 Mixup (alpha 0.2) is in the students' training only; the teacher is trained without it, and its
 input is the mixed image. AFDS needs equal widths and is in set-up (b) only.
 Published accuracy (%) without, gain with mixup: (a) student 84.1 +0.4, KD 85.3 -0.0, AT 85.8 +0.2,
-AFD 86.2 +0.1, AMD(g) 86.3 +0.2, AMD(g+l) 86.4 +0.3. The printed ECE (about 2 %) is 3 to 4 times
-smaller than the standard definition gives for such networks: compare the order, not the values.
+AFD 86.2 +0.1, AMD(g) 86.3 +0.2, AMD(g+l) 86.4 +0.3; docs/recipes.md has (b), ECE and NLL. The
+printed ECE (about 2 %) is 3 to 4 times smaller than the standard definition gives for such
+networks: compare the order, not the values.
 """
 
 import ml_collections

@@ -1,7 +1,7 @@
 """Tiny-ImageNet, set-ups (a) and (d) of the AMD paper, 64x64 images.
 
 Paper: Jeon et al., Neurocomputing 518 (2023) 466-481. Images are padded to 68x68, cropped to 64x64
-and mirrored.
+and mirrored. The weight of the AM loss, weight decay, batch and schedule are assumed.
 Command: amdjax --config=tiny_imagenet.py --workdir=runs/tiny_imagenet
 Set-ups: (a) WRN-16-3 -> WRN-16-1, the default; (d) ResNet-44 -> WRN-16-1. The other pairs
 are not known.

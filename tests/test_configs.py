@@ -289,6 +289,13 @@ def test_cifar100_losses_compare_the_layers_of_every_pair(setup):
     check_shapes(config, plan_runs(config)[-1:], 100, (32, 32, 3))
 
 
+def test_cifar100_fsp_begins_with_the_whole_first_block_of_a_vgg():
+    fsp = cifar100.get_config("vgg13-vgg8").losses.fsp
+    assert fsp.features[:2] == fsp.teacher_features[:2] == ("stage1", "stage2")
+    fsp = cifar100.get_config("cifar_resnet50-vgg8").losses.fsp
+    assert (fsp.features[0], fsp.teacher_features[0]) == ("stage1", "stem")
+
+
 # The others differ from these in names and numbers alone.
 RUN = ("amc", "cifar10", "figure5", "folder", "imagenet", "table10", "tiny_imagenet")
 

@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> None:
     workdir = workdir_flags.workdir()
     out = None if _OUT.value is None else output_file(_OUT.value)
     distributed.check_devices()
+    distributed.enable_compilation_cache()
     files = find_images(arguments[1:])
     check_any_exists(files)
     loaded = load_models(workdir, _METHOD.value, workdir_flags.data_paths())

@@ -28,6 +28,7 @@ def main(arguments: list[str]) -> None:
     workdir = workdir_flags.workdir()
     check_no_arguments(arguments, "choose test images with --images=3,17")
     distributed.check_devices()
+    distributed.enable_compilation_cache()
     indices = _indices(_IMAGES.value)
     folder = workdir / "report"
     if workdir.is_dir():  # otherwise `evaluate_workdir` raises the error

@@ -34,6 +34,7 @@ from amdjax.training.metrics_file import METRICS_FILE, read_metrics
 from amdjax.workdir import UNMOVED, DataPaths, load_data_again, read_config, run_data
 
 _NUM_SAMPLES = 6
+_MAX_BATCH = 128  # images of a forward pass
 
 
 def evaluate_workdir(
@@ -76,11 +77,11 @@ def evaluate_workdir(
     notes += skipped
     if not networks:
         return _empty_report(workdir, config, notes)
+    # That of training belongs to all its devices, and this is one.
+    batch_size = min(config.batch_size, _MAX_BATCH)
     margin, scale = config.losses.am.margin, config.losses.am.scale
     teachers = comparison_teachers(networks, workdir)
-    outputs, labels = evaluate_networks(
-        networks, teachers, dataset, config.batch_size, margin, scale
-    )
+    outputs, labels = evaluate_networks(networks, teachers, dataset, batch_size, margin, scale)
     networks, skipped = drop_not_finite(networks, teachers, outputs)
     notes += skipped
     if not networks:
@@ -95,7 +96,7 @@ def evaluate_workdir(
     unknown_description = ""
     if unknown_images is not None:
         source = unknown_images.source
-        open_set, skipped = evaluate_open_set(networks, outputs, dataset, source, config.batch_size)
+        open_set, skipped = evaluate_open_set(networks, outputs, dataset, source, batch_size)
         notes += skipped
         unknown_description = f"{len(source):,} images of {unknown_images.description}"
     if indices is not None:
@@ -103,7 +104,7 @@ def evaluate_workdir(
     else:
         samples = _most_disputed(networks, outputs)[:_NUM_SAMPLES]
     images, _ = dataset.test.read(samples)
-    batch = EvalBatches(dataset.test, config.batch_size)[0]["image"]
+    batch = EvalBatches(dataset.test, batch_size)[0]["image"]
     costs: dict[Predictor, Cost] = {}
     results = []
     for network in tqdm(networks, desc="Grad-CAM", unit=" networks", disable=None, leave=False):

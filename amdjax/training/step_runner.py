@@ -11,6 +11,7 @@ from amdjax import cpu, distributed
 from amdjax.data import Batch, Batches, InMemorySource, JoinedBatches, prefetch
 from amdjax.models import Outputs
 from amdjax.training.train_state import TrainState
+from amdjax.training.train_step import Rows
 from amdjax.training.trainer import Trainer
 
 # (states, first, last) -> the states after step `last`, and for each of them the metrics of steps
@@ -77,7 +78,7 @@ class StepRunner:
         source = self._trainer.dataset.train
         assert isinstance(source, InMemorySource), "a streamed source is never kept on the device"
         images, labels = source.arrays()
-        return {"image": images.reshape(len(images), -1), "label": labels, **self._rows}
+        return {"image": images, "label": labels, **self._rows}
 
     def open(
         self, start: int, total: int, on_compiled: Callable[[], None] = lambda: None
@@ -116,7 +117,8 @@ class StepRunner:
         # The same examples in the same order with the same random numbers as `_stream`.
         step = self._trainer.compiled_step(len(self._seeds), on_device=True)
         call = self._compiling(step, on_compiled)
-        examples = jax.tree.map(np.asarray, self._examples())  # of `LazyRows` too
+        # As arrays: they may be `LazyRows`.
+        examples = jax.tree.map(lambda x: Rows.create(np.asarray(x)), self._examples())
         examples = distributed.replicate(examples, self._mesh, compare=False)
 
         def run_steps(states: States, first: int, last: int) -> tuple:

@@ -8,6 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from amdjax import distributed
+from amdjax.config import forward_batch_size
 from amdjax.data import Batch, EvalBatches
 from amdjax.losses.functional import attention_map
 from amdjax.models import Outputs
@@ -84,8 +85,9 @@ def cache_teacher_outputs(
         return jax.tree.map(lambda *x: distributed.all_gather(jnp.stack(x, axis=1)), *outputs)
 
     compiled = distributed.shard_step(step, trainer.mesh, batch_argument=1)
+    batch_size = forward_batch_size(config)
     batches = EvalBatches(
-        source, config.batch_size, distributed.process_index(), distributed.process_count()
+        source, batch_size, distributed.process_index(), distributed.process_count()
     )
 
     def computed() -> Iterator[Outputs]:
@@ -104,8 +106,8 @@ def cache_teacher_outputs(
     bar = tqdm(total=len(source), desc="caching teacher outputs", unit=" images", disable=shown)
     with bar:
         for index, outputs in enumerate(computed()):
-            first = index * config.batch_size
-            count = min(config.batch_size, len(source) - first)
+            first = index * batch_size
+            count = min(batch_size, len(source) - first)
             if cache is None:
                 cache = jax.tree.map(
                     lambda x: np.empty([len(source), *x.shape[1:]], x.dtype), outputs

@@ -5,7 +5,7 @@ from jax.sharding import Mesh
 
 from amdjax import distributed
 from amdjax.checkpoint_files import read_evaluation, read_origin
-from amdjax.config import compute_dtype
+from amdjax.config import compute_dtype, forward_batch_size
 from amdjax.data import Dataset
 from amdjax.errors import warn
 from amdjax.files import local_path
@@ -88,11 +88,11 @@ def _evaluate_teacher(
     Returns:
       The values on the test split, with `VALIDATION_ACCURACY` where there is a validation split.
     """
-    predictor = create_predictor(module, config.augment, {})
-    evaluation = evaluate(predictor, variables, dataset.test, config.batch_size, mesh)
+    predictor, batch_size = create_predictor(module, config.augment, {}), forward_batch_size(config)
+    evaluation = evaluate(predictor, variables, dataset.test, batch_size, mesh)
     accuracy = evaluation["accuracy"]
     if dataset.validation is not None:
-        held_out = evaluate(predictor, variables, dataset.validation, config.batch_size, mesh)
+        held_out = evaluate(predictor, variables, dataset.validation, batch_size, mesh)
         evaluation[results.VALIDATION_ACCURACY] = accuracy = held_out["accuracy"]
     if distributed.is_primary():
         print(

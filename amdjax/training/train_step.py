@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -400,27 +401,51 @@ def lookup_teacher_outputs(cached: Outputs, keys: jax.Array) -> Outputs:
     return jax.tree.map(lambda x: jax.vmap(lambda both, view: both[view])(x, views), cached)
 
 
-def loop_train_steps(
-    step: Callable[..., Any], image_shape: tuple[int, int, int]
-) -> Callable[..., Any]:
+@flax.struct.dataclass
+class Rows:
+    """An array of examples as rows of numbers.
+
+    A TPU would lay out arrays [N,H,W,C] with N innermost, and reading some examples would touch
+    all.
+
+    Attributes:
+      values: [N,n].
+      shape: of one example, with n numbers.
+    """
+
+    values: jax.Array
+    shape: tuple[int, ...] = flax.struct.field(pytree_node=False)
+
+    @classmethod
+    def create(cls, examples: Any) -> "Rows":
+        """Returns the rows of examples [N,...]."""
+        return cls(examples.reshape(len(examples), -1), examples.shape[1:])
+
+    def __getitem__(self, indices: jax.Array) -> jax.Array:
+        """Returns some of the examples, [b,...]."""
+        return self.values[indices].reshape(-1, *self.shape)
+
+
+def loop_train_steps(step: Callable[..., Any]) -> Callable[..., Any]:
     """Turns a step into a program of many steps, whose examples are on the device.
 
     Args:
       step: from `make_train_step`.
-      image_shape: (H, W, 3) of every image.
 
     Returns:
       `steps(state, teacher_variables, examples, indices, seed, count) -> (state, metrics)`, to be
       mapped with `distributed.shard_step` with the batch axis 1 of `indices`: int [n,b], whose row
-      i has the indices of step i into the examples [N,...], whose images are rows [N,H*W*3]: a TPU
-      would lay out images [N,H,W,3] with N innermost, and reading some of them would touch all. The
-      first `count` steps are done; the remaining entries of the metrics, float32 [n], are zero.
+      i has the indices of step i into the examples, a tree of `Rows`. The first `count` steps are
+      done; the remaining entries of the metrics, float32 [n], are zero.
     """
+
+    def is_rows(x: Any) -> bool:
+        return isinstance(x, Rows)
 
     def steps(
         state: TrainState,
         teacher_variables: Any,
-        examples: Batch,
+        examples: dict[str, Any],
         indices: jax.Array,
         seed: jax.Array,
         count: jax.Array,
@@ -428,8 +453,7 @@ def loop_train_steps(
         def step_i(
             i: jax.Array | int, state: TrainState
         ) -> tuple[TrainState, dict[str, jax.Array]]:
-            batch = jax.tree.map(lambda x: x[indices[i]], examples)
-            batch["image"] = batch["image"].reshape(-1, *image_shape)
+            batch = jax.tree.map(lambda rows: rows[indices[i]], examples, is_leaf=is_rows)
             return step(state, teacher_variables, batch, seed)
 
         def body(i: jax.Array, carry: tuple) -> tuple:

@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from amdjax import distributed
-from amdjax.config import compute_dtype
+from amdjax.config import compute_dtype, forward_batch_size
 from amdjax.data import Dataset, ImageSource, TrainBatches
 from amdjax.data.augment import create_augment, create_strong_augment
 from amdjax.data.mixing import create_mix
@@ -142,7 +142,7 @@ class Trainer:
             step: Callable[..., Any] = self.train_step
             in_axes: tuple[int | None, ...] = (None, 0, 0)
             if on_device:
-                step = loop_train_steps(step, self.dataset.image_shape)
+                step = loop_train_steps(step)
                 in_axes = (None, None, 0, 0, None)
             if networks > 1:
                 step = vmap_train_step(step, in_axes)
@@ -158,7 +158,8 @@ class Trainer:
     def evaluate(self, state: TrainState, source: ImageSource) -> dict[str, float]:
         """Returns the metrics of a state's network on all images of a split."""
         variables = self.prediction_variables(state)
-        return evaluate(self.predictor, variables, source, self.config.batch_size, self.mesh)
+        batch_size = forward_batch_size(self.config)
+        return evaluate(self.predictor, variables, source, batch_size, self.mesh)
 
     def prediction_variables(self, state: TrainState) -> dict:
         """Returns the variables of a state that its `predictor` takes, see `Predictor.bind`."""

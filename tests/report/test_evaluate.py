@@ -10,7 +10,7 @@ import pytest
 
 from amdjax.analysis import grad_cam, map_angles, map_cosine
 from amdjax.checkpoint_files import checkpoint_digest
-from amdjax.data import load_dataset
+from amdjax.data import EvalBatches, load_dataset
 from amdjax.errors import UserError
 from amdjax.losses import am_loss
 from amdjax.report import evaluate, selection
@@ -251,6 +251,23 @@ def test_flops_are_those_of_the_convolutions(report):
     )
     assert 0.8 * flops < result.flops < 1.02 * flops  # XLA does not count padding
     assert result.images_per_s > 0
+
+
+def test_batches_of_many_devices_are_not_evaluated_on_one(workdir, report, tmp_path, monkeypatch):
+    sizes = []
+
+    class Batches(EvalBatches):
+        def __init__(self, source, batch_size):
+            sizes.append(batch_size)
+            super().__init__(source, batch_size)
+
+    for module in ("evaluate", "outputs"):
+        monkeypatch.setattr(f"amdjax.report.{module}.EvalBatches", Batches)
+    changed = copy(workdir, tmp_path / "run")
+    change(changed / "config.json", batch_size=4096)
+    logits = _result(evaluate_workdir(changed), "kd").logits
+    np.testing.assert_allclose(logits, _result(report, "kd").logits, rtol=1e-4, atol=1e-5)
+    assert set(sizes) == {128}
 
 
 def test_curves_skip_incomplete_lines(workdir, report, tmp_path):

@@ -18,7 +18,7 @@ from amdjax.models.layers import FeatureRecorder, Model, classify, global_mean
 from amdjax.training.dummy import dummy_inputs, dummy_outputs
 from amdjax.training.optimizer import create_optimizer
 from amdjax.training.train_state import TrainState
-from amdjax.training.train_step import loop_train_steps, make_train_step, vmap_train_step
+from amdjax.training.train_step import Rows, loop_train_steps, make_train_step, vmap_train_step
 from tests.make_data import random_images
 
 BATCH, SHAPE = 16, (8, 8, 3)
@@ -119,10 +119,10 @@ def test_step_in_parts_equals_the_whole_step(parts, devices):
 
 def test_steps_in_parts_of_several_networks_as_one_program_equal_single_steps():
     mesh = distributed.make_mesh(jax.devices()[:2])
-    scanned = loop_train_steps(_step(parts=2), _examples()["image"].shape[1:])
+    scanned = loop_train_steps(_step(parts=2))
     steps = vmap_train_step(scanned, (None, None, 0, 0, None))
     compiled = distributed.shard_step(steps, mesh, batch_argument=3, batch_axis=2)
-    rows = {**_examples(), "image": _examples()["image"].reshape(BATCH, -1)}
+    rows = jax.tree.map(Rows.create, _examples())
     teacher, examples = distributed.replicate((_variables(seed=1), rows), mesh)
     indices = np.broadcast_to(np.arange(BATCH, dtype=np.int32), (2, 2, BATCH))
     states, metrics = compiled(

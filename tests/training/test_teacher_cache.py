@@ -23,7 +23,7 @@ def numbering_trainer(mesh):
         return Outputs(logits=number, features={}, embedding=number)
 
     return SimpleNamespace(
-        config=SimpleNamespace(batch_size=8, augment=SimpleNamespace(flip=False)),
+        config=SimpleNamespace(batch_size=8, accumulate=1, augment=SimpleNamespace(flip=False)),
         dataset=SimpleNamespace(train=InMemorySource(images, np.zeros(10, np.int32))),
         objective=SimpleNamespace(attention_features=()),
         predictor=SimpleNamespace(normalize=lambda images: images.astype(jnp.float32)),

@@ -81,3 +81,15 @@ def test_second_view_is_that_of_the_strong_policy(arguments):
     second = arguments["strong_augment"](keys, images)
     np.testing.assert_allclose(first, images / 255.0, rtol=1e-6)
     np.testing.assert_allclose(second, (255 - images) / 255.0, rtol=1e-6)
+
+
+def test_evaluation_computes_no_more_images_at_once_than_training(monkeypatch):
+    built = _build(_config(accumulate=4), {"ce": {}})
+    sizes = []
+
+    def evaluate(predictor, variables, source, batch_size, mesh):
+        sizes.append(batch_size)
+
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    built.evaluate(built.init_state(0), built.dataset.test)
+    assert sizes == [2]
