@@ -81,7 +81,7 @@ class TrainedModel(RunIdentity):
         return self.length.steps(self.data.num_images["train"], max_steps)
 
     @property
-    def tight_crop(self) -> bool:
+    def imagenet_crop(self) -> bool:
         """Whether the input is 224/256 of an image's centre square."""
         return self.settings.get("data", {}).get("random_resized_crop", False)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from amdjax import losses
 from amdjax.config import validate
 from amdjax.configs import default
-from amdjax.data.image_io import center_box, decode_image
+from amdjax.data.image_io import decode_image, imagenet_crop_box
 from amdjax.losses import LOSSES
 from amdjax.methods import METHODS
 from amdjax.recipes import RECIPES
@@ -77,7 +77,7 @@ def test_resizing_recipe_gives_the_pixels_of_training(mode, tmp_path, monkeypatc
     square, tight = re.findall(r"^```py\n(.*?)^```", section, re.DOTALL | re.MULTILINE)[:2]
     for code, size, box in (
         (square, 64, None),
-        (square.rpartition("image = ImageOps.fit")[0] + tight, 224, center_box),
+        (square.rpartition("image = ImageOps.fit")[0] + tight, 224, imagenet_crop_box),
     ):
         names = {}
         exec(code, names)

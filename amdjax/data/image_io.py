@@ -112,7 +112,7 @@ def random_resized_box(rng: np.random.Generator) -> ChooseBox:
     return box
 
 
-def center_box(width: int, height: int) -> tuple[float, float, float, float]:
+def imagenet_crop_box(width: int, height: int) -> tuple[float, float, float, float]:
     """Returns the centre square of 224/256 of the shorter side: ImageNet's evaluation crop."""
     side = min(width, height) * 224 / 256
     left, top = (width - side) / 2, (height - side) / 2

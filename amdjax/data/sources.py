@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from amdjax.data.image_io import center_box, decode_image, random_resized_box
+from amdjax.data.image_io import decode_image, imagenet_crop_box, random_resized_box
 from amdjax.errors import UserError, one_line
 
 # Images whose files a thread holds at one time: many large photos would take gigabytes of memory in
@@ -95,7 +95,7 @@ def choose_crop(random_resized_crop: bool, split: str) -> str:
     """
     if not random_resized_crop:
         return "center"
-    return "random_resized" if split == "train" else "center_224_256"
+    return "random_resized" if split == "train" else "imagenet"
 
 
 class StreamedSource:
@@ -118,8 +118,8 @@ class StreamedSource:
           image_size: see `decode_image`.
           image_shape: (H, W, 3), required of every decoded image.
           num_classes: exclusive upper bound of the labels.
-          crop: "center"; "random_resized", a new random crop in each epoch; or
-            "center_224_256", ImageNet's evaluation crop.
+          crop: "center", the largest centre square; "random_resized", a new random crop in each
+            epoch; or "imagenet", ImageNet's evaluation crop.
         """
         self.name = name
         self._records = records
@@ -179,7 +179,7 @@ class StreamedSource:
             raise UserError(
                 f"{name}: label {label} is outside the classes 0..{self._num_classes - 1}"
             )
-        box = center_box if self._crop == "center_224_256" else None
+        box = imagenet_crop_box if self._crop == "imagenet" else None
         if self.has_random_crop:
             box = random_resized_box(np.random.default_rng([*crop_seed, index]))
         image = decode_image(example["image"], self._image_size, name, box)

@@ -73,7 +73,7 @@ def read_student(
         "image_shape": list(data.image_shape),
         "input": f"{INPUT}: uint8 RGB [batch, height, width, 3]",
         "output": f"{OUTPUT}: float32 [batch, classes]",
-        "crop": "224/256 of the centre square" if network.tight_crop else "centre square",
+        "crop": "224/256 of the centre square" if network.imagenet_crop else "centre square",
         "mean": list(predictor.mean),
         "std": list(predictor.std),
         "temperature": model.temperature or 1.0,

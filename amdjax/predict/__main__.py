@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
     stems: set[str] = set()
     for first in range(0, len(files), BATCH_SIZE):
         batch = files[first : first + BATCH_SIZE]
-        read, images = read_images(batch, loaded.image_size, loaded.tight_crop)
+        read, images = read_images(batch, loaded.image_size, loaded.imagenet_crop)
         if not read:
             continue
         # Padding gives all batches one shape, so that one executable is compiled.
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> None:
             for name, cam in cams.items():
                 path = Path(f"{stem}{CAM_MARK}{name}.png")
                 try:
-                    overlay_cam(file, cam[i], loaded.tight_crop).save(path)
+                    overlay_cam(file, cam[i], loaded.imagenet_crop).save(path)
                 except (OSError, UserError) as error:  # the name is too long, the file was removed
                     print(f"cannot write Grad-CAM of {file}: {error}", file=sys.stderr)
                 else:

@@ -80,13 +80,13 @@ class LoadedModels:
       models: the student, then its teacher if there is one.
       class_names: in the order of the labels.
       image_size: side of the input images in pixels.
-      tight_crop: whether the input is 224/256 of an image's centre square.
+      imagenet_crop: whether the input is 224/256 of an image's centre square.
     """
 
     models: tuple[CalibratedModel, ...]
     class_names: tuple[str, ...]
     image_size: int
-    tight_crop: bool
+    imagenet_crop: bool
 
 
 def load_models(
@@ -128,7 +128,7 @@ def load_models(
         models=tuple(models),
         class_names=data.class_names,
         image_size=data.image_shape[0],
-        tight_crop=networks[0].tight_crop,
+        imagenet_crop=networks[0].imagenet_crop,
     )
 
 

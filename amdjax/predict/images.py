@@ -10,7 +10,7 @@ from PIL import Image
 
 from amdjax.analysis.gradcam import overlay, to_unit, upsample
 from amdjax.data.image_files import report_left_out, walk_images
-from amdjax.data.image_io import center_box, decode_image
+from amdjax.data.image_io import decode_image, imagenet_crop_box
 from amdjax.errors import UserError
 
 CAM_MARK = ".cam-"  # in the file name of an overlay
@@ -100,19 +100,19 @@ def _images_of(path: Path) -> list[Path]:
 
 
 def read_images(
-    files: Sequence[Path], image_size: int, tight_crop: bool
+    files: Sequence[Path], image_size: int, imagenet_crop: bool
 ) -> tuple[list[Path], np.ndarray]:
     """Decodes images as for the evaluation, and reports unreadable files on stderr.
 
     Args:
       files: any number.
       image_size: side in pixels to which the centre square of each image is resized.
-      tight_crop: whether to take 224/256 of that square, as in ImageNet's evaluation.
+      imagenet_crop: whether to take 224/256 of that square, as in ImageNet's evaluation.
 
     Returns:
       (the R readable files, uint8 [R,image_size,image_size,3]).
     """
-    box = center_box if tight_crop else None
+    box = imagenet_crop_box if imagenet_crop else None
     images = np.empty((len(files), image_size, image_size, 3), np.uint8)
     read: list[Path] = []
     for file in files:
@@ -125,13 +125,13 @@ def read_images(
     return read, images[: len(read)]
 
 
-def overlay_cam(file: Path, cam: np.ndarray, tight_crop: bool) -> Image.Image:
+def overlay_cam(file: Path, cam: np.ndarray, imagenet_crop: bool) -> Image.Image:
     """Draws Grad-CAM over the part of an image that the network sees.
 
     Args:
       file: the image, whose aspect ratio is kept.
       cam: float [h,w], not negative.
-      tight_crop: see `read_images`.
+      imagenet_crop: see `read_images`.
 
     Raises:
       UserError: if the image cannot be read.
@@ -141,16 +141,16 @@ def overlay_cam(file: Path, cam: np.ndarray, tight_crop: bool) -> Image.Image:
     width, height = (max(1, round(scale * length)) for length in image.size)
     resample = Image.Resampling.NEAREST if scale >= _NEAREST else Image.Resampling.BICUBIC
     pixels = np.asarray(image.resize((width, height), resample), np.float32) / 255.0
-    left, top, right, bottom = map(round, _crop_box(width, height, tight_crop))
+    left, top, right, bottom = map(round, _crop_box(width, height, imagenet_crop))
     heat = np.zeros((height, width), np.float32)
     heat[top:bottom, left:right] = to_unit(upsample(cam[None], (bottom - top, right - left)))[0]
     return Image.fromarray(np.round(255 * overlay(pixels, heat)).astype(np.uint8))
 
 
-def _crop_box(width: int, height: int, tight_crop: bool) -> tuple[float, float, float, float]:
+def _crop_box(width: int, height: int, imagenet_crop: bool) -> tuple[float, float, float, float]:
     """Returns (left, top, right, bottom) of the part of an image that the network sees."""
-    if tight_crop:
-        return center_box(width, height)
+    if imagenet_crop:
+        return imagenet_crop_box(width, height)
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side

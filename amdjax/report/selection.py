@@ -17,7 +17,7 @@ from amdjax.trained import TrainedModel
 
 
 def drop_other_inputs(
-    networks: Sequence[TrainedModel], dataset: Dataset, tight_crop: bool
+    networks: Sequence[TrainedModel], dataset: Dataset, imagenet_crop: bool
 ) -> tuple[list[TrainedModel], list[str]]:
     """Returns the networks whose input the images are, and a sentence for each of the others."""
     kept, skipped = [], []
@@ -28,10 +28,11 @@ def drop_other_inputs(
                 f"{network.name}: skipped: it was trained on images of {height}x{width}, and those "
                 f"of this report are {'x'.join(map(str, dataset.image_shape[:2]))}"
             )
-        elif network.data is not None and network.tight_crop != tight_crop:
+        elif network.data is not None and network.imagenet_crop != imagenet_crop:
             skipped.append(
                 f"{network.name}: skipped: it was trained with config.data.random_resized_crop="
-                f"{network.tight_crop}, and the images of this report are cropped for {tight_crop}"
+                f"{network.imagenet_crop}, and the images of this report are cropped for "
+                f"{imagenet_crop}"
             )
         else:
             kept.append(network)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from amdjax.data.image_io import IMAGE_SUFFIXES, center_box, decode_image, random_resized_box
+from amdjax.data.image_io import IMAGE_SUFFIXES, decode_image, imagenet_crop_box, random_resized_box
 from amdjax.errors import UserError
 from tests.make_data import encode, random_images
 
@@ -203,8 +203,8 @@ def test_random_resized_box_of_a_strip_is_its_centre():
     np.testing.assert_allclose(box, ((1000 - 40 / 3) / 2, 0, (1000 + 40 / 3) / 2, 10))
 
 
-def test_center_box_has_224_of_256_pixels():
-    assert center_box(256, 512) == (16, 144, 240, 368)
+def test_imagenet_crop_box_has_224_of_256_pixels():
+    assert imagenet_crop_box(256, 512) == (16, 144, 240, 368)
 
 
 def test_image_suffixes_are_those_of_decodable_formats():

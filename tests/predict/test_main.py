@@ -378,13 +378,13 @@ def test_read_images_reports_a_folder_without_images(tmp_path, capsys):
     assert f"skipped: {tmp_path} is a folder without images" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("tight_crop", "inside"), [(False, 1.0), (True, 0.875)])
-def test_overlay_cam_covers_the_crop_of_the_network(tmp_path, tight_crop, inside):
+@pytest.mark.parametrize(("imagenet_crop", "inside"), [(False, 1.0), (True, 0.875)])
+def test_overlay_cam_covers_the_crop_of_the_network(tmp_path, imagenet_crop, inside):
     file = tmp_path / "wide.png"
     Image.new("RGB", (60, 20), "black").save(file)
     cam = np.zeros((4, 4), np.float32)
     cam[:, :] = np.linspace(0.5, 1.0, 4)  # drawn from dark to bright
-    drawn = np.asarray(overlay_cam(file, cam, tight_crop), np.float32)
+    drawn = np.asarray(overlay_cam(file, cam, imagenet_crop), np.float32)
     assert drawn.shape == (384, 1152, 3)
     hot = np.argwhere(drawn.sum(-1) > 60)
     top, left = hot.min(0)

@@ -73,7 +73,7 @@ def test_networks_of_other_images_or_crops_are_skipped(workdir):
     settings = {"data": {"random_resized_crop": True}}
     cropped = dataclasses.replace(network, name="sp", settings=settings)
     networks = [network, other, cropped]
-    kept, skipped = selection.drop_other_inputs(networks, dataset, tight_crop=False)
+    kept, skipped = selection.drop_other_inputs(networks, dataset, imagenet_crop=False)
     assert [one.name for one in kept] == ["kd"]
     assert "at: skipped: it was trained on images of 24x16, and those of this" in skipped[0]
     assert "sp: skipped: it was trained with config.data.random_resized_crop=True" in skipped[1]
