@@ -463,6 +463,8 @@ def loop_train_steps(step: Callable[..., Any]) -> Callable[..., Any]:
 
         _, shapes = jax.eval_shape(lambda state: step_i(0, state), state)
         history = {name: jnp.zeros(len(indices), x.dtype) for name, x in shapes.items()}
+        # On GPUs XLA asks the host before each step, since the count is an argument; a constant one
+        # would need a second program for the last, shorter chunk.
         return jax.lax.fori_loop(0, count, body, (state, history))
 
     return steps
