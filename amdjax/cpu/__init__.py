@@ -7,7 +7,13 @@ import jax
 
 from amdjax.cpu import malloc, ops
 
-__all__ = ["disabled", "enabled", "ops", "tune_malloc", "tune_malloc_for"]
+__all__ = [
+    "ops",
+    "tune_malloc",
+    "tune_malloc_for",
+    "workarounds_disabled",
+    "workarounds_enabled",
+]
 
 _MUCH_MEMORY = 2 * 2**30  # bytes
 # Part of the key of JAX's caches: what was traced outside `workarounds_disabled()` is traced again

@@ -7,12 +7,12 @@ import jax
 
 from amdjax.errors import UserError
 from amdjax.losses import functional
+from amdjax.models.layers import PYTORCH_KERNEL_INIT
 
-# The layers of the published losses start from PyTorch's default, U(±1/√fan-in); Flax's default has
-# three times its variance. Biases start at zero.
-_KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-conv = functools.partial(nn.Conv, kernel_init=_KERNEL_INIT)
-dense = functools.partial(nn.Dense, kernel_init=_KERNEL_INIT)
+# The kernels of the published losses start as PyTorch's; Flax's default has three times the
+# variance. Biases start at zero.
+conv = functools.partial(nn.Conv, kernel_init=PYTORCH_KERNEL_INIT)
+dense = functools.partial(nn.Dense, kernel_init=PYTORCH_KERNEL_INIT)
 
 
 class BatchStatisticsNorm(nn.Module):

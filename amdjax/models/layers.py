@@ -10,6 +10,9 @@ import jax.numpy as jnp
 
 from amdjax import cpu
 
+# The default of PyTorch's layers: U(±1/√fan-in).
+PYTORCH_KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
 Dtype = Any
 FeatureHook = Callable[[str, jax.Array], jax.Array]
 
@@ -220,11 +223,7 @@ def classify(embedding: jax.Array, record: FeatureRecorder, num_classes: int) ->
     Returns:
       The model's outputs.
     """
-    layer = nn.Dense(
-        num_classes,
-        kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
-        name="fc",
-    )
+    layer = nn.Dense(num_classes, kernel_init=PYTORCH_KERNEL_INIT, name="fc")
     logits = layer(embedding)
     classifier = layer.variables["params"]
     return Outputs(logits, record.features, embedding, classifier["kernel"], classifier["bias"])
