@@ -71,11 +71,13 @@ def get_config(*, imports: Sequence[str] = ()) -> ml_collections.ConfigDict:
     config.teacher.ensemble_models = ()
     config.teacher.ensemble_weights = ()  # of their outputs, divided by the sum; empty: equal ones
     # Or the outputs of any other teacher for the training images, an .npz or a folder of .npy that
-    # `amdjax-teacher-outputs` writes. The same limits as for `cached` hold.
+    # `amdjax-teacher-outputs` writes: logits, embedding and attention maps, for images that are not
+    # changed by more than flips.
     config.teacher.outputs = ""
-    # Computes its outputs once for each training image, and keeps logits, embedding and attention
-    # maps. Not with crops, noise or mixed images; with flips both views are kept.
-    config.teacher.cached = False
+    # Computes its outputs once for each training image, where that is exact and saves time: not
+    # with crops, noise or mixed images, nor for losses that read more than logits, embedding and
+    # attention maps, nor for more than `data.memory_gib`. False: in every step.
+    config.teacher.cached = True
     config.teacher.early_fraction = 0.25  # of the epochs, after which the teacher of eskd stops
     config.teacher.learning_rate = 0.0  # of its training; 0: that of `optim`
 

@@ -187,18 +187,18 @@ def test_ignored_settings_leaves_out_a_swept_one():
             ["config.teacher.learning_rate=0.2 has no effect: no teacher is trained"],
         ),
         (
-            {"methods": ("scratch",), "teacher.checkpoint": "gone", "teacher.cached": True},
+            {"methods": ("scratch",), "teacher.checkpoint": "gone", "teacher.cached": False},
             [
                 f"config.teacher.{setting} has no effect: no method of config.methods learns from "
                 "a teacher"
-                for setting in ("checkpoint='gone'", "cached=True")
+                for setting in ("checkpoint='gone'", "cached=False")
             ],
         ),
         (
-            {"teacher.outputs": "a.npz", "teacher.name": "wrn_40_2", "teacher.cached": True},
+            {"teacher.outputs": "a.npz", "teacher.name": "wrn_40_2", "teacher.cached": False},
             [
                 f"config.teacher.{setting} has no effect with config.teacher.outputs='a.npz'"
-                for setting in ("name='wrn_40_2'", "cached=True")
+                for setting in ("name='wrn_40_2'", "cached=False")
             ],
         ),
         (

@@ -326,7 +326,7 @@ def test_check_resumable_accepts_settings_that_change_no_number(tmp_path):
     config = figure9.get_config()
     spec = plan_runs(config)[-1]
     _start(config, spec, tmp_path)
-    changes = {"max_steps": 5, "log_every_steps": 1, "data.data_dir": "x", "teacher.cached": True}
+    changes = {"max_steps": 5, "log_every_steps": 1, "data.data_dir": "x", "teacher.cached": False}
     config.update_from_flattened_dict(changes)
     check_resumable(config, spec, tmp_path)
 

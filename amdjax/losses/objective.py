@@ -271,6 +271,22 @@ class Objective:
         """Names of the teacher's layers whose attention maps are read, sorted."""
         return tuple(sorted({layer for _, layer in self.attention_pairs}))
 
+    def pooled_pair(self, student: Outputs, teacher: Outputs) -> tuple[str, str] | None:
+        """Returns the first of the `attention_pairs` whose map of the teacher is the larger one.
+
+        That map is pooled before its attention map is taken, so that this must not be done before.
+        None: there is no such pair.
+
+        Args:
+          student: its outputs, of which only shapes matter.
+          teacher: likewise.
+        """
+        for pair in self.attention_pairs:
+            ours, theirs = student.features[pair[0]].shape, teacher.features[pair[1]].shape
+            if theirs[1] > ours[1] or theirs[2] > ours[2]:
+                return pair
+        return None
+
     def _with_epoch(self, inputs: LossInputs) -> LossInputs:
         return inputs._replace(epoch=epoch_of(inputs.step, self.steps_per_epoch))
 

@@ -260,15 +260,10 @@ class StoredOutputs:
         return 1, np.asarray(self.labels)
 
 
-def check_images_unchanged(config: ml_collections.ConfigDict, setting: str) -> None:
-    """Makes sure that a teacher's outputs can be computed once for each training image.
+def image_change(config: ml_collections.ConfigDict) -> str:
+    """Returns the setting that changes training images by more than a flip; "" if none does.
 
-    Args:
-      config: of the experiment.
-      setting: that says so, for the message.
-
-    Raises:
-      UserError: if an image is changed by more than a flip.
+    Without one, a teacher's outputs can be computed once for each image.
     """
     changes = {
         "augment.padding": config.augment.padding > 0,
@@ -279,14 +274,26 @@ def check_images_unchanged(config: ml_collections.ConfigDict, setting: str) -> N
         "data.random_resized_crop": config.data.random_resized_crop,
         "mix.name": config.mix.name in ("mixup", "cutmix") and config.mix.teacher_sees_mixed,
     }
-    for key, changed in changes.items():
-        if changed:
-            section, name = key.split(".")
-            raise UserError(
-                f"{setting} has the teacher's outputs once for each image, but "
-                f"config.{key}={config[section][name]!r} changes the images; switch one of the "
-                "two off"
-            )
+    return next((name for name, changed in changes.items() if changed), "")
+
+
+def check_images_unchanged(config: ml_collections.ConfigDict, setting: str) -> None:
+    """Makes sure that a file of a teacher's outputs is right for the training images.
+
+    Args:
+      config: of the experiment.
+      setting: of the file, for the message.
+
+    Raises:
+      UserError: if an image is changed by more than a flip.
+    """
+    if change := image_change(config):
+        section, name = change.split(".")
+        raise UserError(
+            f"{setting} has the teacher's outputs once for each image, but "
+            f"config.{change}={config[section][name]!r} changes the images; switch one of the two "
+            "off"
+        )
 
 
 def open_outputs(path: str) -> StoredOutputs:

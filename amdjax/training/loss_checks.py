@@ -53,8 +53,8 @@ def check_loss_shapes(
             _check_joined(config, teacher, objective, inputs.teacher, image_shape)
         variables, computed = _apply_losses(config, spec, objective, inputs)
         _check_predictions(spec, objective, variables, inputs.student, num_classes)
-        if inputs.teacher is not None and (config.teacher.cached or config.teacher.outputs):
-            check_cached_sizes(objective, inputs.student, inputs.teacher)
+        if inputs.teacher is not None and config.teacher.outputs:
+            check_stored_sizes(objective, inputs.student, inputs.teacher)
         return computed
 
     jax.eval_shape(compute)
@@ -187,8 +187,8 @@ def _check_joined(
             )
 
 
-def check_cached_sizes(objective: Objective, student: Outputs, teacher: Outputs) -> None:
-    """Makes sure that cached attention maps are those that the losses would compute.
+def check_stored_sizes(objective: Objective, student: Outputs, teacher: Outputs) -> None:
+    """Makes sure that stored attention maps are those that the losses would compute.
 
     Args:
       objective: of the run.
@@ -199,13 +199,13 @@ def check_cached_sizes(objective: Objective, student: Outputs, teacher: Outputs)
       UserError: if a teacher's map is larger than the student's: it would be pooled before its
         attention map is taken.
     """
-    for name, layer in objective.attention_pairs:
-        ours, theirs = student.features[name].shape[1:3], teacher.features[layer].shape[1:3]
-        if theirs[0] > ours[0] or theirs[1] > ours[1]:
-            raise UserError(
-                f"the teacher's {layer} ({theirs[0]}x{theirs[1]}) is larger than the student's "
-                f"({ours[0]}x{ours[1]}) and would be pooled before its attention map is taken, "
-                "which outputs that are computed once do not allow; switch "
-                "config.teacher.cached off, or store maps of the student's size in "
-                "config.teacher.outputs"
-            )
+    if pair := objective.pooled_pair(student, teacher):
+        ours, theirs = (
+            "x".join(map(str, outputs.features[layer].shape[1:3]))
+            for outputs, layer in zip((student, teacher), pair, strict=True)
+        )
+        raise UserError(
+            f"the teacher's {pair[1]} ({theirs}) is larger than the student's ({ours}) and would "
+            "be pooled before its attention map is taken, which outputs that are computed once do "
+            "not allow; store maps of the student's size in config.teacher.outputs"
+        )

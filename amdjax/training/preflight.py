@@ -152,20 +152,11 @@ def _check_teacher(config: ml_collections.ConfigDict, objective: Objective) -> N
     """Makes sure that there is a teacher with all that the losses of a run need.
 
     Raises:
-      UserError: if the network or the file of outputs does not exist; or if outputs are computed
-        once, but an image is changed by more than a flip, or a loss needs more of the teacher
-        than logits, embedding and attention maps.
+      UserError: if the network or the file of outputs does not exist; or if there is a file, but an
+        image is changed by more than a flip, or a loss needs more of the teacher than the file has.
     """
     if config.teacher.outputs:
         check_images_unchanged(config, "config.teacher.outputs")
         open_outputs(config.teacher.outputs).check_inputs(objective, config.augment.flip)
-        return
-    create_teacher(config.teacher, num_classes=2)
-    if not config.teacher.cached:
-        return
-    check_images_unchanged(config, "config.teacher.cached")
-    if objective.uncacheable_losses:
-        raise UserError(
-            "config.teacher.cached keeps the teacher's logits, embedding and attention maps, which "
-            f"is not enough for {' and '.join(objective.uncacheable_losses)}; set it to False"
-        )
+    else:
+        create_teacher(config.teacher, num_classes=2)

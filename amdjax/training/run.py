@@ -33,7 +33,7 @@ from amdjax.training.metrics_file import METRICS_FILE, training_seconds
 from amdjax.training.preflight import check_same_settings, check_settings, check_shapes
 from amdjax.training.preflight_warnings import started_students_warnings
 from amdjax.training.step_runner import StepRunner
-from amdjax.training.teacher_cache import TeacherCache
+from amdjax.training.teacher_cache import TeacherCache, is_cacheable
 from amdjax.training.teacher_evaluation import evaluate_given_teacher
 from amdjax.training.trainer import Trainer, build_trainer
 from amdjax.workdir import check_resumable, describe_run, write_config
@@ -231,7 +231,7 @@ def train_runs(
         starts = sorted({run.start for run in runs})
         if isinstance(trainer.teacher, StoredOutputs):
             teacher_outputs = trainer.teacher.rows(views=2 if config.augment.flip else 1)
-        elif teacher_variables is not None and config.teacher.cached:
+        elif teacher_variables is not None and is_cacheable(trainer):
             if starts[0] < trainer.total_steps:
                 teacher_outputs = teacher_cache.outputs(
                     trainer, specs[0].teacher, teacher_variables, preemption.requested

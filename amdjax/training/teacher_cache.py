@@ -9,10 +9,44 @@ from tqdm import tqdm
 
 from amdjax import distributed
 from amdjax.config import forward_batch_size
-from amdjax.data import Batch, EvalBatches
+from amdjax.data import Batch, EvalBatches, InMemorySource
 from amdjax.losses.functional import attention_map
 from amdjax.models import Outputs
+from amdjax.teacher_outputs.stored import image_change
+from amdjax.training.dummy import output_shapes
 from amdjax.training.trainer import Trainer
+
+
+def is_cacheable(trainer: Trainer) -> bool:
+    """Returns whether to compute the teacher's outputs once for each training image.
+
+    With `config.teacher.cached`, where that gives the same losses, saves time, and the outputs fit
+    into `config.data.memory_gib` and leave the training set in the accelerators' memory, if it is
+    there.
+
+    Args:
+      trainer: of a run that learns from a network.
+    """
+    config, objective, source = trainer.config, trainer.objective, trainer.dataset.train
+    if not config.teacher.cached or image_change(config) or objective.uncacheable_losses:
+        return False
+    assert trainer.teacher is not None, "a run that learns from a network has a teacher"
+    shape = trainer.dataset.image_shape
+    teacher = output_shapes(trainer.teacher, shape)
+    if objective.pooled_pair(output_shapes(trainer.student, shape), teacher):
+        return False
+    views = 2 if config.augment.flip else 1
+    if views * len(source) >= trainer.total_steps * config.batch_size:
+        return False
+    maps = [teacher.features[layer].shape for layer in objective.attention_features]
+    sizes = [teacher.logits.shape[1], teacher.embedding.shape[1], *(h * w for _, h, w, _ in maps)]
+    outputs_gib = 4 * views * len(source) * sum(sizes) / 2**30
+    limit = config.data.memory_gib
+    if distributed.on_accelerator() and isinstance(source, InMemorySource):
+        images_gib = sum(array.nbytes for array in source.arrays()) / 2**30
+        if images_gib <= config.data.device_gib:
+            limit = min(limit, config.data.device_gib - images_gib)
+    return outputs_gib <= limit
 
 
 class TeacherCache:

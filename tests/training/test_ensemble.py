@@ -133,13 +133,6 @@ def test_losses_of_the_classifier_refuse_an_ensemble():
             _check(method, "wrn_10_1", "resnet8")
 
 
-def test_attention_maps_of_an_ensemble_can_be_cached():
-    cached = {"teacher.cached": True, "augment.padding": 0}
-    _check("amd_gl+at+rkd", "wrn_10_1", "vgg8", **cached)
-    with pytest.raises(UserError, match=r"keeps the teacher's logits, embedding and attention"):
-        _check("sp", "wrn_10_1", "vgg8", **cached)
-
-
 def test_losses_of_features_that_members_do_not_share_name_the_members():
     message = (
         r"amd_gl: the loss am reads stage1 of the teachers, which is joined only from maps of one "
@@ -162,7 +155,7 @@ def test_run_learns_from_an_ensemble(images, trained, tmp_path, capsys):
     config = tiny_config(images, ("kd+at",))
     paths = [str(trained / name) for name in ("teacher", "kd")]
     config.teacher.ensemble, config.teacher.ensemble_weights = tuple(paths), (3.0, 1.0)
-    config.teacher.cached, config.augment.padding = True, 0
+    config.augment.padding = 0  # the outputs of both are computed once
     config.max_steps = 4
     run(config, tmp_path)
 

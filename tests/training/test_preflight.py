@@ -26,33 +26,6 @@ def _check(methods=("kd",), **settings):
 @pytest.mark.parametrize(
     ("methods", "settings", "message"),
     [
-        (("kd",), {"augment.padding": 2}, r"config\.augment\.padding=2 changes the images"),
-        (("kd",), {"augment.noise": 0.1}, r"config\.augment\.noise=0\.1 changes the images"),
-        (("kd",), {"augment.policy": "randaugment"}, r"augment\.policy='randaugment' changes"),
-        (
-            ("kd",),
-            {"augment.color_jitter": (0.1, 0.0, 0.0, 0.0)},
-            r"augment\.color_jitter=.* changes",
-        ),
-        (("kd",), {"augment.erasing": 0.5}, r"config\.augment\.erasing=0\.5 changes the images"),
-        (("kd",), {"mix.name": "mixup"}, r"config\.mix\.name='mixup' changes the images"),
-        (("kd",), {"data.random_resized_crop": True}, "random_resized_crop=True changes"),
-        (("kd+sp+fitnet",), {}, "not enough for sp and fitnet"),
-    ],
-)
-def test_check_settings_refuses_a_teacher_cache_that_is_not_exact(methods, settings, message):
-    with pytest.raises(UserError, match=message):
-        _check(methods, **{"teacher.cached": True}, **settings)
-
-
-def test_check_settings_accepts_a_teacher_cache_for_images_that_are_not_changed():
-    settings = {"teacher.cached": True, "mix.name": "cutmix", "mix.teacher_sees_mixed": False}
-    _check(("amd_gl", "kd+at+rkd"), **settings)
-
-
-@pytest.mark.parametrize(
-    ("methods", "settings", "message"),
-    [
         (("kd+amc",), {"batch_size": 33}, r"halves of a batch, but config\.batch_size=33 is odd"),
         (
             ("contrastive",),

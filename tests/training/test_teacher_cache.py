@@ -1,4 +1,4 @@
-"""A teacher's outputs for every training image: their rows, and how often they are computed."""
+"""A teacher's outputs for every training image: when they are kept, how often computed, where."""
 
 import weakref
 from types import SimpleNamespace
@@ -6,12 +6,16 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from amdjax import distributed
-from amdjax.data import InMemorySource
+from amdjax.configs import default
+from amdjax.data import Dataset, InMemorySource
+from amdjax.experiment import RunSpec
 from amdjax.models import Outputs
 from amdjax.training import teacher_cache
-from amdjax.training.teacher_cache import TeacherCache, cache_teacher_outputs
+from amdjax.training.teacher_cache import TeacherCache, cache_teacher_outputs, is_cacheable
+from amdjax.training.trainer import build_trainer
 
 
 def numbering_trainer(mesh):
@@ -73,3 +77,73 @@ def test_teacher_cache_computes_once_for_runs_that_read_the_same(monkeypatch):
         assert outputs is kept[-1]()
         assert calls[before:] == [(teacher, layers)] * computed
         del outputs
+
+
+# Of each image, for the losses below: 4 logits, an embedding of 128, maps of 256, 64 and 16.
+_IMAGE_BYTES, _OUTPUT_BYTES = 16 * 16 * 3 + 4, 4 * (4 + 128 + 256 + 64 + 16)
+
+
+def _is_cacheable(losses=("kd", "am", "at"), teacher="wrn_10_2", epochs=2, images=32, **settings):
+    config = default.get_config()
+    config.teacher.name, config.batch_size, config.epochs = teacher, 8, epochs
+    config.update_from_flattened_dict(settings)
+    spec = RunSpec(
+        name="x",
+        method="x",
+        model="wrn_10_1",
+        losses={name: config.losses[name].to_dict() for name in losses},
+        seed=0,
+        teacher="teacher",
+    )
+    source = InMemorySource(np.zeros((images, 16, 16, 3), np.uint8), np.zeros(images, np.int32))
+    dataset = Dataset("zeros", ("a", "b", "c", "d"), (16, 16, 3), source, source)
+    return is_cacheable(build_trainer(config, spec, dataset))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"teacher.cached": False},
+        {"augment.padding": 2},
+        {"augment.noise": 0.1},
+        {"augment.policy": "randaugment"},
+        {"augment.color_jitter": (0.1, 0.0, 0.0, 0.0)},
+        {"augment.erasing": 0.5},
+        {"mix.name": "mixup"},
+        {"mix.name": "cutmix"},
+        {"data.random_resized_crop": True},
+    ],
+)
+def test_outputs_are_not_cached_where_the_teacher_sees_other_images_in_each_epoch(settings):
+    assert _is_cacheable()
+    assert not _is_cacheable(**settings)
+
+
+def test_outputs_are_cached_where_images_are_mixed_after_the_teacher_has_seen_them():
+    assert _is_cacheable(**{"mix.name": "mixup", "mix.teacher_sees_mixed": False})
+
+
+def test_outputs_are_not_cached_for_losses_that_read_other_ones():
+    assert not _is_cacheable(losses=("kd", "sp"))
+    # The teacher's map, twice as large, would be pooled before its attention map is taken.
+    larger = {"losses.at.features": ("stage2",), "losses.at.teacher_features": ("stage1",)}
+    assert not _is_cacheable(**larger)
+
+
+def test_outputs_are_cached_where_that_saves_time():
+    assert not _is_cacheable(epochs=1)  # as many images as the cache computes
+    assert not _is_cacheable(epochs=2, **{"augment.flip": True})  # two views of each
+    assert _is_cacheable(epochs=3, **{"augment.flip": True})
+    assert not _is_cacheable(max_steps=4)
+
+
+def test_outputs_are_cached_within_the_memory_that_the_config_allows(monkeypatch):
+    gib = 32 * _OUTPUT_BYTES / 2**30
+    assert _is_cacheable(**{"data.memory_gib": gib})
+    assert not _is_cacheable(**{"data.memory_gib": 0.99 * gib})
+    assert _is_cacheable(**{"data.device_gib": 0.0})
+    monkeypatch.setattr(distributed, "on_accelerator", lambda: True)
+    both = gib + 32 * _IMAGE_BYTES / 2**30
+    assert _is_cacheable(**{"data.device_gib": both})
+    assert not _is_cacheable(**{"data.device_gib": 0.99 * both})  # the images alone fit
+    assert _is_cacheable(**{"data.device_gib": 0.0})  # each batch is sent anyway
