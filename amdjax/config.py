@@ -140,6 +140,27 @@ def disabled_by(key: str, settings: Mapping[str, Any]) -> str | None:
     return next((name for name, allows in needs.items() if not allows(settings[name])), None)
 
 
+def image_change(settings: Mapping[str, Any]) -> str:
+    """Returns the setting that changes training images by more than a flip; "" if none does.
+
+    Without one, a teacher's outputs can be computed once for each image.
+
+    Args:
+      settings: all settings, see `flat_settings`.
+    """
+    changes = {
+        "augment.padding": settings["augment.padding"] > 0,
+        "augment.policy": settings["augment.policy"] != "none",
+        "augment.color_jitter": any(settings["augment.color_jitter"]),
+        "augment.noise": settings["augment.noise"] > 0,
+        "augment.erasing": settings["augment.erasing"] > 0,
+        "data.random_resized_crop": settings["data.random_resized_crop"],
+        "mix.name": settings["mix.name"] in ("mixup", "cutmix")
+        and settings["mix.teacher_sees_mixed"],
+    }
+    return next((name for name, changed in changes.items() if changed), "")
+
+
 def teacher_setting(config: ml_collections.ConfigDict) -> str:
     """Returns the setting of `config.teacher` that gives a trained teacher; "" if none does."""
     return next((key for key in _GIVEN_TEACHERS if config.teacher[key]), "")

@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from amdjax.config import disabled_by, flat_settings, teacher_setting
+from amdjax.config import disabled_by, flat_settings, image_change, teacher_setting
 from amdjax.data.policies import policy_names
 from amdjax.errors import UserError, unknown_name
 from amdjax.losses import Objective, build_objective
@@ -191,6 +191,8 @@ def _unread(name: str, settings: Mapping[str, Any], specs: Sequence[RunSpec]) ->
         return ": no method of config.methods learns from a teacher"
     if name in ("teacher.name", "teacher.cached") and settings["teacher.outputs"]:
         return f" with config.teacher.outputs={settings['teacher.outputs']!r}"
+    if name == "teacher.cached" and settings[name] and (change := image_change(settings)):
+        return f" with config.{change}={settings[change]!r}"
     key = settings["sweep.key"]
     if name in ("sweep.key", "sweep.choices") and key and not any(spec.sweep_key for spec in specs):
         return f": no method of config.methods reads config.{key}"

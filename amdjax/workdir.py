@@ -26,7 +26,8 @@ from amdjax.teacher_outputs.stored import open_outputs
 
 OLD_RUN_FILE = "recipe.json"  # of version 0.1
 _CONFIG_FILE = "config.json"
-# Settings that may change when a run is resumed, since no number of its training depends on them.
+# Settings that may change when a run is resumed: its numbers do not depend on them, apart from
+# rounding (whether a teacher's outputs are computed once).
 _FREE_SETTINGS = (
     "imports",
     "methods",

@@ -261,7 +261,7 @@ class Objective:
         pairs = (
             pair
             for term in self.terms
-            if term.spec.attention_only
+            if term.spec.attention_only and "teacher.features" in term.spec.inputs
             for pair in term.spec.layer_pairs(term.selection)
         )
         return tuple(sorted(set(pairs)))

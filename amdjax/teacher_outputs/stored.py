@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from amdjax.config import flat_settings, image_change
 from amdjax.data import Dataset, Fingerprint, InMemorySource
 from amdjax.data.unlabeled import NO_LABEL
 from amdjax.errors import UserError, one_line
@@ -260,23 +261,6 @@ class StoredOutputs:
         return 1, np.asarray(self.labels)
 
 
-def image_change(config: ml_collections.ConfigDict) -> str:
-    """Returns the setting that changes training images by more than a flip; "" if none does.
-
-    Without one, a teacher's outputs can be computed once for each image.
-    """
-    changes = {
-        "augment.padding": config.augment.padding > 0,
-        "augment.policy": config.augment.policy != "none",
-        "augment.color_jitter": any(config.augment.color_jitter),
-        "augment.noise": config.augment.noise > 0,
-        "augment.erasing": config.augment.erasing > 0,
-        "data.random_resized_crop": config.data.random_resized_crop,
-        "mix.name": config.mix.name in ("mixup", "cutmix") and config.mix.teacher_sees_mixed,
-    }
-    return next((name for name, changed in changes.items() if changed), "")
-
-
 def check_images_unchanged(config: ml_collections.ConfigDict, setting: str) -> None:
     """Makes sure that a file of a teacher's outputs is right for the training images.
 
@@ -287,12 +271,11 @@ def check_images_unchanged(config: ml_collections.ConfigDict, setting: str) -> N
     Raises:
       UserError: if an image is changed by more than a flip.
     """
-    if change := image_change(config):
-        section, name = change.split(".")
+    settings = flat_settings(config)
+    if change := image_change(settings):
         raise UserError(
             f"{setting} has the teacher's outputs once for each image, but "
-            f"config.{change}={config[section][name]!r} changes the images; switch one of the two "
-            "off"
+            f"config.{change}={settings[change]!r} changes the images; switch one of the two off"
         )
 
 

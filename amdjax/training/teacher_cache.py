@@ -8,11 +8,10 @@ import numpy as np
 from tqdm import tqdm
 
 from amdjax import distributed
-from amdjax.config import forward_batch_size
+from amdjax.config import flat_settings, forward_batch_size, image_change
 from amdjax.data import Batch, EvalBatches, InMemorySource
 from amdjax.losses.functional import attention_map
 from amdjax.models import Outputs
-from amdjax.teacher_outputs.stored import image_change
 from amdjax.training.dummy import output_shapes
 from amdjax.training.trainer import Trainer
 
@@ -28,22 +27,28 @@ def is_cacheable(trainer: Trainer) -> bool:
       trainer: of a run that learns from a network.
     """
     config, objective, source = trainer.config, trainer.objective, trainer.dataset.train
-    if not config.teacher.cached or image_change(config) or objective.uncacheable_losses:
+    if not config.teacher.cached or image_change(flat_settings(config)):
+        return False
+    if objective.uncacheable_losses:
         return False
     assert trainer.teacher is not None, "a run that learns from a network has a teacher"
     shape = trainer.dataset.image_shape
     teacher = output_shapes(trainer.teacher, shape)
+    maps = [teacher.features[layer].shape for layer in objective.attention_features]
+    if any(len(x) != 4 for x in maps):  # such as tokens, of a registered network and loss
+        return False
     if objective.pooled_pair(output_shapes(trainer.student, shape), teacher):
         return False
     views = 2 if config.augment.flip else 1
     if views * len(source) >= trainer.total_steps * config.batch_size:
         return False
-    maps = [teacher.features[layer].shape for layer in objective.attention_features]
     sizes = [teacher.logits.shape[1], teacher.embedding.shape[1], *(h * w for _, h, w, _ in maps)]
     outputs_gib = 4 * views * len(source) * sum(sizes) / 2**30
     limit = config.data.memory_gib
     if distributed.on_accelerator() and isinstance(source, InMemorySource):
         images_gib = sum(array.nbytes for array in source.arrays()) / 2**30
+        if objective.needs_example_index:
+            images_gib += 4 * len(source) / 2**30
         if images_gib <= config.data.device_gib:
             limit = min(limit, config.data.device_gib - images_gib)
     return outputs_gib <= limit
@@ -79,6 +84,9 @@ class TeacherCache:
         if self._outputs is None or key != self._key:
             self._outputs = None  # its memory is free before the next one is computed
             self._key = key
+            distributed.print_note(
+                f"computing the teacher's outputs for {len(trainer.dataset.train):,} images, once"
+            )
             self._outputs = cache_teacher_outputs(trainer, variables, stop_requested)
         return self._outputs
 

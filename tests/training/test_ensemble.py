@@ -155,8 +155,8 @@ def test_run_learns_from_an_ensemble(images, trained, tmp_path, capsys):
     config = tiny_config(images, ("kd+at",))
     paths = [str(trained / name) for name in ("teacher", "kd")]
     config.teacher.ensemble, config.teacher.ensemble_weights = tuple(paths), (3.0, 1.0)
-    config.augment.padding = 0  # the outputs of both are computed once
-    config.max_steps = 4
+    config.augment.padding, config.augment.flip = 0, False
+    config.max_steps = 9  # more images than the training split has, so that outputs are cached
     run(config, tmp_path)
 
     dataset = load_dataset(config.data)
@@ -166,7 +166,8 @@ def test_run_learns_from_an_ensemble(images, trained, tmp_path, capsys):
     np.testing.assert_allclose(
         teacher.logits(pixels), 0.75 * first + 0.25 * second, rtol=1e-4, atol=1e-5
     )
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert err.count("computing the teacher's outputs for 64 images, once") == 1
     assert "teacher wrn_10_1 + resnet8 (" in out
     for subject, logits in (
         (f"teacher {paths[0]}", first),

@@ -1,5 +1,6 @@
 """A teacher's outputs for every training image: when they are kept, how often computed, where."""
 
+import functools
 import weakref
 from types import SimpleNamespace
 
@@ -7,12 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from amdjax import distributed
 from amdjax.configs import default
 from amdjax.data import Dataset, InMemorySource
 from amdjax.experiment import RunSpec
-from amdjax.models import Outputs
+from amdjax.losses import register_loss
+from amdjax.models import Model, Outputs, register_model
+from amdjax.models.layers import FeatureRecorder, classify, global_mean
 from amdjax.training import teacher_cache
 from amdjax.training.teacher_cache import TeacherCache, cache_teacher_outputs, is_cacheable
 from amdjax.training.trainer import build_trainer
@@ -49,7 +53,9 @@ def test_cache_is_given_up_at_a_request_to_stop():
 
 
 def _trainer(*layers):
-    return SimpleNamespace(objective=SimpleNamespace(attention_features=layers))
+    return SimpleNamespace(
+        objective=SimpleNamespace(attention_features=layers), dataset=SimpleNamespace(train=[0])
+    )
 
 
 def test_teacher_cache_computes_once_for_runs_that_read_the_same(monkeypatch):
@@ -128,6 +134,30 @@ def test_outputs_are_not_cached_for_losses_that_read_other_ones():
     # The teacher's map, twice as large, would be pooled before its attention map is taken.
     larger = {"losses.at.features": ("stage2",), "losses.at.teacher_features": ("stage1",)}
     assert not _is_cacheable(**larger)
+
+
+def test_attention_of_other_features_than_maps_is_not_cached():
+    @register_model("of_tokens", "a network with tokens [B,N,C] in place of maps")
+    class OfTokens(Model):
+        @nn.compact
+        def __call__(self, images, train=False, feature_hook=None):
+            x = nn.Conv(8, (4, 4), strides=4)(images)
+            record = FeatureRecorder(feature_hook)
+            record("tokens", x.reshape(len(x), -1, x.shape[-1]))
+            return classify(global_mean(x), record, self.num_classes)
+
+    register = functools.partial(register_loss, summary="attention", attention_only=True)
+
+    @register("token_attention", inputs=("teacher.features",), features=("tokens",))
+    def token_attention(tokens):
+        return jnp.mean(tokens**2, (1, 2))
+
+    @register("own_attention", inputs=("student.features",), features=("stage3",))
+    def own_attention(feature):
+        return jnp.mean(feature**2, (1, 2, 3))
+
+    assert not _is_cacheable(losses=("kd", "token_attention"), teacher="of_tokens")
+    assert _is_cacheable(losses=("kd", "own_attention"), teacher="of_tokens")  # has no stage3
 
 
 def test_outputs_are_cached_where_that_saves_time():
