@@ -202,6 +202,10 @@ def test_ignored_settings_leaves_out_a_swept_one():
             ],
         ),
         (
+            {"teacher.cached": True, "augment.padding": 4},
+            ["config.teacher.cached=True has no effect with config.augment.padding=4"],
+        ),
+        (
             {"methods": ("kd",), "losses.kd.end_weight": 0.5},
             ["config.losses.kd.end_weight=0.5 has no effect with config.losses.kd.end_fraction=1"],
         ),
