@@ -274,8 +274,8 @@ class Objective:
     def pooled_pair(self, student: Outputs, teacher: Outputs) -> tuple[str, str] | None:
         """Returns the first of the `attention_pairs` whose map of the teacher is the larger one.
 
-        That map is pooled before its attention map is taken, so that this must not be done before.
-        None: there is no such pair.
+        The loss pools such a map before it takes the attention map, so that an attention map that
+        was computed before cannot replace it. Without such a pair the result is None.
 
         Args:
           student: its outputs, of which only shapes matter.
