@@ -161,6 +161,11 @@ def image_change(settings: Mapping[str, Any]) -> str:
     return next((name for name, changed in changes.items() if changed), "")
 
 
+def views_per_image(config: ml_collections.ConfigDict) -> int:
+    """Returns how many views of an image a teacher sees: 2 with flips, the mirror image too."""
+    return 2 if config.augment.flip else 1
+
+
 def teacher_setting(config: ml_collections.ConfigDict) -> str:
     """Returns the setting of `config.teacher` that gives a trained teacher; "" if none does."""
     return next((key for key in _GIVEN_TEACHERS if config.teacher[key]), "")

@@ -13,7 +13,7 @@ from amdjax import distributed
 from amdjax.checkpoint import Checkpoints, best_step
 from amdjax.checkpoint_files import read_origin
 from amdjax.comparison import trained_teacher_digest
-from amdjax.config import validate
+from amdjax.config import validate, views_per_image
 from amdjax.data import describe_dataset
 from amdjax.data.registry import DatasetSpec
 from amdjax.data.unknown import check_unknown
@@ -230,7 +230,7 @@ def train_runs(
         runs = [open_run(spec) for spec in specs]
         starts = sorted({run.start for run in runs})
         if isinstance(trainer.teacher, StoredOutputs):
-            teacher_outputs = trainer.teacher.rows(views=2 if config.augment.flip else 1)
+            teacher_outputs = trainer.teacher.rows(views_per_image(config))
         elif teacher_variables is not None and is_cacheable(trainer):
             if starts[0] < trainer.total_steps:
                 teacher_outputs = teacher_cache.outputs(

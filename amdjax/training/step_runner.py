@@ -1,6 +1,7 @@
 """Execution of train steps: batch by batch, or many steps as one program on the device."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,34 @@ from amdjax.training.trainer import Trainer
 # first + 1 to last: arrays [n] with n at least last - first, or scalars of a single step.
 States = tuple[TrainState, ...]
 RunSteps = Callable[[States, int, int], tuple[States, tuple[dict[str, jax.Array], ...]]]
+
+
+def device_memory_left(trainer: Trainer, teacher_outputs: Outputs | None = None) -> float:
+    """Returns how much of `config.data.device_gib` the training examples leave free, in GiB.
+
+    Negative where they are not kept on the devices: they do not fit, or are not in the host's
+    memory, or the devices are CPUs, where XLA computes convolutions in a loop fifty times as
+    slowly.
+
+    Args:
+      trainer: of the networks.
+      teacher_outputs: as for `StepRunner`.
+    """
+    source = trainer.dataset.train
+    if not distributed.on_accelerator() or not isinstance(source, InMemorySource):
+        return -math.inf
+    arrays = jax.tree.leaves((source.arrays(), _extra_rows(trainer, teacher_outputs)))
+    return trainer.config.data.device_gib - sum(array.nbytes for array in arrays) / 2**30
+
+
+def _extra_rows(trainer: Trainer, teacher_outputs: Outputs | None) -> dict[str, Any]:
+    """Returns what an example has besides image and label, with a row for each training image."""
+    rows: dict[str, Any] = {}
+    if teacher_outputs is not None:
+        rows["teacher"] = teacher_outputs
+    if trainer.objective.needs_example_index:
+        rows["index"] = np.arange(len(trainer.dataset.train), dtype=np.int32)
+    return rows
 
 
 class StepRunner:
@@ -51,34 +80,14 @@ class StepRunner:
         self._trainer, self._mesh = trainer, trainer.mesh
         self._seeds = np.asarray(seeds, np.uint32)
         self._teacher_variables = teacher_variables
-        # Arrays with a row for each training image, besides images and labels.
-        self._rows: dict[str, Any] = {}
-        if teacher_outputs is not None:
-            self._rows["teacher"] = teacher_outputs
-        if trainer.objective.needs_example_index:
-            self._rows["index"] = np.arange(len(trainer.dataset.train), dtype=np.int32)
+        self._rows = _extra_rows(trainer, teacher_outputs)
         self._batches = [trainer.train_batches(seed) for seed in seeds]
-        self._on_device = self._fits_on_device() if on_device is None else on_device
+        if on_device is None:
+            on_device = device_memory_left(trainer, teacher_outputs) >= 0
+        self._on_device = on_device
         self.max_chunk = 1
         if self._on_device:  # memory for so many steps is needed, and no chunk is longer
             self.max_chunk = min(trainer.config.log_every_steps, trainer.total_steps)
-
-    def _fits_on_device(self) -> bool:
-        """Returns whether the examples can be kept in each accelerator's memory.
-
-        On CPU never: XLA computes convolutions in a loop there fifty times as slowly.
-        """
-        in_memory = isinstance(self._trainer.dataset.train, InMemorySource)
-        if not distributed.on_accelerator() or not in_memory:
-            return False
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(self._examples()))
-        return size <= self._trainer.config.data.device_gib * 2**30
-
-    def _examples(self) -> dict[str, Any]:
-        source = self._trainer.dataset.train
-        assert isinstance(source, InMemorySource), "a streamed source is never kept on the device"
-        images, labels = source.arrays()
-        return {"image": images, "label": labels, **self._rows}
 
     def open(
         self, start: int, total: int, on_compiled: Callable[[], None] = lambda: None
@@ -117,8 +126,12 @@ class StepRunner:
         # The same examples in the same order with the same random numbers as `_stream`.
         step = self._trainer.compiled_step(len(self._seeds), on_device=True)
         call = self._compiling(step, on_compiled)
+        source = self._trainer.dataset.train
+        assert isinstance(source, InMemorySource), "a streamed source is never kept on the device"
+        images, labels = source.arrays()
+        examples = {"image": images, "label": labels, **self._rows}
         # As arrays: they may be `LazyRows`.
-        examples = jax.tree.map(lambda x: Rows.create(np.asarray(x)), self._examples())
+        examples = jax.tree.map(lambda x: Rows.create(np.asarray(x)), examples)
         examples = distributed.replicate(examples, self._mesh, compare=False)
 
         def run_steps(states: States, first: int, last: int) -> tuple:

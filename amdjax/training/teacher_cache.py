@@ -8,11 +8,12 @@ import numpy as np
 from tqdm import tqdm
 
 from amdjax import distributed
-from amdjax.config import flat_settings, forward_batch_size, image_change
-from amdjax.data import Batch, EvalBatches, InMemorySource
+from amdjax.config import flat_settings, forward_batch_size, image_change, views_per_image
+from amdjax.data import Batch, EvalBatches
 from amdjax.losses.functional import attention_map
 from amdjax.models import Outputs
 from amdjax.training.dummy import output_shapes
+from amdjax.training.step_runner import device_memory_left
 from amdjax.training.trainer import Trainer
 
 
@@ -39,19 +40,14 @@ def is_cacheable(trainer: Trainer) -> bool:
         return False
     if objective.pooled_pair(output_shapes(trainer.student, shape), teacher):
         return False
-    views = 2 if config.augment.flip else 1
+    views = views_per_image(config)
     if views * len(source) >= trainer.total_steps * config.batch_size:
         return False
     sizes = [teacher.logits.shape[1], teacher.embedding.shape[1], *(h * w for _, h, w, _ in maps)]
     outputs_gib = 4 * views * len(source) * sum(sizes) / 2**30
     limit = config.data.memory_gib
-    if distributed.on_accelerator() and isinstance(source, InMemorySource):
-        images_gib = sum(array.nbytes for array in source.arrays()) / 2**30
-        if objective.needs_example_index:
-            images_gib += 4 * len(source) / 2**30
-        if images_gib <= config.data.device_gib:
-            limit = min(limit, config.data.device_gib - images_gib)
-    return outputs_gib <= limit
+    left = device_memory_left(trainer)
+    return outputs_gib <= (min(limit, left) if left >= 0 else limit)
 
 
 class TeacherCache:
@@ -120,9 +116,7 @@ def cache_teacher_outputs(
         return outputs.replace(features=features, class_weights=None, class_bias=None)
 
     def step(variables: dict, batch: Batch) -> Outputs:
-        views = [batch["image"]]
-        if config.augment.flip:
-            views.append(batch["image"][:, :, ::-1])
+        views = (batch["image"], batch["image"][:, :, ::-1])[: views_per_image(config)]
         outputs = [outputs_of(variables, images) for images in views]
         return jax.tree.map(lambda *x: distributed.all_gather(jnp.stack(x, axis=1)), *outputs)
 

@@ -10,9 +10,9 @@ from amdjax import distributed
 from amdjax.configs import default
 from amdjax.data import Dataset, InMemorySource
 from amdjax.experiment import RunSpec
-from amdjax.models import init_variables
+from amdjax.models import Outputs, init_variables
 from amdjax.training.evaluation import compiled_eval_step
-from amdjax.training.step_runner import StepRunner
+from amdjax.training.step_runner import StepRunner, _extra_rows, device_memory_left
 from amdjax.training.teacher_cache import cache_teacher_outputs
 from amdjax.training.trainer import Trainer, build_trainer
 
@@ -144,16 +144,6 @@ def test_cached_teacher_outputs_give_the_losses_of_a_teacher(on_device, flip):
     _assert_same(_streamed(flip), _train(config, on_device=on_device, cached=True))
 
 
-def test_examples_have_their_rows_where_a_loss_reads_them():
-    for losses, names in (
-        (_LOSSES, {"image", "label"}),
-        ({"crd": {}}, {"image", "label", "index"}),
-    ):
-        examples = StepRunner(_trainer(_config(), losses=losses), (3,))._examples()
-        assert examples.keys() == names
-    np.testing.assert_array_equal(examples["index"], np.arange(30))
-
-
 def test_examples_are_kept_on_accelerators_that_have_the_memory(monkeypatch):
     monkeypatch.setattr(distributed, "on_accelerator", lambda: True)
     config, num_bytes = _config(), 30 * (16 * 16 * 3 + 4)
@@ -163,6 +153,26 @@ def test_examples_are_kept_on_accelerators_that_have_the_memory(monkeypatch):
     monkeypatch.setattr(distributed, "on_accelerator", lambda: False)
     config.data.device_gib = 2.0
     assert StepRunner(_trainer(config), (3,)).max_chunk == 1
+
+
+def test_memory_left_is_without_all_that_a_step_reads(monkeypatch):
+    monkeypatch.setattr(distributed, "on_accelerator", lambda: True)
+    config, num_bytes = _config(), 30 * (16 * 16 * 3 + 4)
+    plain, with_index = (_trainer(config, losses=losses) for losses in (_LOSSES, {"crd": {}}))
+    outputs = Outputs(np.zeros((30, 1, 2), np.float32), np.zeros((30, 1, 5), np.float32), {})
+    config.data.device_gib = 1.0
+    for used, size in (
+        ((plain,), num_bytes),
+        ((with_index,), num_bytes + 30 * 4),
+        ((plain, outputs), num_bytes + 30 * 7 * 4),
+    ):
+        assert device_memory_left(*used) == 1.0 - size / 2**30
+
+
+def test_losses_that_need_it_get_the_index_of_an_example():
+    assert _extra_rows(_trainer(_config()), None) == {}
+    rows = _extra_rows(_trainer(_config(), losses={"crd": {}}), None)
+    np.testing.assert_array_equal(rows["index"], np.arange(30))
 
 
 def test_compiled_step_is_shared_by_all_seeds():
