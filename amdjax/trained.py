@@ -24,14 +24,9 @@ from amdjax.predictor import (
     forward,
     trained_predicting_losses,
 )
-from amdjax.pretrained import (
-    check_variables,
-    count_classes,
-    create_teacher,
-    load_given_teacher,
-    teacher_name,
-)
+from amdjax.pretrained import create_teacher, load_given_teacher, teacher_name
 from amdjax.run_description import RUN_FILE, TrainingLength, read_run
+from amdjax.weight_sources import check_variables, count_classes
 from amdjax.workdir import OLD_RUN_FILE, old_workdir, teacher_settings
 
 

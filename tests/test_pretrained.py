@@ -1,7 +1,6 @@
 """Teachers that were trained before: runs, and files or folders of PyTorch weights."""
 
 import dataclasses
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -134,35 +133,6 @@ def test_load_teacher_says_which_network_a_run_has(setting, wrong, tmp_path):
         pretrained.load_teacher(str(tmp_path), "resnet14", data, setting)
 
 
-def test_find_run_follows_relative_paths_and_links(tmp_path, monkeypatch):
-    run = tmp_path.resolve() / "w" / "teacher"
-    checkpoints, exported = run / "checkpoints", run / "exported"
-    for folder in (checkpoints / "7", checkpoints / "8", exported / "more"):
-        folder.mkdir(parents=True)
-    (tmp_path / "best").symlink_to(checkpoints / "7")
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "checkpoints").symlink_to(checkpoints)
-    for at, path in (
-        (tmp_path, "w/teacher"),
-        (run, "."),
-        (checkpoints, "."),
-        (checkpoints, "7"),
-        (checkpoints, ".."),
-        (checkpoints / "7", "."),
-        (checkpoints / "7", "../8"),
-        (exported, "../checkpoints/8"),
-        (tmp_path, "best"),
-    ):
-        monkeypatch.chdir(at)
-        found = pretrained.find_run(Path(path))
-        assert found is not None, path
-        assert found.resolve() == run, path
-    linked = tmp_path / "elsewhere"
-    assert pretrained.find_run(linked / "checkpoints") == linked
-    for path in (exported, exported / "more", tmp_path, tmp_path / "w", tmp_path / "gone"):
-        assert pretrained.find_run(path) is None, path
-
-
 def test_load_teacher_refuses_a_run_of_the_same_classes_in_another_order(tmp_path, capsys):
     data = _data(4, side=8)
     turned = dataclasses.replace(data, class_names=data.class_names[::-1])
@@ -196,26 +166,3 @@ def test_load_teacher_takes_safetensors_first_from_a_folder_of_the_hub(tmp_path,
         save_safetensors(tmp_path / name, state_dict)
     with pytest.raises(UserError, match=r"several files of weights \(model-1-of-2.safetensors, "):
         load_teacher(str(tmp_path), "resnet8", 10)
-
-
-def test_find_weights_takes_the_only_file_of_any_format(tmp_path):
-    (tmp_path / "log.txt").touch()
-    assert pretrained.find_weights(tmp_path) is None
-    for name in ("a.ckpt", "b.npz", "best.pth.tar"):
-        (tmp_path / name).touch()
-        assert pretrained.find_weights(tmp_path) == tmp_path / name
-        (tmp_path / name).unlink()
-    for name in ("last.pth", "best.pt"):
-        (tmp_path / name).touch()
-    with pytest.raises(UserError, match=r"several files of weights \(best\.pt, last\.pth\); name"):
-        pretrained.find_weights(tmp_path)
-    (tmp_path / "model.bin").touch()
-    assert pretrained.find_weights(tmp_path) == tmp_path / "model.bin"
-
-
-def test_find_weights_takes_weights_in_folders_that_others_name_after_a_step(tmp_path):
-    for step in ("100", "200"):
-        (tmp_path / "checkpoints" / step).mkdir(parents=True)
-        (tmp_path / "checkpoints" / step / "model.safetensors").touch()
-    folder = tmp_path / "checkpoints" / "100"
-    assert pretrained.find_weights(folder) == folder / "model.safetensors"

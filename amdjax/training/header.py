@@ -13,7 +13,7 @@ from amdjax.experiment import RunSpec, ignored_settings
 from amdjax.files import local_path
 from amdjax.imports import unrecorded
 from amdjax.models import Model, canonical_model_name, create_model, variable_shapes
-from amdjax.pretrained import create_teacher, describe_source, teacher_name, teacher_sources
+from amdjax.pretrained import create_teacher, teacher_name, teacher_sources
 from amdjax.teacher_outputs.accuracy import low_accuracy_warnings
 from amdjax.training.inputs import Inputs
 from amdjax.training.preflight_warnings import (
@@ -22,6 +22,7 @@ from amdjax.training.preflight_warnings import (
     teacher_warnings,
     unlabeled_warnings,
 )
+from amdjax.weight_sources import describe_source
 
 
 def print_plan(

@@ -13,8 +13,9 @@ from amdjax.data.fingerprint import check_classes
 from amdjax.errors import UserError
 from amdjax.losses.objective import LossVariables
 from amdjax.models import canonical_model_name
-from amdjax.pretrained import check_variables, find_run, find_source, find_weights, read_weights
 from amdjax.run_description import read_run
+from amdjax.weight_files import read_weights
+from amdjax.weight_sources import check_variables, find_run, find_source, find_weights
 
 _SETTING = "config.init_from"
 

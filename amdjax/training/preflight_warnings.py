@@ -8,8 +8,9 @@ import ml_collections
 from amdjax.checkpoint_files import has_checkpoint, newest_checkpoint, step_of
 from amdjax.experiment import RunSpec
 from amdjax.files import local_path
-from amdjax.pretrained import TeacherSource, describe_source
+from amdjax.pretrained import TeacherSource
 from amdjax.run_description import RunDescription
+from amdjax.weight_sources import describe_source
 
 _MAX_DROPPED = 0.1  # of the training images, by which an epoch may be shorter without a warning
 

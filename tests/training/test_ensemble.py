@@ -13,12 +13,7 @@ from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
 from amdjax.losses import LOSSES, build_objective
 from amdjax.models import create_model
-from amdjax.pretrained import (
-    create_teacher,
-    load_given_teacher,
-    teacher_name,
-    teacher_sources,
-)
+from amdjax.pretrained import create_teacher, load_given_teacher, teacher_name, teacher_sources
 from amdjax.trained import load_run, restore_all, restore_given_teacher
 from amdjax.training.dummy import dummy_inputs, output_shapes
 from amdjax.training.preflight import check_settings, check_shapes

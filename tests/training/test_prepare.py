@@ -7,10 +7,10 @@ from amdjax.data import Fingerprint
 from amdjax.data.registry import DatasetSpec
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
-from amdjax.pretrained import describe_source
 from amdjax.training.inputs import load_inputs
 from amdjax.training.preflight_warnings import seen_validation_warnings, small_data_warnings
 from amdjax.training.run import prepare
+from amdjax.weight_sources import describe_source
 from amdjax.workdir import describe_run
 from tests.tiny_run import command, finish, tiny_config
 
