@@ -108,9 +108,17 @@ def header(
             f"{dataset.name}: {len(dataset.train):,} training{held_out} and "
             f"{len(dataset.test):,} test images in {dataset.num_classes} classes; "
             f"{config.epochs} epochs of {steps}, batch {config.batch_size}",
-            f"{networks}; runs: {', '.join(spec.name for spec in specs)}",
+            f"{networks}; runs: {_runs(config, specs)}",
         )
     )
+
+
+def _runs(config: ml_collections.ConfigDict, specs: Sequence[RunSpec]) -> str:
+    """Returns the names of the runs, or of their methods where each has several seeds."""
+    if len(config.seeds) < 2:
+        return ", ".join(spec.name for spec in specs)
+    labels = ", ".join(dict.fromkeys(spec.label for spec in specs))
+    return f"{labels}; students with seeds {', '.join(map(str, config.seeds))}"
 
 
 def _count(model: Model, dataset: Dataset) -> int:

@@ -242,7 +242,9 @@ def test_run_trains_several_seeds_and_an_early_teacher(images, tmp_path, capsys)
         np.testing.assert_allclose(row["final"]["nll"], np.mean(by_seed))
     folders = {path.name for path in tmp_path.iterdir() if path.is_dir()}
     assert folders == {"teacher", "teacher_early", "kd", "kd-seed3", "eskd", "eskd-seed3"}
-    assert "eskd - kd" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "; runs: teacher, teacher_early, kd, eskd; students with seeds 0, 3\n" in out
+    assert "eskd - kd" in out
     parts = metrics_lines(tmp_path / "eskd")[-2]
     np.testing.assert_allclose(parts["loss"], 0.1 * parts["ce"] + 0.9 * parts["kd"], rtol=1e-5)
     early, late = (metrics_lines(tmp_path / name)[0] for name in ("teacher_early", "teacher"))
