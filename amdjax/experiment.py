@@ -251,6 +251,11 @@ def _sweep(
         return [(losses, "", None)]
     known = {f"losses.{name}.{setting}" for name, loss in config.losses.items() for setting in loss}
     if key not in known:
+        if not key.startswith("losses."):
+            raise UserError(
+                f"config.sweep.key={key!r} is not a setting of a loss, losses.NAME.SETTING, and "
+                "others cannot be swept: use a command and a --workdir for each of its values"
+            )
         raise unknown_name("config.sweep.key", key, known)
     if not config.sweep.choices:
         raise UserError(f"config.sweep.choices is empty; give the values of {key}")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from amdjax.errors import UserError, unknown_name
-from amdjax.losses import build_objective
+from amdjax.losses import LOSSES, build_objective
 from amdjax.registry import register
 
 
@@ -174,7 +174,16 @@ def method_losses(name: str, losses: ml_collections.ConfigDict) -> dict[str, dic
     settings: dict[str, dict[str, Any]] = {}
     for part in name.split("+"):
         if part not in METHODS:
-            raise unknown_name("method", part, METHODS)
+            raise _unknown_method(part)
         for loss, changes in METHODS[part].losses.items():
             settings.setdefault(loss, {**losses[loss].to_dict(), **changes})
     return settings
+
+
+def _unknown_method(name: str) -> UserError:
+    """Returns the error for a name that is not a method, and may be a loss."""
+    having = [method for method, entry in METHODS.items() if name in entry.losses]
+    if name in LOSSES:
+        methods = f"methods with it: {', '.join(having)}" if having else "register a method with it"
+        return UserError(f"unknown method {name!r}, which is a loss; {methods}")
+    return unknown_name("method", name, METHODS)

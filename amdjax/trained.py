@@ -15,7 +15,6 @@ from amdjax.config import compute_dtype, teacher_setting
 from amdjax.data.fingerprint import Fingerprint, check_classes, compare_test_images
 from amdjax.errors import UserError
 from amdjax.experiment import TEACHER, TEACHERS, RunIdentity, plan_runs
-from amdjax.files import local_path
 from amdjax.imports import import_again
 from amdjax.models import create_model
 from amdjax.predictor import (
@@ -26,7 +25,7 @@ from amdjax.predictor import (
 )
 from amdjax.pretrained import create_teacher, load_given_teacher, teacher_name
 from amdjax.run_description import RUN_FILE, TrainingLength, read_run
-from amdjax.weight_sources import check_variables, count_classes
+from amdjax.weight_sources import check_variables, count_classes, find_source
 from amdjax.workdir import OLD_RUN_FILE, old_workdir, teacher_settings
 
 
@@ -101,10 +100,10 @@ def load_run(folder: Path | str) -> TrainedModel:
       The network of the newest checkpoint; `network.logits(images)` is its prediction.
 
     Raises:
-      UserError: if there is no checkpoint, its files are damaged, or a module of its
-        `config.imports` cannot be imported.
+      UserError: if there is no checkpoint, or the folder is a workdir, its files are damaged, or a
+        module of its `config.imports` cannot be imported.
     """
-    return restore(local_path(str(folder), "folder"))
+    return restore(find_source(str(folder), "load_run"))
 
 
 def restore(folder: Path, num_classes: int | None = None) -> TrainedModel:

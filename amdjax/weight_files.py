@@ -41,6 +41,10 @@ def read_weights(file: Path, name: str) -> dict:
     """
     content = _read_file(file)
     weights = _select(content, file)
+    if "logits" in weights:
+        raise UserError(
+            f"{file} has outputs of a teacher, not weights: give it with config.teacher.outputs"
+        )
     try:
         _, left_out = select_network(weights)
         if left_out:

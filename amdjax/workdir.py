@@ -99,21 +99,22 @@ def check_resumable(config: ml_collections.ConfigDict, spec: RunSpec, folder: Pa
     added = {key: defaults.get(key, missing) for key in requested}
     saved = {**added, **flatten_settings(run.settings)}
     differing = [
-        f"{key}: saved {saved.get(key, missing)!r}, requested {requested.get(key, missing)!r}"
-        for key in sorted(saved)
-        if saved.get(key, missing) != requested.get(key, missing)
+        key for key in sorted(saved) if saved.get(key, missing) != requested.get(key, missing)
     ]
     if differing:
-        use = f"--config.init_from={folder} to start from these weights"
-        if spec.is_teacher:
-            use = (
-                f"--config.teacher.checkpoint={folder} to learn from this teacher and "
-                "--config.init_from=RUN to start from a student's weights"
-            )
-        raise UserError(
-            f"{folder} was trained with a different config: {'; '.join(differing)}. Choose another "
-            f"--workdir, there with {use}, or remove that folder"
+        names = {"model": "teacher.name" if spec.is_teacher else "student.name"}
+        changes = "; ".join(
+            f"{names.get(key, key)}: saved {saved.get(key, missing)!r}, requested "
+            f"{requested.get(key, missing)!r}"
+            for key in differing
         )
+        remedy = "Choose another --workdir, or remove that folder"
+        if "model" not in differing:
+            flag, use = f"--config.init_from={folder}", "start from these weights"
+            if spec.is_teacher:
+                flag, use = f"--config.teacher.checkpoint={folder}", "learn from this teacher"
+            remedy += f"; in another workdir {flag} makes students {use}"
+        raise UserError(f"{folder} was trained with a different config: {changes}. {remedy}")
 
 
 def check_given_teacher(folder: Path, checkpoints: Sequence[Mapping[str, Any]]) -> None:

@@ -71,6 +71,11 @@ def test_plan_runs_repeats_the_methods_that_a_sweep_concerns():
     config.sweep.key = "losses.am.margn"
     with pytest.raises(UserError, match=r"config\.sweep\.key 'losses.am.margn'; did you mean los"):
         plan_runs(config)
+    config.sweep.key = "optim.learning_rate"
+    with pytest.raises(
+        UserError, match=r"'optim.learning_rate' is not a setting of a loss.*others"
+    ):
+        plan_runs(config)
     config.sweep.key = "losses.am.global_weight"
     with pytest.raises(UserError, match=r"the method amd_g sets losses\.am\.global_weight itself"):
         plan_runs(config)

@@ -135,7 +135,7 @@ def test_user_error_in_one_process_ends_the_others(images, tmp_path, start_proce
     )
     _, err = second.communicate(timeout=120)
     assert second.returncode == 2
-    assert err.startswith(f"error: {tmp_path / 'no'} cannot be listed")
+    assert err.startswith(f"error: {tmp_path / 'no'} is not a folder")
     assert len(err.splitlines()) == 1
     _, err = first.communicate(timeout=60)
     _assert_reports_peer_failure(first, err)

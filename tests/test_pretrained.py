@@ -63,6 +63,14 @@ def test_load_teacher_refuses_other_paths(tmp_path, make, message):
         load_teacher(str(tmp_path / "teacher"), "resnet8", 10)
 
 
+def test_load_teacher_refuses_outputs_of_a_teacher(tmp_path):
+    np.savez(tmp_path / "teacher.npz", logits=np.ones((4, 10)), labels=np.ones(4))
+    with pytest.raises(
+        UserError, match=r"outputs of a teacher, not weights: .*config\.teacher\.out"
+    ):
+        load_teacher(str(tmp_path / "teacher.npz"), "resnet8", 10)
+
+
 class Flat(Model):
     """A linear classifier of the pixels, whose shapes depend on the size of the images."""
 

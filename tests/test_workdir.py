@@ -250,6 +250,15 @@ def test_read_config_refuses_other_folders(tmp_path, make, message):
         read_config(tmp_path / "run")
 
 
+def test_load_run_needs_the_folder_of_a_run(workdir):
+    for folder, message in (
+        (workdir / "nowhere", "load_run: .*nowhere does not exist$"),
+        (workdir, "is a workdir; name one of its runs: "),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_run(folder)
+
+
 def test_load_run_reads_a_network_without_its_data(workdir):
     network = load_run(str(workdir / "kd"))
     assert (network.method, network.label, network.seed, network.teacher) == (

@@ -93,16 +93,22 @@ def _what(name: str, metadata: Metadata, difference: float) -> str:
         f"standard deviation {metadata['std']} on the scale 0 to 1, "
     )
     text += "is part of the graph.\n" if FORMATS[metadata["format"]].has_graph else "comes first.\n"
-    text += f"- Output: probabilities, float32 `[batch, {len(metadata['class_names'])}]`"
+    shape = f"float32 `[batch, {len(metadata['class_names'])}]`"
+    if metadata["format"] == "torch":
+        text += f"- Output: logits, {shape}. The probabilities are computed"
+        checked = "the probabilities that amdjax computes with the weights of this file"
+    else:
+        text += f"- Output: probabilities, {shape}, computed"
+        checked = "the probabilities"
     if rule := metadata["prediction_rule"]:
         text += (
-            f", by the rule of the loss {' and '.join(rule)}, which replaces the softmax of the "
+            f" by the rule of the loss {' and '.join(rule)}, which replaces the softmax of the "
             f"logits; its scores are{scaled or ' not scaled'}.\n"
         )
     else:
-        text += f": the softmax of the logits{scaled}.\n"
+        text += f" as the softmax of the logits{scaled}.\n"
     return text + (
-        "- Checked when it was exported: the probabilities differ from amdjax's by at most "
+        f"- Checked when it was exported: {checked} differ from the run's by at most "
         f"{difference:.1e}.\n"
     )
 

@@ -56,7 +56,7 @@ def load_export(file: str | Path) -> Classify:
 
     Returns:
       A function: images, uint8 RGB [B,H,W,3] of the size in the metadata -> probabilities, float32
-      [B,C].
+      [B,C]. It raises `UserError` on other images.
 
     Raises:
       UserError: if a file is missing, a package that the format needs, or the registration of the
@@ -69,7 +69,18 @@ def load_export(file: str | Path) -> Classify:
             raise UserError(f"{needed} is missing; an export is a file and its .json beside it")
     metadata = json.loads(sidecar.read_text())
     require(metadata["format"], path.suffix)
-    return FORMATS[metadata["format"]].read(path, metadata)
+    classify = FORMATS[metadata["format"]].read(path, metadata)
+    shape = tuple(metadata["image_shape"])
+
+    def checked(images: np.ndarray) -> np.ndarray:
+        if images.dtype != np.uint8 or images.shape[1:] != shape:
+            raise UserError(
+                f"images must be uint8 [B,{','.join(map(str, shape))}] of values from 0 to 255, "
+                f"not {images.dtype} {list(images.shape)}"
+            )
+        return classify(images)
+
+    return checked
 
 
 def metadata_file(file: Path) -> Path:
@@ -234,12 +245,14 @@ probabilities = student(images)
 
 
 def _torch_usage(name: str, metadata: Metadata) -> str:
-    load = f'torch.load("{name}", weights_only=True)'
+    module, load = "torch", f'torch.load("{name}", weights_only=True)'
     if name.endswith(".safetensors"):
+        module = "safetensors.torch, torch"
         load = f'safetensors.torch.load_file("{name}")'
     mean, std = (f"torch.tensor({metadata[key]})" for key in ("mean", "std"))
     scaled = f" / {metadata['temperature']}" if metadata["temperature"] != 1 else ""
     return f"""\
+import {module}
 network.load_state_dict({load})
 inputs = (images / 255 - {mean}) / {std}
 logits = network.eval()(inputs.permute(0, 3, 1, 2)){scaled}

@@ -281,7 +281,7 @@ def check_grid(x: jax.Array, grid: int) -> None:
     if not 1 <= grid <= min(height, width):
         raise UserError(
             f"a grid of {grid}x{grid} patches does not fit a {height}x{width} feature map: "
-            f"grid must be between 1 and {min(height, width)}"
+            f"it must be at least 1 and at most {min(height, width)}"
         )
 
 

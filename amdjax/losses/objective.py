@@ -141,6 +141,7 @@ class Objective:
                 with _named(term):
                     of_call = _variables_of(variables, term.name, call)
                     value, updates = _compute(term, of_call, arrays)
+                    _check_shape(value, len(inputs.student.logits))
                 if updates:
                     state.setdefault(term.name, {})[call] = updates["state"]
                 if labeled is not None and term.spec.reads_labels(term.selection):
@@ -325,6 +326,24 @@ def _compute(term: Term, variables: dict[str, Any], arrays: tuple) -> tuple[jax.
     if not term.spec.has_variables:
         return function(*arrays, **term.settings), {}
     return function(**term.settings).apply(variables, *arrays, mutable=["state"])
+
+
+def _check_shape(value: jax.Array, batch_size: int) -> None:
+    """Makes sure that a loss is a scalar or has a value for each image: others may lack a sum.
+
+    Args:
+      value: of the loss.
+      batch_size: B of this shard; a loss that gathers the images of all shards returns more values.
+
+    Raises:
+      UserError: if it has another shape.
+    """
+    shape = jnp.shape(value)
+    if len(shape) > 1 or (shape and shape[0] % batch_size):
+        raise UserError(
+            f"its value has the shape {list(shape)}; it must be one value for each "
+            f"image, [{batch_size}] here, or their mean, []"
+        )
 
 
 def _only_labeled(term: Term, value: jax.Array, labeled: jax.Array) -> jax.Array:

@@ -180,9 +180,10 @@ def _comparison_notes(
         return ["there is no teacher, so the attention maps of the students are not compared"]
     notes = []
     for network in networks:
-        layers = [layer for layer in LAYERS if layer not in outputs[network.name]["similarity"]]
         if network.is_teacher:
             continue
+        maps, compared_maps = (outputs[network.name][key] for key in ("angles", "similarity"))
+        layers = [layer for layer in LAYERS if layer in maps and layer not in compared_maps]
         if network.name not in compared and network.teacher in teachers:
             notes.append(
                 f"{network.name}: the attention maps are not compared with those of "
@@ -202,9 +203,10 @@ def _common_layers(
 ) -> tuple[tuple[str, ...], list[str]]:
     """Returns the layers of `LAYERS` that all networks have, and a sentence for each that has not.
 
-    The maps of a layer are shown of all networks or of none.
+    The maps of a layer are shown of all networks or of none. Runs of the same network share a
+    sentence.
     """
-    found = {network.name: outputs[network.name]["angles"] for network in networks}
+    found = {network.model: outputs[network.name]["angles"] for network in networks}
     notes = [
         f"{name}: there are no maps of {', '.join(missing)} in the report, since this network "
         "has no such layer"

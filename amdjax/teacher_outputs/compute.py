@@ -41,7 +41,7 @@ def load_teacher_function(reference: str) -> Teacher:
         raise unknown_name(f"function of {module_name}", name, known)
     function = getattr(module, name)
     if not callable(function):
-        raise UserError(f"--teacher={reference} is a {type(function).__name__}, not a function")
+        raise UserError(f"--teacher={reference} is not a function, but {function!r:.100}")
     return function
 
 
@@ -91,7 +91,13 @@ def compute_outputs(
                 finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
                 if not finite.all():
                     row = first + int(np.argmin(finite))
-                    raise UserError(f"the teacher's {name} of image {row} contain NaN or Inf")
+                    hint = ""
+                    if name == "logits" and np.isneginf(values[row - first]).any():
+                        hint = (
+                            "; if they are logarithms of probabilities, clip these before: "
+                            "np.log(np.clip(p, 1e-6, 1))"
+                        )
+                    raise UserError(f"the teacher's {name} of image {row} contain NaN or Inf{hint}")
             yield {**arrays, "labels": batch["label"][mask]}
             count = int(mask.sum())
             first += count
@@ -150,7 +156,11 @@ def to_arrays(returned: Any, batch_size: int, num_classes: int) -> dict[str, np.
             # `losses.functional.attention_map`, without starting JAX: it would reserve most of the
             # memory of a GPU that the teacher computes on.
             values = np.einsum("bhwc,bhwc->bhw", values, values)
-        _check_shape(values, f"feature {layer!r}", (batch_size, "h", "w"))
+        if values.ndim != 3 or len(values) != batch_size:
+            raise UserError(
+                f"the teacher's feature {layer!r} has the shape {list(np.shape(feature))}; it must "
+                f"be [{batch_size},h,w,c], or [{batch_size},h,w] for an attention map"
+            )
         arrays[f"{ATTENTION}{layer}"] = values
     return arrays
 

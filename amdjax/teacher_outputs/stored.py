@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from amdjax.errors import UserError, one_line
 from amdjax.files import local_path
 from amdjax.losses import Objective
 from amdjax.models import Outputs
+from amdjax.weight_sources import find_run
 
 ATTENTION = "attention_"  # prefix of the names of attention maps
 LABELS, METADATA = "labels", "metadata"
@@ -318,8 +320,15 @@ def _open(
             data = Fingerprint.from_dict(values["data"])
             held_out = held_out_settings(values["held_out"])
     except Exception as error:  # NumPy's readers raise many types on damaged files
-        raise UserError(f"{_SETTING}: {root} cannot be read: {one_line(error)}") from error
+        reason = one_line(error)
+        if root.is_file() and not zipfile.is_zipfile(root):  # NumPy suggests to unpickle it
+            reason = "it is not an .npz file, or is damaged"
+        raise UserError(f"{_SETTING}: {root} cannot be read: {reason}") from error
     if "logits" not in found:
+        if root.is_dir() and find_run(root) is not None:
+            raise UserError(
+                f"{_SETTING}: {root} is a run of amdjax; give it with config.teacher.checkpoint"
+            )
         raise UserError(
             f"{_SETTING}: {root} has no array 'logits'; it has {', '.join(found) or 'no arrays'}"
         )

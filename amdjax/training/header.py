@@ -14,7 +14,7 @@ from amdjax.files import local_path
 from amdjax.imports import unrecorded
 from amdjax.models import Model, canonical_model_name, create_model, variable_shapes
 from amdjax.pretrained import create_teacher, teacher_name, teacher_sources
-from amdjax.teacher_outputs.accuracy import low_accuracy_warnings
+from amdjax.teacher_outputs.output_warnings import low_accuracy_warnings, probability_warnings
 from amdjax.training.inputs import Inputs
 from amdjax.training.preflight_warnings import (
     seen_validation_warnings,
@@ -47,6 +47,8 @@ def print_plan(
         print(note)
     for sentence in ignored_settings(config, specs, overridden):
         print(f"note: {sentence}")
+    if note := _same_start(config, specs):
+        print(f"note: {note}")
     warn(*unlabeled_warnings(config.data))
     warn(*small_data_warnings(config, [len(inputs.data_of(spec).train) for spec in specs]))
     if inputs.teacher is not None:
@@ -66,6 +68,7 @@ def print_plan(
     if inputs.teacher_outputs is not None:
         accuracy = inputs.teacher_outputs_accuracy
         print(inputs.teacher_outputs.describe(accuracy))
+        warn(*probability_warnings(inputs.teacher_outputs.arrays["logits"][:1000]))
         if accuracy is not None:
             warn(*low_accuracy_warnings(accuracy, inputs.dataset.num_classes))
     sys.stdout.flush()
@@ -119,6 +122,19 @@ def _runs(config: ml_collections.ConfigDict, specs: Sequence[RunSpec]) -> str:
         return ", ".join(spec.name for spec in specs)
     labels = ", ".join(dict.fromkeys(spec.label for spec in specs))
     return f"{labels}; students with seeds {', '.join(map(str, config.seeds))}"
+
+
+def _same_start(config: ml_collections.ConfigDict, specs: Sequence[RunSpec]) -> str:
+    """Returns a sentence if a teacher and a student have the same first weights; "" if not."""
+    teachers = {(spec.model, spec.seed) for spec in specs if spec.is_teacher}
+    students = {(spec.model, spec.seed) for spec in specs if not spec.is_teacher}
+    if config.init_from or not (shared := teachers & students):
+        return ""
+    ((model, seed),) = shared
+    return (
+        f"teacher and students are the network {model} with seed {seed}: they start from the same "
+        f"weights and see the same batches; --config.seeds={seed + 1} gives the students others"
+    )
 
 
 def _count(model: Model, dataset: Dataset) -> int:

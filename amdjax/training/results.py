@@ -112,6 +112,20 @@ def find_incomparable(results: Results) -> dict[str, dict[int, str]]:
     return compare_conditions(conditions, baseline_of(conditions)) if conditions else {}
 
 
+def averaged(results: Results) -> Results:
+    """Leaves out the runs of `find_incomparable`, unless their method has no others."""
+    incomparable = find_incomparable(results)
+    return {
+        method: {
+            seed: result
+            for seed, result in by_seed.items()
+            if seed not in incomparable.get(method, {})
+        }
+        or by_seed
+        for method, by_seed in results.items()
+    }
+
+
 def origin_of(
     description: RunDescription | None,
     process: Mapping[str, Any],
@@ -157,9 +171,9 @@ def write(workdir: Path, data: Fingerprint, results: Results) -> None:
     values of each, and `comparisons` what `compare` returns. `runs` has an entry for each seed with
     its `RunResult.origin`. The runs of earlier commands on the same classes stay; a seed is left
     out, with a note, where the new seeds of its method were trained with other settings, on other
-    images or for another number of steps. So that the comparisons are of methods alone, they leave
-    out the runs of other methods that were trained so. A note says so when such a run is part of
-    the command, and when it is left out for the first time.
+    images or for another number of steps. So that the comparisons are of methods alone, they and
+    the means leave out the runs that differ so from those of the other methods, see `averaged`. A
+    note says so when such a run is part of the command, and when it is left out for the first time.
 
     Args:
       workdir: of the experiment.
@@ -173,7 +187,7 @@ def write(workdir: Path, data: Fingerprint, results: Results) -> None:
         for seed, difference in by_seed.items():
             if seed in results.get(method, {}) or seed not in before.get(method, {}):
                 print(f"note: {method} with seed {seed} is not compared ({difference})")
-    rows = {name: _row(by_seed) for name, by_seed in merged.items()}
+    rows = {name: _row(by_seed) for name, by_seed in averaged(merged).items()}
     teachers = {name: rows.pop(name, None) for name in TEACHERS}
     comparisons = [
         {
@@ -318,7 +332,8 @@ def table(results: Results) -> str:
     """Returns the results as lines of text: one for each network, then the comparisons."""
     columns = ("", "network", "parameters", "accuracy %", "NLL", "ECE %", "best accuracy %")
     rows = []
-    for name, by_seed in results.items():
+    shown = averaged(results)
+    for name, by_seed in shown.items():
         runs = list(by_seed.values())
         final, best = [run.final() for run in runs], [run.best() for run in runs]
         rows.append(
@@ -342,7 +357,8 @@ def table(results: Results) -> str:
         f"best: {'; '.join(sorted(choices))}"
     )
     if comparisons := compare(results):
-        seeds = " or ".join(map(str, sorted({entry.seeds for entry in comparisons})))
+        counts = {len(by_seed) for by_seed in shown.values()}
+        seeds = " or ".join(map(str, sorted(counts - {1})))
         text += (
             f"\nmean ± standard deviation over {seeds} seeds; paired differences "
             "of the accuracy and p-values of the t-test:\n"

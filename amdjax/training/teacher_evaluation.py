@@ -18,7 +18,7 @@ from amdjax.pretrained import (
     teacher_name,
     teacher_sources,
 )
-from amdjax.teacher_outputs.accuracy import low_accuracy_warnings
+from amdjax.teacher_outputs.output_warnings import low_accuracy_warnings
 from amdjax.training import results
 from amdjax.training.evaluation import evaluate
 

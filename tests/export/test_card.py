@@ -113,6 +113,9 @@ def test_card_describes_input_output_and_recipe():
         assert text in card, text
     card = model_card("s.onnx", _metadata(prediction_rule=["cosface"]), "mit", 3e-7, {})
     assert "by the rule of the loss cosface" in card
+    card = model_card("s.safetensors", _metadata(format="torch"), "mit", 3e-7, {})
+    assert "- Output: logits, float32 `[batch, 2]`. The probabilities are computed as the" in card
+    assert "import safetensors.torch, torch\n" in card
 
 
 @pytest.mark.parametrize(

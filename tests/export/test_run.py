@@ -79,21 +79,21 @@ def test_export_writes_files_that_compute_the_probabilities(
 
     images = random_images(32, (16, 16, 3))  # one shape for all, so that one program is compiled
     expected = _softmax(load_run(workdir / "kd").logits(images))
-    np.testing.assert_allclose(load_export(file)(images), expected, atol=1e-4)
+    student = load_export(file)
+    np.testing.assert_allclose(student(images), expected, atol=1e-4)
+    for other in (images / np.float32(255), images[:, :8]):
+        with pytest.raises(UserError, match=r"^images must be uint8 \[B,16,16,3\] of values from"):
+            student(other)
     card = file.with_name(f"{file.name}.md").read_text()
     (code,) = BLOCK.findall(card)
-    assert len(code.splitlines()) == 3
+    assert len(code.splitlines()) == 3 + (name == "torch")
     monkeypatch.chdir(file.parent)
     names: dict[str, Any] = {"images": images}
     if name == "torch":
         torch = pytest.importorskip("torch", reason="torch is not installed")
-        import safetensors.torch
-
         from tests.export.torch_resnet import ResNet8
 
-        tensor = torch.from_numpy(images)
-        names |= {"torch": torch, "safetensors": safetensors, "images": tensor}
-        names["network"] = ResNet8(num_classes=4)
+        names = {"images": torch.from_numpy(images), "network": ResNet8(num_classes=4)}
     exec(code, names)
     if name == "torch":
         names["probabilities"] = names["logits"].softmax(1).detach().numpy()

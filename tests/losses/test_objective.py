@@ -592,8 +592,18 @@ def test_objective_refuses_values_that_are_not_of_single_images_without_labels(
 
     register("odd", LossSpec(loss, inputs=("student.logits", "labels")))
     objective = build_objective({"odd": {}}, some_unlabeled=True)
-    with pytest.raises(UserError, match=r"the loss odd .* it must return one value for each"):
+    with pytest.raises(UserError, match=r"the loss odd.* it must (be|return) one value for"):
         objective.apply({"params": {}, "state": {}}, inputs)
+
+
+def test_objective_refuses_a_value_that_lacks_a_sum(inputs, register):
+    loss = LossSpec(lambda logits: jnp.square(logits), inputs=("student.logits",))
+    register("unreduced", loss)
+    message = (
+        r"the loss unreduced: its value has the shape \[4, \d+\]; it must be one value for each"
+    )
+    with pytest.raises(UserError, match=message):
+        _apply(build_objective({"unreduced": {}}), inputs)
 
 
 def test_objective_averages_narrow_values_in_float32(inputs, register):

@@ -50,7 +50,7 @@ def test_compute_outputs_copies_an_array_that_the_teacher_writes_to_again():
         ((np.zeros((2, 4)),) * 4, "returned 4 values"),
         ((np.zeros((2, 4)), np.zeros(2)), r"embedding are \[2\], not \[2,D\]"),
         ((np.zeros((2, 4)), None, [1]), "features are a list"),
-        ((np.zeros((2, 4)), None, {"a": np.zeros((2, 3))}), r"feature 'a' are \[2, 3\]"),
+        ((np.zeros((2, 4)), None, {"a": np.zeros((2, 3))}), r"'a' has the shape \[2, 3\]; it"),
         ([["a"], ["b"]], "logits are not an array of numbers"),
         ((np.zeros((2, 4)), None, {"a/b": np.zeros((2, 3, 3))}), "feature 'a/b' has a '/' in its"),
     ],
@@ -88,7 +88,20 @@ def test_compute_outputs_names_the_image_whose_outputs_are_not_finite():
     outputs = compute_outputs(
         teach, make_dataset().train, 4, batch_size=4, mirrored=False, description="images"
     )
-    with pytest.raises(UserError, match="logits of image 1 contain NaN"):
+    with pytest.raises(UserError, match=r"logits of image 1 contain NaN or Inf$"):
+        list(outputs)
+
+
+def test_compute_outputs_says_how_to_avoid_the_logarithm_of_zero():
+    outputs = compute_outputs(
+        lambda images: np.full((len(images), 4), -np.inf),
+        make_dataset().train,
+        4,
+        batch_size=4,
+        mirrored=False,
+        description="images",
+    )
+    with pytest.raises(UserError, match=r"of image 0 .*clip these before: np\.log\(np\.clip\("):
         list(outputs)
 
 
@@ -123,7 +136,7 @@ def test_load_teacher_function_names_what_is_missing(tmp_path, monkeypatch):
         ("my_teacher_module", "must be module:function"),
         ("no_such_module:teach", "there is no module 'no_such_module'"),
         ("my_teacher_module:teech", "did you mean teach"),
-        ("my_teacher_module:SIZE", "is a int, not a function"),
+        ("my_teacher_module:SIZE", "is not a function, but 3"),
     ):
         with pytest.raises(UserError, match=message):
             load_teacher_function(reference)

@@ -73,8 +73,11 @@ def test_open_outputs_refuses_other_files(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         open_outputs(str(tmp_path / "outputs.npz"))
     (tmp_path / "outputs.npz").write_text("text")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"cannot be read: it is not an \.npz file, or is damaged$"):
         open_outputs(str(tmp_path / "outputs.npz"))
+    (tmp_path / "run" / "checkpoints" / "8").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"is a run of amdjax; .* config\.teacher\.checkpoint$"):
+        open_outputs(str(tmp_path / "run"))
     (tmp_path / "outputs.pt").write_text("text")
     with pytest.raises(UserError, match=r"must be an \.npz file or a folder of \.npy files"):
         open_outputs(str(tmp_path / "outputs.pt"))

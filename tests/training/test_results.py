@@ -223,6 +223,22 @@ def test_comparisons_leave_out_runs_that_differ_in_more_than_the_method(tmp_path
     assert not any("scratch" in note or "eskd" in note for note in notes)
 
 
+def test_means_are_of_the_runs_that_are_compared(tmp_path):
+    runs = {
+        "kd": {0: _result(0.9), 3: _result(0.5, step=8), 4: _result(0.7, step=8)},
+        "at": {seed: _result(0.6, step=8) for seed in (0, 3, 4)},
+        "sp": {0: _result(0.8)},  # has no other runs
+    }
+    results.write(tmp_path, DATA, runs)
+    rows = _read(tmp_path)["methods"]
+    assert list(rows["kd"]["seeds"]) == ["3", "4"]
+    np.testing.assert_allclose(rows["kd"]["final"]["accuracy"], 0.6)
+    assert rows["sp"]["final"]["accuracy"] == 0.8
+    lines = results.table(runs).splitlines()
+    assert any(line.startswith("kd ") and "60.00 ± 14.14" in line for line in lines)
+    assert any("standard deviation over 2 or 3 seeds" in line for line in lines)
+
+
 def _not_compared(tmp_path, capsys, kd, **students):
     """Writes the results of kd, then of other methods, and returns the notes."""
     results.write(tmp_path, DATA, {"kd": kd})

@@ -113,7 +113,7 @@ def test_run_refuses_a_workdir_with_a_different_config(images, finished):
         run(config, finished)
     message = str(caught.value)
     assert "losses.am.margin: saved 1.35, requested 1.5" in message
-    assert "model: saved 'resnet8', requested 'resnet14'" in message
+    assert "student.name: saved 'resnet8', requested 'resnet14'" in message
     assert "losses.am.scale" not in message
 
 
@@ -180,6 +180,7 @@ def test_run_stops_at_a_value_that_is_not_finite(images, tmp_path, monkeypatch):
         ({"methods": ()}, "config.methods is empty"),
         ({"methods": ("kd", "kd")}, "config.methods has duplicates: kd, kd"),
         ({"methods": ("kd+sq",)}, "unknown method 'sq'; did you mean sp"),
+        ({"methods": ("kd+am",)}, "'am', which is a loss; methods with it: amd_g, amd_gl"),
         ({"dtype": "float16"}, "unknown config.dtype 'float16'; did you mean bfloat16"),
         ({"student": {"name": "resnet9"}}, "name: unknown network 'resnet9'; did you mean resnet"),
         ({"optim": {"name": "sdg"}}, "unknown config.optim.name 'sdg'; did you mean sgd"),

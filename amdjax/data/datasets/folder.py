@@ -154,7 +154,9 @@ def list_folder(root: Path, validation: str = "") -> FolderConfig:
     try:
         splits = _list_splits(root, validation)
     except OSError as error:
-        raise UserError(f"{root} cannot be listed: {one_line(error)}; {_LAYOUT}") from error
+        if not root.is_dir():
+            raise UserError(f"{root} is not a folder; {_LAYOUT}") from error
+        raise UserError(f"{root} cannot be listed: {one_line(error)}") from error
     class_names = sorted({image.class_name for image in splits["train"]})
     numbers = {name: number for number, name in enumerate(class_names)}
     return FolderConfig(
@@ -213,7 +215,8 @@ def _list_splits(root: Path, validation: str) -> _Splits:
         print(f"{root / _TABLE} is left out: {root}/{train} has class folders", file=sys.stderr)
     if has_classes or has_test or len(folders) < 2:
         if train is None:
-            raise UserError(f"{root} has no folder {_TRAIN}; {_LAYOUT}")
+            only = f", and {folders[0]} alone is not two classes" if len(folders) == 1 else ""
+            raise UserError(f"{root} has no folder {_TRAIN}{only}; {_LAYOUT}")
         used = {_match(name, folders) for name in (_TRAIN, *_TESTS, validation)}
         others = [entry.path for entry in entries if entry.is_dir() and entry.name not in used]
         files = [entry.path for entry in entries if not entry.is_dir() and entry.name != _TABLE]
@@ -362,7 +365,8 @@ def _hold_out_test(root: Path, images: list[_Image], validation: str) -> _Splits
     classes = sorted(set(names))
     if len(classes) < 2:
         raise UserError(
-            f"{root} has images of {len(classes)} classes; at least 2 are needed; {_LAYOUT}"
+            f"{root} has only images of the class {first_names(classes)}; at least 2 classes are "
+            f"needed; {_LAYOUT}"
         )
     held_out = hold_out(names, (image.key for image in images), _TEST_FRACTION, seed=0)
     splits: _Splits = {"train": [], "test": []}
@@ -372,8 +376,8 @@ def _hold_out_test(root: Path, images: list[_Image], validation: str) -> _Splits
         raise UserError(f"{root} has one image of each class; at least 2 are needed")
     print(
         f"{root} has no train and test: of {len(images):,} images in {len(classes)} classes "
-        f"({first_names(classes)}), {len(splits['train']):,} are training images and "
-        f"{len(splits['test']):,} test images, chosen in each class by a hash of their names",
+        f"({first_names(classes)}), {len(splits['train']):,} are for training and "
+        f"{len(splits['test']):,} for testing, chosen in each class by a hash of their names",
         file=sys.stderr,
     )
     return splits

@@ -322,7 +322,7 @@ def test_class_folders_without_a_split_are_split(classes, capfd):
     assert config.labels["test"] == [0, 1, 2]
     line = (
         f"{classes} has no train and test: of 12 images in 3 classes (class_0, class_1, class_2), "
-        "9 are training images and 3 test images, chosen in each class by a hash of their names\n"
+        "9 are for training and 3 for testing, chosen in each class by a hash of their names\n"
     )
     assert capfd.readouterr().err == line
     moved = classes.rename(classes.parent / "moved")
@@ -383,12 +383,16 @@ def test_class_folders_error_on_a_single_class(classes):
     shutil.move(classes, classes.parent / "all/images")
     shutil.rmtree(classes.parent / "test")
     for root in (classes.parent / "all", classes.parent):
-        with pytest.raises(UserError, match=r"has no folder train; expected train"):
+        with pytest.raises(
+            UserError, match=r"has no folder train, and \w+ alone is not two classes; expected"
+        ):
             list_folder(root)
     shutil.rmtree(classes.parent / "all/images/class_0")
     shutil.rmtree(classes.parent / "all/images/class_1")
     (classes.parent / "all/images/empty").mkdir()
-    with pytest.raises(UserError, match="has images of 1 classes; at least 2 are needed"):
+    with pytest.raises(
+        UserError, match="has only images of the class class_2; at least 2 classes are needed"
+    ):
         list_folder(classes.parent / "all/images")
 
 
@@ -538,7 +542,7 @@ def test_table_gives_labels_and_splits(table):
 def test_table_without_a_split_is_split(table, capfd):
     config = list_folder(write_table(table, rows_of("aaabbb")))
     assert {split: len(files) for split, files in config.files.items()} == {"train": 4, "test": 2}
-    assert "of 6 images in 2 classes (a, b), 4 are training images" in capfd.readouterr().err
+    assert "of 6 images in 2 classes (a, b), 4 are for training" in capfd.readouterr().err
     list_folder(write_table(table, rows_of("aaab")))
     assert "2 image files that labels.csv does not list: 4.png, 5.png" in capfd.readouterr().err
 
@@ -583,7 +587,7 @@ def test_table_names_all_missing_files(table):
         ("file,label,split\n0.png,a,test\n", "split train has no images"),
         ("file,label,split\n0.png,a,train\n", "split test has no images"),
         ("file,label,split\n0.png,a,train\n1.png,b,test\n", "split test has 'b', of which"),
-        (rows_of("aaaa"), "has images of 1 classes"),
+        (rows_of("aaaa"), "has only images of the class a; at least 2"),
         (rows_of("abcd"), "has one image of each class"),
     ],
 )

@@ -1,4 +1,6 @@
-"""The accuracy of a teacher that was trained elsewhere, and what a low one points to."""
+"""Warnings about a teacher that was trained elsewhere: a low accuracy, and what are not logits."""
+
+import numpy as np
 
 _NEAR_CHANCE = 0.1  # of the way from chance to no error
 _FAR_BELOW = 0.05  # of the accuracy that the teacher is known to have
@@ -6,6 +8,22 @@ _CAUSES = (
     "likely causes: its input is normalised differently from its training, its classes are in "
     "another order than the data set's, or the weights belong to another network"
 )
+
+
+def probability_warnings(logits: np.ndarray) -> list[str]:
+    """Returns a warning if the logits of a teacher look like probabilities, else none.
+
+    Args:
+      logits: float [n,...,C], of some images.
+    """
+    sums = np.sum(logits, axis=-1, dtype=np.float64)
+    if np.any(logits < 0) or np.any(np.abs(sums - 1) > 1e-3):
+        return []
+    return [
+        "the logits of the teacher look like probabilities: none is negative, and those of an "
+        "image add up to 1; the losses take the softmax of logits, so give the logarithms instead: "
+        "np.log(np.clip(p, 1e-6, 1))"
+    ]
 
 
 def low_accuracy_warnings(

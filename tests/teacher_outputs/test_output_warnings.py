@@ -1,8 +1,9 @@
-"""Warnings about a teacher whose accuracy is low."""
+"""Warnings about a teacher whose accuracy is low, or whose logits are none."""
 
+import numpy as np
 import pytest
 
-from amdjax.teacher_outputs.accuracy import low_accuracy_warnings
+from amdjax.teacher_outputs.output_warnings import low_accuracy_warnings, probability_warnings
 
 
 @pytest.mark.parametrize(
@@ -19,3 +20,12 @@ def test_low_accuracy_warnings_names_the_likely_causes(accuracy, classes, known,
     warnings = low_accuracy_warnings(accuracy, classes, known)
     assert len(warnings) == bool(finding)
     assert all(word in line for line in warnings for word in (finding, "normalised", "order"))
+
+
+def test_probability_warnings_says_how_to_turn_them_into_logits():
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(5), (8, 2)).astype(np.float32)
+    (line,) = probability_warnings(probabilities)
+    assert "np.log(np.clip(p, 1e-6, 1))" in line
+    for logits in (np.log(probabilities), probabilities + 0.1, probabilities - 0.2):
+        assert probability_warnings(logits) == []
