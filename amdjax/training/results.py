@@ -215,7 +215,7 @@ def _merge(earlier: Results, results: Results) -> Results:
     """Returns the results of earlier commands and of this one, the teachers first."""
     merged: Results = {name: {} for name in TEACHERS if name in {*earlier, *results}}
     defaults = default_settings()
-    for label in (*results, *earlier):
+    for label in dict.fromkeys((*results, *earlier)):
         new, old = results.get(label, {}), earlier.get(label, {})
         if new:  # a given teacher is not a seed of another one
             old = {seed: result for seed, result in old.items() if result.final()["step"] > 0}
@@ -224,10 +224,15 @@ def _merge(earlier: Results, results: Results) -> Results:
             for seed, result in old.items()
             if not new or any(_same_kind(result, current, defaults) for current in new.values())
         }
+        lengths = {result.final()["step"] for result in new.values()}
         for seed in sorted(old.keys() - by_seed.keys() - new.keys()):
+            step = old[seed].final()["step"]
+            how = "with other settings or on other images"
+            if step not in lengths:
+                how = f"for {step:,} steps, not {' or '.join(map(str, sorted(lengths)))}"
             print(
                 f"note: {RESULTS_FILE} no longer has {label} with seed {seed}, which was trained "
-                "with other settings, for another number of steps or on other images"
+                f"{how}"
             )
         for seed, result in new.items():
             # A run that was finished before keeps the date and the device of its training, which
