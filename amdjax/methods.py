@@ -169,10 +169,13 @@ def method_losses(name: str, losses: ml_collections.ConfigDict) -> dict[str, dic
       name of the loss -> settings.
 
     Raises:
-      UserError: on an unknown method.
+      UserError: on an unknown method, or one that is named twice.
     """
     settings: dict[str, dict[str, Any]] = {}
-    for part in name.split("+"):
+    parts = name.split("+")
+    if len(set(parts)) < len(parts):
+        raise UserError(f"the method {name!r} names one method twice")
+    for part in parts:
         if part not in METHODS:
             raise _unknown_method(part)
         for loss, changes in METHODS[part].losses.items():

@@ -180,6 +180,7 @@ def test_run_stops_at_a_value_that_is_not_finite(images, tmp_path, monkeypatch):
         ({"methods": ()}, "config.methods is empty"),
         ({"methods": ("kd", "kd")}, "config.methods has duplicates: kd, kd"),
         ({"methods": ("kd+sq",)}, "unknown method 'sq'; did you mean sp"),
+        ({"methods": ("kd+at+kd",)}, "the method 'kd\\+at\\+kd' names one method twice"),
         ({"methods": ("kd+am",)}, "'am', which is a loss; methods with it: amd_g, amd_gl"),
         ({"dtype": "float16"}, "unknown config.dtype 'float16'; did you mean bfloat16"),
         ({"student": {"name": "resnet9"}}, "name: unknown network 'resnet9'; did you mean resnet"),
