@@ -11,6 +11,7 @@ from amdjax.config import disabled_by, flat_settings, image_change, teacher_sett
 from amdjax.data.policies import policy_names
 from amdjax.errors import UserError, unknown_name
 from amdjax.losses import Objective, build_objective
+from amdjax.losses.objective import is_computed
 from amdjax.methods import canonical_method_name, method_losses, needs_early_teacher
 from amdjax.models import canonical_model_name
 from amdjax.ranges import check_loss_ranges
@@ -201,7 +202,9 @@ def _unread(name: str, settings: Mapping[str, Any], specs: Sequence[RunSpec]) ->
             return f": no method of config.methods has the loss {loss}"
         case "losses", loss, "end_weight" if _is_always(loss, "end_fraction", 1.0, specs):
             return f" with config.losses.{loss}.end_fraction=1"
-        case "losses", loss, key if key != "weight" and _is_always(loss, "weight", 0.0, specs):
+        case "losses", loss, key if key != "weight" and not any(
+            is_computed(loss, spec.losses[loss]) for spec in specs if loss in spec.losses
+        ):
             return f" with config.losses.{loss}.weight=0"
         case "augment", "strong_policy" if not _has_strong_view(specs):
             return ": no method of config.methods compares two views of each image"

@@ -11,6 +11,7 @@ import ml_collections
 from amdjax import distributed
 from amdjax.data.augment import normalize
 from amdjax.losses import LOSSES, Objective, build_objective
+from amdjax.losses.objective import is_computed
 from amdjax.models import Model, Outputs, count_parameters
 
 # Names of running statistics in the "state" of losses, as in `models.layers.BatchNorm`.
@@ -87,14 +88,12 @@ def predicting_losses(losses: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Returns the names of the losses that replace the softmax of the logits.
 
     Args:
-      losses: name -> settings. Those of weight 0 and those that are not registered do not count.
+      losses: name -> settings. Those that are not computed or not registered do not count.
     """
     return [
         name
         for name, settings in losses.items()
-        if name in LOSSES
-        and LOSSES[name].logits_fn
-        and settings.get("weight", LOSSES[name].defaults()["weight"]) != 0
+        if name in LOSSES and LOSSES[name].logits_fn and is_computed(name, settings)
     ]
 
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from amdjax.configs import default
-from amdjax.losses import LOSSES, LossSpec
+from amdjax.losses import LOSSES, LossSpec, build_objective
 from amdjax.models import create_model, init_variables
-from amdjax.predictor import create_predictor, forward
+from amdjax.predictor import create_predictor, forward, predicting_losses
 from tests.registries import temporary_registrations
 
 SHAPE = (8, 8, 3)
@@ -53,3 +53,13 @@ def test_predictors_of_one_definition_share_a_program(register_scaled):
     assert first == second
     assert hash(first) == hash(second)
     assert first != _predictor({"scaled": {"layers": (1,)}})
+
+
+@pytest.mark.parametrize("settings", [{}, {"weight": 0.0, "end_fraction": 0.5, "end_weight": 1.0}])
+def test_a_loss_that_is_computed_at_any_time_predicts(settings):
+    losses = {"ce": {}, "cosface": settings}
+    assert predicting_losses(losses) == ["cosface"]
+    assert [term.name for term in build_objective(losses).terms] == ["ce", "cosface"]
+    unused = {"ce": {}, "cosface": {"weight": 0.0, "end_weight": 1.0}}
+    assert predicting_losses(unused) == []
+    assert [term.name for term in build_objective(unused).terms] == ["ce"]

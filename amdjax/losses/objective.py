@@ -368,7 +368,7 @@ def build_objective(
     epochs: int = 1,
     some_unlabeled: bool = False,
 ) -> Objective:
-    """Builds the objective of a config. Losses of weight zero are not computed.
+    """Builds the objective of a config from the losses that are computed, see `is_computed`.
 
     Args:
       losses: name -> settings, as in `config.losses`; missing ones have their default.
@@ -384,7 +384,7 @@ def build_objective(
         on two losses that define different predictions, or if no loss has a weight other than zero.
     """
     terms = [_term(name, settings) for name, settings in losses.items()]
-    terms = [term for term in terms if term.weight or (term.end_fraction < 1 and term.end_weight)]
+    terms = [term for term in terms if is_computed(term.name, losses[term.name])]
     if not terms:
         raise UserError("no loss has a weight other than zero; set config.losses.<name>.weight")
     predicting = [term.name for term in terms if term.spec.logits_fn is not None]
@@ -394,6 +394,17 @@ def build_objective(
             "choose one of them"
         )
     return Objective(tuple(terms), steps_per_epoch, epochs, some_unlabeled)
+
+
+def is_computed(name: str, settings: Mapping[str, Any]) -> bool:
+    """Returns whether a loss has a weight other than zero, in all steps or after `end_fraction`.
+
+    Args:
+      name: of a registered loss.
+      settings: of the loss; missing ones have their default.
+    """
+    values = {**LOSSES[name].defaults(), **settings}
+    return bool(values["weight"] or (values["end_fraction"] < 1 and values["end_weight"]))
 
 
 def _term(name: str, settings: Mapping[str, Any]) -> Term:
