@@ -29,7 +29,7 @@ def read_evaluation(folder: Path) -> dict[str, float]:
     Args:
       folder: as for `newest_checkpoint`.
     """
-    # Saved between two evaluations: {}.
+    # {} for a checkpoint that was saved between two evaluations.
     return read_json(newest_checkpoint(folder), "metrics/metrics")
 
 

@@ -162,7 +162,7 @@ def image_change(settings: Mapping[str, Any]) -> str:
 
 
 def views_per_image(config: ml_collections.ConfigDict) -> int:
-    """Returns how many views of an image a teacher sees: 2 with flips, the mirror image too."""
+    """Returns the number of views of an image: 2 with flips (it and its mirror image), else 1."""
     return 2 if config.augment.flip else 1
 
 

@@ -23,7 +23,7 @@ TEACHERS = (TEACHER, EARLY_TEACHER)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunIdentity:
-    """Which run of an experiment it is.
+    """Identity of a run: method, seed and swept value.
 
     Attributes:
       method: a student's method, or "teacher" or "teacher_early".

@@ -1,6 +1,5 @@
 """Images of unknown classes, on which the report evaluates open-set scores."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import ml_collections
@@ -42,7 +41,7 @@ def check_unknown(data: ml_collections.ConfigDict, setting: str = "config.data.u
             f"{setting}={data.unknown!r} is the data set of the known classes; choose "
             "another one, or hold classes out with config.data.unknown_classes"
         )
-    if data.unknown == "folder" or not _folder(data).is_dir():
+    if data.unknown == "folder" or not local_path(data.unknown, setting).is_dir():
         names = ", ".join(sorted(name for name in DATASETS if name not in ("folder", data.name)))
         raise UserError(
             f"{setting}={data.unknown!r} is neither another data set ({names}) nor the path of a "
@@ -87,12 +86,8 @@ def open_unknown(
                 f"{dataset.name!r} has {list(dataset.image_shape)}; set config.data.image_size"
             )
         return UnknownImages(data.unknown, opened.test)
-    root = _folder(data)
+    root = local_path(data.unknown, setting)
     files = ImageFiles(root, list(list_images(root, setting)))
     crop = choose_crop(data.random_resized_crop, "unknown")
     source = StreamedSource(str(root), files, size, dataset.image_shape, 1, crop)
     return UnknownImages(str(root), source)
-
-
-def _folder(data: ml_collections.ConfigDict) -> Path:
-    return local_path(data.unknown, "config.data.unknown")

@@ -329,7 +329,7 @@ def _compute(term: Term, variables: dict[str, Any], arrays: tuple) -> tuple[jax.
 
 
 def _check_shape(value: jax.Array, batch_size: int) -> None:
-    """Makes sure that a loss is a scalar or has a value for each image: others may lack a sum.
+    """Makes sure that a loss is a scalar or has a value for each image; others may lack a sum.
 
     Args:
       value: of the loss.

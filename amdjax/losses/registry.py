@@ -67,7 +67,6 @@ def _taylor_scores(outputs: Outputs, settings: Mapping[str, Any]) -> jax.Array:
 
 
 _LOGITS = ("student.logits", "teacher.logits")
-_STRONG_LOGITS = ("strong_student.logits", "strong_teacher.logits")
 _FEATURES = ("student.features", "teacher.features")
 _EMBEDDINGS = ("student.embedding", "teacher.embedding")
 _ANGLES = ("student.embedding", "student.class_weights", "hard_labels")

@@ -126,7 +126,7 @@ def _explain_features(
 ) -> None:
     """Explains an error of the losses, where one of them reads a feature that is not a map.
 
-    Some losses compare features of any shape, so that these are not refused before.
+    Some losses accept features of any shape, so these have not been refused before.
 
     Args:
       objective: of the run.

@@ -12,7 +12,7 @@ from amdjax.pretrained import TeacherSource
 from amdjax.run_description import RunDescription
 from amdjax.weight_sources import describe_source
 
-_MAX_DROPPED = 0.1  # of the training images, by which an epoch may be shorter without a warning
+_MAX_DROPPED = 0.1  # largest part of the training images that an epoch may drop without a warning
 
 
 def small_data_warnings(config: ml_collections.ConfigDict, sizes: Iterable[int]) -> list[str]:

@@ -213,7 +213,7 @@ def train_runs(
         # A process may not see the newest checkpoint yet on a shared disk.
         start = distributed.broadcast_from_primary(checkpoints.latest_step() or 0)
         if start >= trainer.total_steps:
-            # It stays what it was trained on, such as images that were other ones then.
+            # What was recorded is kept: the images, for example, may have changed since.
             description = read_run(folder)
         elif distributed.is_primary():
             write_run(description, folder)

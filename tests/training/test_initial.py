@@ -171,4 +171,5 @@ def test_run_records_where_it_started_and_is_not_resumed_from_elsewhere(
     config.init_from = ""
     with pytest.raises(UserError, match=f"init_from: saved '{trained / 'kd'}', requested ''") as e:
         run(config, tmp_path)
-    assert f"--config.init_from={tmp_path / 'kd'} to start from these weights" in str(e.value)
+    hint = f"--config.init_from={tmp_path / 'kd'} makes students start from these weights"
+    assert hint in str(e.value)

@@ -16,7 +16,7 @@ from amdjax.report.report_data import LEVELS, ReportData
 from amdjax.report.summary import Stat
 
 _MAX_TILES = 240  # in one figure: with many networks fewer images are drawn
-_LETTERS = 11  # of a class name
+_CLASS_LETTERS = 11  # of a class name
 _PER_BLOCK = 15  # largest number of columns side by side, without the images
 _INCHES = 0.8  # largest side of a tile
 _PIXELS = 96  # side of a tile
@@ -28,7 +28,7 @@ _NAMES = 1.15  # left of the images
 _LINE = 0.22  # of a heading
 _COLOR_BAR = 0.6
 _MIN_INCHES = 6.0  # width of a figure, for the text of the colour bar
-_LETTERS = 9  # of a method's label in one line of a heading
+_LABEL_LETTERS = 9  # of a method's label in one line of a heading
 
 
 class _Column(NamedTuple):
@@ -104,7 +104,9 @@ def grad_cams(report: ReportData) -> Figure:
             heat = np.asarray(to_unit(upsample(cams, (_PIXELS, _PIXELS))))
             tiles = overlay(images, heat)
             predicted = network.logits[report.samples[:count]].argmax(-1)
-            notes = tuple(style.short_class_name(report, label, _LETTERS) for label in predicted)
+            notes = tuple(
+                style.short_class_name(report, label, _CLASS_LETTERS) for label in predicted
+            )
             wrong = predicted != labels
             columns.append(_Column(_level(layer, cams), network.label, tiles, notes, wrong))
     background = np.stack([np.zeros((256, 3)), np.ones((256, 3))])  # a black and a white image
@@ -194,7 +196,7 @@ def _draw_block(
     count = len(block[0].tiles)
     samples = report.samples[:count]
     names = [
-        f"{style.short_class_name(report, label, _LETTERS)}\nno. {index}"
+        f"{style.short_class_name(report, label, _CLASS_LETTERS)}\nno. {index}"
         for index, label in zip(samples, report.labels[samples], strict=True)
     ]
     images = _resize(report.images[:count] / 255.0)
@@ -205,7 +207,7 @@ def _draw_block(
         _draw_tile(axes, images[row], lefts[0], top + row * pitch)
     edges = lefts[1:]
     for column, left in zip(block, edges, strict=True):
-        _draw_heading(axes, style.wrapped_label(column.name, _LETTERS), left + 0.5, top)
+        _draw_heading(axes, style.wrapped_label(column.name, _LABEL_LETTERS), left + 0.5, top)
         for row, tile in enumerate(column.tiles):
             _draw_tile(axes, tile, left, top + row * pitch)
         for row, note in enumerate(column.notes):
@@ -217,7 +219,7 @@ def _draw_block(
                 ha="center",
                 va="top",
                 parse_math=False,
-                fontsize=7.5 * min(1.0, _LETTERS / max(1, len(note))),
+                fontsize=7.5 * min(1.0, _LABEL_LETTERS / max(1, len(note))),
                 color=style.ERROR if column.wrong[row] else style.INK,
                 fontweight="bold" if column.wrong[row] else "normal",
             )
@@ -231,13 +233,15 @@ def _draw_block(
 
 def _heading_lines(columns: list[_Column]) -> int:
     """Returns the number of lines of the longest heading."""
-    return 1 + max(style.wrapped_label(column.name, _LETTERS).count("\n") for column in columns)
+    return 1 + max(
+        style.wrapped_label(column.name, _LABEL_LETTERS).count("\n") for column in columns
+    )
 
 
 def _draw_heading(axes: Axes, text: str, middle: float, top: float) -> None:
     """Draws each line as a text, since descenders would move the baseline of a whole text."""
     lines = text.split("\n")
-    size = 8.0 * min(1.0, _LETTERS / max(map(len, lines)))
+    size = 8.0 * min(1.0, _LABEL_LETTERS / max(map(len, lines)))
     for row, line in enumerate(reversed(lines)):
         axes.text(middle, top - 0.1 - _LINE * row, line, ha="center", fontsize=size)
 
