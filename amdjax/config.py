@@ -77,6 +77,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
     known = flat_settings(default.get_config(imports=config.imports))
     if unknown := sorted(settings.keys() - known):
         raise unknown_key(unknown[0], known)
+    for key, value in settings.items():
+        if value is None:
+            raise UserError(f"config.{key} is None; give a value, such as {known[key]!r}")
     check_ranges("", settings)
     check_loss_ranges(config.losses.to_dict())
     if config.dtype not in _DTYPES:

@@ -13,11 +13,24 @@ from amdjax.configs import default
 from amdjax.errors import UserError, exception_chain, one_line
 from amdjax.recipes import RECIPES
 
-# What absl and Python say about a value, and what it must be.
+# What absl and Python say about a value of a flag, and what it must be.
 _KINDS = {
     "invalid literal for int()": "a whole number",
     "could not convert string to float": "a number",
     "('Non-boolean argument to boolean flag'": "True or False",
+}
+# What ml_collections says about a value in a recipe, and what each type is in words.
+_WRONG_TYPE = re.compile(
+    r"Could not override field '(?P<name>.+)' \(reference\)\. (?P<value>.*) is of original type "
+    r"<class '(?P<type>.+)'> and cannot be casted to type <class '(?P<wanted>.+)'>",
+    re.DOTALL,
+)
+_TYPES = {
+    "bool": "True or False",
+    "float": "a number",
+    "int": "a whole number",
+    "str": "text",
+    "tuple": 'a tuple, such as ("kd",) or (5, 7)',
 }
 _FLAG_ERRORS = (
     flags.Error,
@@ -50,13 +63,26 @@ def config_file_error(error: Exception, file: str | None) -> UserError | None:
         frames = traceback.extract_tb(cause.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == file]
         if lines:
-            return UserError(f"--config: {file}, line {lines[-1]}: {type(cause).__name__}: {cause}")
+            return UserError(f"--config: {file}, line {lines[-1]}: {_recipe_mistake(cause)}")
         # ml_collections calls get_config with the set-up, if there is one.
         if isinstance(cause, TypeError) and str(cause).startswith("get_config() takes"):
             return UserError(f"{name} has no set-ups; write --config={name}")
         if isinstance(cause, TypeError) and str(cause).startswith("get_config() missing"):
             return UserError(f"{name} needs a set-up; write --config={name}:SETUP")
     return None
+
+
+def _recipe_mistake(error: BaseException) -> str:
+    """Returns what a line of a config file does wrong."""
+    if found := _WRONG_TYPE.fullmatch(str(error)):
+        name, wanted = found["name"], found["wanted"]
+        if wanted.endswith("ConfigDict"):
+            return f"{name} is a group of settings; set one of them"
+        value = repr(found["value"]) if found["type"] == "str" else found["value"]
+        return f"{name} must be {_TYPES.get(wanted, f'of type {wanted}')}, not {value}"
+    if isinstance(error, AttributeError) and isinstance(cause := error.args[0], KeyError):
+        return f"there is no setting {'. '.join(cause.args[0].splitlines())}"  # of a ConfigDict
+    return f"{type(error).__name__}: {error}"
 
 
 def flag_error(error: Exception, words: Sequence[str], values: flags.FlagValues) -> Exception:

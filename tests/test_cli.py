@@ -1,6 +1,7 @@
 """How a command ends after Ctrl-C, a closed pipe or a fault."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -176,6 +177,29 @@ def test_parse_flags_names_the_fault_of_a_config_file(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as caught:
         parse_config(f"--config={file}")
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("config.methods = 'kd'", r"methods must be a tuple, such as \('kd',\) .*, not 'kd'"),
+        ("config.optim.boundaries = 5", "boundaries must be a tuple, .*, not 5"),
+        ("config.epochs = '8'", "epochs must be a whole number, not '8'"),
+        ("config.student = 'wrn_16_1'", "student is a group of settings; set one of them"),
+        ("config.losses.kdd.weight = 1.0", "there is no setting 'kdd'. Did you mean 'kd'"),
+    ],
+)
+def test_parse_flags_says_what_a_recipe_must_set(tmp_path, statement, message):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from amdjax.configs import default\n"
+        "def get_config():\n    config = default.get_config()\n"
+        f"    {statement}\n    return config\n"
+    )
+    with pytest.raises(UserError) as caught:
+        parse_config(f"--config={file}")
+    text = str(caught.value).replace('"', "'")
+    assert re.fullmatch(f"--config: {file}, line 4: {message}.*", text)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,13 @@ from amdjax.errors import UserError
 from amdjax.ranges import check_loss_ranges
 
 
+def test_validate_names_a_setting_without_a_value():
+    config = default.get_config()
+    config.data.name = None
+    with pytest.raises(UserError, match=r"config\.data\.name is None; give a value, such as 'cif"):
+        validate(config)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -28,6 +28,8 @@ CASES = [
     (8, 16, 32, 1, 2, ((0, 0), (0, 0))),
     (7, 20, 16, 2, 2, "VALID"),
     (16, 3, 64, 7, 2, "SAME"),
+    (8, 16, 32, 1, 3, SAME),  # rows and columns of the output that read padding alone
+    (9, 4, 6, 1, 3, SAME),
 ]
 Arrays = tuple[np.ndarray, ...]
 
