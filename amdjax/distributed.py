@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from amdjax.errors import UserError
+from amdjax.errors import UserError, note
 
 _Value = TypeVar("_Value", int, bool)
 
@@ -370,7 +370,7 @@ def is_primary() -> bool:
 def print_note(sentence: str) -> None:
     """Prints a note on stderr, in the first process."""
     if is_primary():
-        print(f"note: {sentence}", file=sys.stderr)
+        note(sentence)
 
 
 def process_count() -> int:

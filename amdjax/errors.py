@@ -1,4 +1,4 @@
-"""`UserError`, the exception for mistakes that the user can correct, warnings, and messages."""
+"""`UserError`, for mistakes that the user can correct; warnings, notes and texts of errors."""
 
 import difflib
 import sys
@@ -43,6 +43,12 @@ def warn(*messages: str) -> None:
     """Prints warnings on stderr, one line each: possible mistakes that do not stop the command."""
     for message in messages:
         print(f"warning: {message}", file=sys.stderr)
+
+
+def note(*messages: str) -> None:
+    """Prints notes on stderr, one line each: what the command does that is not obvious."""
+    for message in messages:
+        print(f"note: {message}", file=sys.stderr)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

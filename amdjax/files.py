@@ -6,11 +6,10 @@ import itertools
 import os
 import re
 import stat
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from amdjax.errors import UserError, exception_chain, first_line, one_line
+from amdjax.errors import UserError, exception_chain, first_line, note, one_line
 
 # What to do about the errors of a full or protected disk.
 _REMEDIES = {
@@ -67,7 +66,7 @@ def set_aside(path: Path) -> None:
     )
     free = next(other for name in names if not (other := path.with_name(name)).exists())
     path.rename(free)
-    print(f"note: {path} cannot be used; it was renamed to {free.name}", file=sys.stderr)
+    note(f"{path} cannot be used; it was renamed to {free.name}")
 
 
 def check_writable(folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import ml_collections
 
 from amdjax.data.policies import default_augmentations
-from amdjax.errors import UserError, one_line
+from amdjax.errors import UserError, note, one_line
 from amdjax.losses import default_losses
 from amdjax.registry import registering_files
 
@@ -72,15 +72,15 @@ def apply_imports(config: ml_collections.ConfigDict) -> None:
                 config[section].update(missing)
 
 
-def unrecorded(config: ml_collections.ConfigDict) -> str | None:
+def unrecorded(config: ml_collections.ConfigDict) -> list[str]:
     """Returns a sentence if files have registered entries, but the config imports no module."""
     files = registering_files()
     if config.imports or not files:
-        return None
-    return (
-        f"note: {', '.join(files)} registers losses, methods or the like, which the report, "
-        "prediction and export will not know: name its module in config.imports"
-    )
+        return []
+    return [
+        f"{', '.join(files)} registers losses, methods or the like, which the report, prediction "
+        "and export will not know: name its module in config.imports"
+    ]
 
 
 def imported_files(names: Iterable[str]) -> dict[str, str]:
@@ -114,7 +114,7 @@ def import_again(files: Mapping[str, str], folder: Path) -> None:
             ) from error
         current = imported_files((name,))[name]
         if current != file and Path(file).exists():
-            print(f"note: {subject} from {file}; {current} is used now", file=sys.stderr)
+            note(f"{subject} from {file}; {current} is used now")
 
 
 def _is_name(name: Any) -> bool:

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from amdjax.configs import default
 from amdjax.data import Dataset, load_dataset
 from amdjax.data.fingerprint import Fingerprint, check_classes, check_images
 from amdjax.data.policies import AUGMENTATIONS, policy_names
-from amdjax.errors import UserError
+from amdjax.errors import UserError, note
 from amdjax.experiment import EARLY_TEACHER, RunSpec, optim_of, plan_runs
 from amdjax.files import local_path, write_atomically
 from amdjax.imports import import_again, imported_files
@@ -242,7 +241,7 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
             f"{path} is damaged ({error}); repeat the run's command: what was trained is kept"
         ) from error
     if unknown:
-        print(f"note: {path} has unknown settings: {', '.join(unknown)}", file=sys.stderr)
+        note(f"{path} has unknown settings: {', '.join(unknown)}")
     return config
 
 

@@ -1,7 +1,6 @@
 """The network that is exported, as a function of images, and its metadata."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from amdjax.models import create_model
 from amdjax.predict.classifier import CalibratedModel, calibrate, find_student
 from amdjax.predictor import Predictor, create_predictor, predicting_losses
 from amdjax.trained import TrainedModel, restore
-from amdjax.training.results import RESULTS_FILE
+from amdjax.training.results import read_evaluations
 from amdjax.workdir import UNMOVED, DataPaths, read_config, run_data
 
 Metadata = dict[str, Any]
@@ -87,7 +86,7 @@ def read_student(
 
 
 def _results(workdir: Path, network: TrainedModel) -> Metadata:
-    """Reads the results of a network from `results.json`.
+    """Returns the results of a network in `results.json`.
 
     That file is written when all runs of a command are finished. A run that was resumed after that
     and then stopped has a newer checkpoint, of which the file has no results.
@@ -96,17 +95,9 @@ def _results(workdir: Path, network: TrainedModel) -> Metadata:
       Its "final" and its "best" evaluation, with the "selection_split" of the best, and under
       "seeds" those of every seed of its method; {} if there are none of this checkpoint.
     """
-    try:
-        runs = json.loads((workdir / RESULTS_FILE).read_text())["runs"]
-        seeds = {
-            run["seed"]: {key: run[key] for key in ("selection_split", "final", "best")}
-            for run in runs
-            if run["label"] == network.label
-        }
-        result = seeds[network.seed]
-        if result["final"]["step"] != network.step:
-            return {}
-    except (OSError, ValueError, LookupError, TypeError):  # no file, JSON or entry
+    seeds = read_evaluations(workdir, network.label)
+    result = seeds.get(network.seed)
+    if result is None or result["final"]["step"] != network.step:
         return {}
     return {**result, "seeds": {str(seed): values for seed, values in seeds.items()}}
 

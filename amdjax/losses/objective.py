@@ -244,7 +244,7 @@ class Objective:
     @property
     def uncacheable_losses(self) -> tuple[str, ...]:
         """Names of the losses that read outputs of the teacher that the cache does not hold."""
-        return tuple(term.name for term in self.terms if not term.spec.cacheable)
+        return tuple(term.name for term in self.terms if term.spec.uncacheable_inputs)
 
     @property
     def teacher_layers(self) -> tuple[tuple[str, str], ...]:

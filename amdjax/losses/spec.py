@@ -167,10 +167,15 @@ class LossSpec:
         return any(name.endswith(".features") for name in self.inputs)
 
     @property
-    def cacheable(self) -> bool:
-        """Whether the teacher cache holds all that the loss reads of the teacher."""
+    def uncacheable_inputs(self) -> tuple[str, ...]:
+        """What the loss reads of the teacher beyond what a teacher cache or a file of outputs has.
+
+        These hold logits, embeddings and attention maps of unchanged images.
+        """
         cached = (*_CACHED, "teacher.features") if self.attention_only else _CACHED
-        return all(name in cached for name in self.inputs if name.startswith(_OF_TEACHER))
+        return tuple(
+            name for name in self.inputs if name.startswith(_OF_TEACHER) and name not in cached
+        )
 
     @property
     def has_variables(self) -> bool:

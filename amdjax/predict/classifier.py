@@ -25,7 +25,7 @@ from amdjax.comparison import learned_from
 from amdjax.config import gives_network
 from amdjax.data import Dataset
 from amdjax.data.fingerprint import Fingerprint, compare_classes, compare_test_images
-from amdjax.errors import UserError, unknown_name
+from amdjax.errors import UserError, unknown_name, warn
 from amdjax.experiment import TEACHER, plan_runs
 from amdjax.files import write_atomically
 from amdjax.methods import canonical_method_name
@@ -274,7 +274,7 @@ def _fit_all(
         print(f"{names}: not calibrated: {error}", file=sys.stderr)
         return {}, False
     if change := compare_test_images(data, dataset.fingerprint):
-        print(f"warning: {names}: calibrated on other images ({change})", file=sys.stderr)
+        warn(f"{names}: calibrated on other images ({change})")
     temperatures = {}
     for digest, network in networks:
         try:

@@ -4,7 +4,7 @@ from absl import flags
 
 from amdjax import distributed, workdir_flags
 from amdjax.cli import check_no_arguments, run_command
-from amdjax.errors import UserError
+from amdjax.errors import UserError, note
 from amdjax.files import check_writable
 from amdjax.report.evaluate import evaluate_workdir
 from amdjax.report.page import write_report
@@ -36,8 +36,7 @@ def main(arguments: list[str]) -> None:
     report = evaluate_workdir(
         workdir, workdir_flags.data_paths(), indices=indices, unknown=_UNKNOWN.value
     )
-    for note in report.notes:
-        print(f"note: {note}")
+    note(*report.notes)
     print(write_report(report, summarize(report), folder))
 
 

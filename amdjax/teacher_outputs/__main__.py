@@ -23,7 +23,7 @@ from amdjax.errors import UserError, warn
 from amdjax.files import check_writable, local_path
 from amdjax.imports import apply_imports
 from amdjax.teacher_outputs.compute import Teacher, compute_outputs, load_teacher_function
-from amdjax.teacher_outputs.output_warnings import low_accuracy_warnings, probability_warnings
+from amdjax.teacher_outputs.output_warnings import stored_output_warnings
 from amdjax.teacher_outputs.stored import check_images_unchanged, open_outputs
 from amdjax.teacher_outputs.write import write_outputs
 
@@ -100,9 +100,7 @@ def _write(
     stored = open_outputs(str(out))
     accuracy = stored.check_rows(dataset, config.data)
     print(stored.describe(accuracy))
-    warn(*probability_warnings(stored.arrays["logits"][:1000]))
-    if accuracy is not None:
-        warn(*low_accuracy_warnings(accuracy, dataset.num_classes))
+    warn(*stored_output_warnings(stored.arrays["logits"], accuracy, dataset.num_classes))
     if _TEST.value:
         print(f"accuracy on the test split: {_test_accuracy(teacher, dataset):.2%}")
     print(f"use it with --config.teacher.outputs={out}")

@@ -10,6 +10,22 @@ _CAUSES = (
 )
 
 
+def stored_output_warnings(
+    logits: np.ndarray, accuracy: float | None, num_classes: int
+) -> list[str]:
+    """Returns warnings about the outputs of a teacher that a file has.
+
+    Args:
+      logits: float [N,C] or [N,2,C], of which the first thousand images are read.
+      accuracy: of the teacher on them, 0 to 1; None if it is not known.
+      num_classes: C.
+    """
+    warnings = probability_warnings(logits[:1000])
+    if accuracy is not None:
+        warnings += low_accuracy_warnings(accuracy, num_classes)
+    return warnings
+
+
 def probability_warnings(logits: np.ndarray) -> list[str]:
     """Returns a warning if the logits of a teacher look like probabilities, else none.
 

@@ -151,17 +151,13 @@ class StoredOutputs:
         """
         missing, impossible = [], []
         for term in objective.terms:
-            absent: list[str] = []
-            for name in term.spec.inputs:
-                if name == "teacher.features" and term.spec.attention_only:
-                    pairs = term.spec.layer_pairs(term.selection)
-                    absent += (ATTENTION + layer for _, layer in pairs)
-                elif name == "teacher.embedding":
-                    absent.append("embedding")
-                elif name.startswith(("teacher.", "strong_teacher.")) and name != "teacher.logits":
-                    impossible.append(f"{term.name} reads {name}")
-            absent = [repr(name) for name in absent if name not in self.arrays]
-            if absent:
+            impossible += [f"{term.name} reads {name}" for name in term.spec.uncacheable_inputs]
+            needed: list[str] = []
+            if "teacher.embedding" in term.spec.inputs:
+                needed.append("embedding")
+            if "teacher.features" in term.spec.inputs and term.spec.attention_only:
+                needed += (ATTENTION + layer for _, layer in term.spec.layer_pairs(term.selection))
+            if absent := [repr(name) for name in needed if name not in self.arrays]:
                 missing.append(f"{term.name} reads {', '.join(absent)}")
         if impossible:
             raise UserError(

@@ -8,13 +8,19 @@ import ml_collections
 
 from amdjax import __version__, distributed
 from amdjax.data import Dataset
-from amdjax.errors import warn
+from amdjax.errors import note, warn
 from amdjax.experiment import RunSpec, ignored_settings
 from amdjax.files import local_path
 from amdjax.imports import unrecorded
-from amdjax.models import Model, canonical_model_name, create_model, variable_shapes
+from amdjax.models import (
+    Model,
+    abstract_variables,
+    canonical_model_name,
+    count_parameters,
+    create_model,
+)
 from amdjax.pretrained import create_teacher, teacher_name, teacher_sources
-from amdjax.teacher_outputs.output_warnings import low_accuracy_warnings, probability_warnings
+from amdjax.teacher_outputs.output_warnings import stored_output_warnings
 from amdjax.training.inputs import Inputs
 from amdjax.training.preflight_warnings import (
     seen_validation_warnings,
@@ -43,12 +49,8 @@ def print_plan(
     """
     for change in inputs.changes:
         print(change)
-    if note := unrecorded(config):
-        print(note)
-    for sentence in ignored_settings(config, specs, overridden):
-        print(f"note: {sentence}")
-    if note := _same_start(config, specs):
-        print(f"note: {note}")
+    note(*unrecorded(config), *ignored_settings(config, specs, overridden))
+    note(*_same_start(config, specs))
     warn(*unlabeled_warnings(config.data))
     warn(*small_data_warnings(config, [len(inputs.data_of(spec).train) for spec in specs]))
     if inputs.teacher is not None:
@@ -66,11 +68,10 @@ def print_plan(
         subject = f"the network {config.init_from}"
         warn(*seen_validation_warnings(config.data, run, subject))
     if inputs.teacher_outputs is not None:
-        accuracy = inputs.teacher_outputs_accuracy
-        print(inputs.teacher_outputs.describe(accuracy))
-        warn(*probability_warnings(inputs.teacher_outputs.arrays["logits"][:1000]))
-        if accuracy is not None:
-            warn(*low_accuracy_warnings(accuracy, inputs.dataset.num_classes))
+        outputs, accuracy = inputs.teacher_outputs, inputs.teacher_outputs_accuracy
+        print(outputs.describe(accuracy))
+        logits, num_classes = outputs.arrays["logits"], inputs.dataset.num_classes
+        warn(*stored_output_warnings(logits, accuracy, num_classes))
     sys.stdout.flush()
 
 
@@ -124,19 +125,18 @@ def _runs(config: ml_collections.ConfigDict, specs: Sequence[RunSpec]) -> str:
     return f"{labels}; students with seeds {', '.join(map(str, config.seeds))}"
 
 
-def _same_start(config: ml_collections.ConfigDict, specs: Sequence[RunSpec]) -> str:
-    """Returns a sentence if a teacher and a student have the same first weights; "" if not."""
+def _same_start(config: ml_collections.ConfigDict, specs: Sequence[RunSpec]) -> list[str]:
+    """Returns a sentence if a teacher and a student have the same first weights."""
     teachers = {(spec.model, spec.seed) for spec in specs if spec.is_teacher}
     students = {(spec.model, spec.seed) for spec in specs if not spec.is_teacher}
     if config.init_from or not (shared := teachers & students):
-        return ""
+        return []
     ((model, seed),) = shared
-    return (
+    return [
         f"teacher and students are the network {model} with seed {seed}: they start from the same "
         f"weights and see the same batches; --config.seeds={seed + 1} gives the students others"
-    )
+    ]
 
 
 def _count(model: Model, dataset: Dataset) -> int:
-    shapes = variable_shapes(model, dataset.image_shape)
-    return sum(leaf.size for path, leaf in shapes.items() if path.startswith("params/"))
+    return count_parameters(abstract_variables(model, dataset.image_shape))

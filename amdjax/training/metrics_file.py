@@ -1,12 +1,12 @@
 """The file `metrics.jsonl`, which has the values of a run over its steps."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from amdjax.errors import note
 from amdjax.files import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
@@ -67,6 +67,6 @@ def drop_lines(path: Path, step: int) -> None:
     """
     lines, damaged = read_metrics(path)
     if damaged:
-        print(f"note: {path}: damaged lines that are dropped: {damaged}", file=sys.stderr)
+        note(f"{path}: damaged lines that are dropped: {damaged}")
     kept = [json.dumps(line) + "\n" for line in lines if line["step"] <= step]
     write_atomically(path, "".join(kept))

@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import statistics
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from amdjax.comparison import (
 )
 from amdjax.config import default_settings, flatten_settings
 from amdjax.data import Fingerprint
+from amdjax.errors import note
 from amdjax.experiment import TEACHERS
 from amdjax.files import write_atomically
 from amdjax.metrics import format_stat
@@ -186,7 +186,7 @@ def write(workdir: Path, data: Fingerprint, results: Results) -> None:
     for method, by_seed in find_incomparable(merged).items():
         for seed, difference in by_seed.items():
             if seed in results.get(method, {}) or seed not in before.get(method, {}):
-                print(f"note: {method} with seed {seed} is not compared ({difference})")
+                note(f"{method} with seed {seed} is not compared ({difference})")
     rows = {name: _row(by_seed) for name, by_seed in averaged(merged).items()}
     teachers = {name: rows.pop(name, None) for name in TEACHERS}
     comparisons = [
@@ -211,6 +211,23 @@ def write(workdir: Path, data: Fingerprint, results: Results) -> None:
     write_atomically(workdir / RESULTS_FILE, json.dumps(content, indent=2) + "\n")
 
 
+def read_evaluations(workdir: Path, label: str) -> dict[int, dict[str, Any]]:
+    """Reads what `results.json` has of a method.
+
+    Returns:
+      Seed -> its "final" and its "best" evaluation, with the "selection_split" of the best; {} if
+      the file cannot be read or does not have the method.
+    """
+    try:
+        return {
+            run["seed"]: {key: run[key] for key in ("selection_split", "final", "best")}
+            for run in json.loads((workdir / RESULTS_FILE).read_bytes())["runs"]
+            if run["label"] == label
+        }
+    except (OSError, ValueError, LookupError, TypeError):  # no file, JSON or entry
+        return {}
+
+
 def _merge(earlier: Results, results: Results) -> Results:
     """Returns the results of earlier commands and of this one, the teachers first."""
     merged: Results = {name: {} for name in TEACHERS if name in {*earlier, *results}}
@@ -230,10 +247,7 @@ def _merge(earlier: Results, results: Results) -> Results:
             how = "with other settings or on other images"
             if step not in lengths:
                 how = f"for {step:,} steps, not {' or '.join(map(str, sorted(lengths)))}"
-            print(
-                f"note: {RESULTS_FILE} no longer has {label} with seed {seed}, which was trained "
-                f"{how}"
-            )
+            note(f"{RESULTS_FILE} no longer has {label} with seed {seed}, which was trained {how}")
         for seed, result in new.items():
             # A run that was finished before keeps the date and the device of its training, which
             # checkpoints of earlier versions do not have.
@@ -285,10 +299,7 @@ def _read_runs(path: Path, data: Fingerprint) -> Results:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-        print(
-            f"note: {path} is damaged ({error}); it is written again with the runs of this command",
-            file=sys.stderr,
-        )
+        note(f"{path} is damaged ({error}); it is written again with the runs of this command")
         return {}
     return runs
 

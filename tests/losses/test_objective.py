@@ -118,7 +118,7 @@ def test_loss_spec_properties_are_those_of_the_table():
         name: (
             spec.needs_teacher,
             spec.needs_hard_labels({}),
-            spec.cacheable,
+            not spec.uncacheable_inputs,
             spec.whole_batch,
             spec.has_variables,
         )

@@ -73,7 +73,7 @@ def test_write_does_not_average_runs_of_different_length(tmp_path, capsys):
     results.write(tmp_path, DATA, {"kd": {0: longer}})
     results.write(tmp_path, DATA, {"kd": {1: RESULT}})
     assert [run["seed"] for run in _read(tmp_path)["runs"]] == [1]
-    (note,) = capsys.readouterr().out.splitlines()
+    (note,) = capsys.readouterr().err.splitlines()
     assert note.endswith("no longer has kd with seed 0, which was trained for 1,000 steps, not 9")
 
 
@@ -85,7 +85,7 @@ def test_write_keeps_one_given_teacher(tmp_path, capsys):
     results.write(tmp_path, DATA, {"teacher": {1: other}, "kd": {1: RESULT}})
     runs = [(run["label"], run["seed"]) for run in _read(tmp_path)["runs"]]
     assert runs == [("teacher", 1), ("kd", 0), ("kd", 1)]
-    assert "no longer has" not in capsys.readouterr().out
+    assert "no longer has" not in capsys.readouterr().err
 
 
 def test_write_drops_earlier_seeds_of_other_settings_and_other_classes(tmp_path):
@@ -212,7 +212,7 @@ def test_comparisons_leave_out_runs_that_differ_in_more_than_the_method(tmp_path
         results.write(tmp_path, DATA, {method: by_seed})
     compared = [entry["method"] for entry in _read(tmp_path)["comparisons"]]
     assert sorted(compared) == ["eskd", "scratch"]
-    notes = set(capsys.readouterr().out.splitlines())
+    notes = set(capsys.readouterr().err.splitlines())
     for sentence in (
         "at with seed 1 is not compared (teacher.checkpoint: 'runs/b/teacher', kd "
         "'runs/a/teacher')",
@@ -244,7 +244,7 @@ def _not_compared(tmp_path, capsys, kd, **students):
     """Writes the results of kd, then of other methods, and returns the notes."""
     results.write(tmp_path, DATA, {"kd": kd})
     results.write(tmp_path, DATA, {method: {0: one} for method, one in students.items()})
-    return capsys.readouterr().out.splitlines()
+    return capsys.readouterr().err.splitlines()
 
 
 TRAINED = {"name": "wrn_16_3", "seed": 0, "checkpoint": ""}
@@ -289,7 +289,7 @@ def test_comparisons_are_of_runs_that_differ_in_nothing_that_matters(tmp_path, c
     # More seeds of a method are averaged with it in the same cases, but for the teacher's kind.
     if "early_fraction" not in at.get("teacher", {}):
         results.write(tmp_path, DATA, {"kd": {2: _result(0.6, **at)}})
-        assert capsys.readouterr().out == ""
+        assert capsys.readouterr().err == ""
         assert list(_read(tmp_path)["methods"]["kd"]["seeds"]) == ["0", "1", "2"]
 
 
@@ -328,7 +328,7 @@ def test_comparisons_leave_out_runs_of_other_conditions(tmp_path, capsys, kd, at
     (note,) = _not_compared(tmp_path, capsys, {0: _result(0.5, **kd)}, at=_result(0.6, **at))
     assert note == f"note: at with seed 0 is not compared ({difference})"
     results.write(tmp_path, DATA, {"sp": {0: _result(0.6, **kd)}})
-    assert capsys.readouterr().out == ""  # it was said before
+    assert capsys.readouterr().err == ""  # it was said before
 
 
 def test_settings_of_the_second_view_belong_to_the_methods_that_read_it(tmp_path, capsys):
@@ -338,6 +338,6 @@ def test_settings_of_the_second_view_belong_to_the_methods_that_read_it(tmp_path
             results.write(
                 tmp_path, DATA, {method: {seed: _result(0.5, losses=losses, augment=augment)}}
             )
-    assert "seed 0, which was trained with other settings or on" in capsys.readouterr().out
+    assert "seed 0, which was trained with other settings or on" in capsys.readouterr().err
     runs = {(run["label"], run["seed"]) for run in _read(tmp_path)["runs"]}
     assert runs == {("mlkd", 1), ("kd", 0), ("kd", 1)}
