@@ -2,16 +2,14 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
 
-from amdjax.config import disabled_by, flat_settings, image_change, teacher_setting
-from amdjax.data.policies import policy_names
+from amdjax.config import teacher_setting
 from amdjax.errors import UserError, unknown_name
 from amdjax.losses import Objective, build_objective
-from amdjax.losses.objective import is_computed
 from amdjax.methods import canonical_method_name, method_losses, needs_early_teacher
 from amdjax.models import canonical_model_name
 from amdjax.ranges import check_loss_ranges
@@ -150,98 +148,6 @@ def optim_of(config: ml_collections.ConfigDict, spec: RunSpec) -> ml_collections
 def sees_unlabeled(config: ml_collections.ConfigDict, spec: RunSpec) -> bool:
     """Returns whether images without labels are among the training images of a run."""
     return bool(config.data.unlabeled) and not spec.is_teacher
-
-
-def ignored_settings(
-    config: ml_collections.ConfigDict, specs: Sequence[RunSpec], names: Iterable[str]
-) -> list[str]:
-    """Returns a sentence for each setting that has no effect on any run.
-
-    These are the settings of a loss that no method has or that every method with it overrides,
-    those that another setting disables, see `disabled_by`, those of a teacher that is not trained
-    or that no method learns from, and those of augmentations and sweeps that no method uses. A
-    swept setting does not count.
-
-    Args:
-      config: of the experiment.
-      specs: its runs.
-      names: of settings, such as "losses.kd.temperature".
-    """
-    settings = flat_settings(config)
-    reasons = {
-        name: _unread(name, settings, specs) or _overridden(name, settings, specs) for name in names
-    }
-    return [
-        f"config.{name}={settings[name]!r} has no effect{reason}"
-        for name, reason in reasons.items()
-        if reason
-    ]
-
-
-def _unread(name: str, settings: Mapping[str, Any], specs: Sequence[RunSpec]) -> str:
-    """Returns why no run reads a setting, as the end of a sentence; "" if one does."""
-    if other := disabled_by(name, settings):
-        return f" with config.{other}={settings[other]!r}"
-    teachers = {spec.method for spec in specs if spec.is_teacher}
-    if name == "teacher.early_fraction" and EARLY_TEACHER not in teachers:
-        return ": it is a setting of eskd"
-    if name == "teacher.learning_rate" and not teachers:
-        return ": no teacher is trained"
-    of_teacher = name.startswith("teacher.") or name == "mix.teacher_sees_mixed"
-    if of_teacher and not any(spec.teacher for spec in specs):
-        return ": no method of config.methods learns from a teacher"
-    if name in ("teacher.name", "teacher.cached") and settings["teacher.outputs"]:
-        return f" with config.teacher.outputs={settings['teacher.outputs']!r}"
-    if name == "teacher.cached" and settings[name] and (change := image_change(settings)):
-        return f" with config.{change}={settings[change]!r}"
-    key = settings["sweep.key"]
-    if name in ("sweep.key", "sweep.choices") and key and not any(spec.sweep_key for spec in specs):
-        return f": no method of config.methods reads config.{key}"
-    match name.split("."):
-        case "losses", loss, _ if not any(loss in spec.losses for spec in specs):
-            return f": no method of config.methods has the loss {loss}"
-        case "losses", loss, "end_weight" if _is_always(loss, "end_fraction", 1.0, specs):
-            return f" with config.losses.{loss}.end_fraction=1"
-        case "losses", loss, key if key != "weight" and not any(
-            is_computed(loss, spec.losses[loss]) for spec in specs if loss in spec.losses
-        ):
-            return f" with config.losses.{loss}.weight=0"
-        case "augment", "strong_policy" if not _has_strong_view(specs):
-            return ": no method of config.methods compares two views of each image"
-        case "augment", augmentation, _:
-            keys = ["augment.policy"]
-            if _has_strong_view(specs):
-                keys.append("augment.strong_policy")
-            if not any(augmentation in policy_names(settings[key]) for key in keys):
-                return " with " + " and ".join(f"config.{key}={settings[key]!r}" for key in keys)
-    return ""
-
-
-def _is_always(loss: str, setting: str, value: float, specs: Sequence[RunSpec]) -> bool:
-    """Returns whether a setting of a loss has one value in all runs that have the loss."""
-    return {spec.losses[loss][setting] for spec in specs if loss in spec.losses} == {value}
-
-
-def _has_strong_view(specs: Sequence[RunSpec]) -> bool:
-    """Returns whether a run reads the second view of `augment.strong_policy`."""
-    return any(build_objective(spec.losses).needs_strong_view for spec in specs)
-
-
-def _overridden(name: str, settings: Mapping[str, Any], specs: Sequence[RunSpec]) -> str:
-    """Returns which methods override a setting of a loss, as the end of a sentence; else ""."""
-    kind, _, rest = name.partition(".")
-    loss, _, setting = rest.partition(".")
-    if kind != "losses" or not setting:
-        return ""
-    used = {
-        spec.method: spec.losses[loss][setting]
-        for spec in specs
-        if not spec.is_teacher and loss in spec.losses and spec.sweep_key != name
-    }
-    if settings[name] in used.values():
-        return ""
-    reasons = (f"{method} sets it to {other!r}" for method, other in used.items())
-    return f": {', '.join(reasons)}" if used else ""
 
 
 def _sweep(

@@ -36,8 +36,8 @@ from amdjax.data import Dataset, InMemorySource, describe_dataset
 from amdjax.errors import UserError
 from amdjax.experiment import RunSpec, plan_runs
 from amdjax.models import Model, init_variables
+from amdjax.training.step_programs import Rows
 from amdjax.training.train_state import TrainState
-from amdjax.training.train_step import Rows
 from amdjax.training.trainer import Trainer, build_trainer
 from benchmarks import chips, hlo
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from amdjax.config import validate
+from amdjax.config import disabled_by, flat_settings, validate
 from amdjax.configs import default
 from amdjax.errors import UserError
 from amdjax.ranges import check_loss_ranges
@@ -106,3 +106,12 @@ def test_validate_names_a_setting_that_does_not_exist():
 
 def test_validate_accepts_the_defaults():
     validate(default.get_config())
+
+
+def test_disabled_by_leaves_other_settings_alone():
+    settings = flat_settings(default.get_config())
+    assert {key for key in settings if disabled_by(key, settings)} == {
+        *("data.validation_seed", "augment.pad_mode", "optim.end_learning_rate", "sweep.choices"),
+        *("mix.alpha", "mix.probability", "mix.layer", "mix.moex_lam", "mix.teacher_sees_mixed"),
+        *("optim.beta1", "optim.beta1_end", "optim.beta2"),
+    }

@@ -16,12 +16,13 @@ from amdjax.data import Fingerprint
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
 from amdjax.files import check_writable
+from amdjax.resuming import check_data, check_resumable, describe_run
 from amdjax.run_description import read_label, write_run
 from amdjax.training import results
 from amdjax.training.metrics_file import read_metrics
 from amdjax.training.run import run
 from amdjax.training.run_logger import RunLogger
-from amdjax.workdir import check_data, check_resumable, describe_run, read_config, write_config
+from amdjax.workdir import read_config, write_config
 from tests.damage_walk import FILE_DAMAGES, FOLDER_DAMAGES, files_of, folders_of
 from tests.tiny_run import tiny_config
 from tests.trained_run import copy

@@ -25,10 +25,11 @@ from amdjax.models import MODELS, Outputs
 from amdjax.report.figures import create_sections
 from amdjax.report.outputs import compare_maps
 from amdjax.report.summary import summarize
+from amdjax.resuming import check_resumable, describe_run
 from amdjax.run_description import write_run
 from amdjax.trained import restore
 from amdjax.training.preflight import check_shapes
-from amdjax.workdir import check_resumable, describe_run, read_config, write_config
+from amdjax.workdir import read_config, write_config
 from tests.parse_config import parse_config
 from tests.report.fake_report import fake_report
 from tests.trained_run import change_run, copy

@@ -9,7 +9,7 @@ import ml_collections
 from amdjax import __version__, distributed
 from amdjax.data import Dataset
 from amdjax.errors import note, warn
-from amdjax.experiment import RunSpec, ignored_settings
+from amdjax.experiment import RunSpec
 from amdjax.files import local_path
 from amdjax.imports import unrecorded
 from amdjax.models import (
@@ -21,6 +21,7 @@ from amdjax.models import (
 )
 from amdjax.pretrained import create_teacher, teacher_name, teacher_sources
 from amdjax.teacher_outputs.output_warnings import stored_output_warnings
+from amdjax.training.ignored_settings import ignored_settings
 from amdjax.training.inputs import Inputs
 from amdjax.training.preflight_warnings import (
     seen_validation_warnings,

@@ -18,11 +18,11 @@ from amdjax.data.unlabeled import add_unlabeled
 from amdjax.errors import UserError
 from amdjax.experiment import RunSpec
 from amdjax.pretrained import GivenTeacher, load_given_teacher, teacher_sources
+from amdjax.resuming import check_data, check_given_teacher
 from amdjax.teacher_outputs.stored import StoredOutputs, open_outputs
 from amdjax.training.initial import InitialState, load_initial
 from amdjax.training.trainer import train_batches
 from amdjax.weight_sources import find_source
-from amdjax.workdir import check_data, check_given_teacher
 
 
 class Inputs(NamedTuple):

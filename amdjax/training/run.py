@@ -22,6 +22,7 @@ from amdjax.experiment import TEACHER, RunSpec, group_seeds, plan_runs
 from amdjax.files import check_writable, local_path
 from amdjax.imports import apply_imports
 from amdjax.predictor import count_prediction_parameters
+from amdjax.resuming import check_resumable, describe_run
 from amdjax.run_description import read_run, write_run
 from amdjax.teacher_outputs.stored import StoredOutputs
 from amdjax.training import results
@@ -36,7 +37,7 @@ from amdjax.training.step_runner import StepRunner
 from amdjax.training.teacher_cache import TeacherCache, is_cacheable
 from amdjax.training.teacher_evaluation import evaluate_given_teacher
 from amdjax.training.trainer import Trainer, build_trainer
-from amdjax.workdir import check_resumable, describe_run, write_config
+from amdjax.workdir import write_config
 from amdjax.workdir_lock import WorkdirLock
 
 

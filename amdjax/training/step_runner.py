@@ -11,8 +11,8 @@ import numpy as np
 from amdjax import cpu, distributed
 from amdjax.data import Batch, Batches, InMemorySource, JoinedBatches, prefetch
 from amdjax.models import Outputs
+from amdjax.training.step_programs import Rows
 from amdjax.training.train_state import TrainState
-from amdjax.training.train_step import Rows
 from amdjax.training.trainer import Trainer
 
 # (states, first, last) -> the states after step `last`, and for each of them the metrics of steps

@@ -26,12 +26,9 @@ from amdjax.training.evaluation import evaluate
 from amdjax.training.initial import InitialState
 from amdjax.training.optimizer import create_optimizer, learning_rate_schedule
 from amdjax.training.run_teacher import create_run_teacher
+from amdjax.training.step_programs import loop_train_steps, vmap_train_step
 from amdjax.training.train_state import TrainState
-from amdjax.training.train_step import (
-    loop_train_steps,
-    make_train_step,
-    vmap_train_step,
-)
+from amdjax.training.train_step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

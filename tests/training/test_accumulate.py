@@ -17,8 +17,9 @@ from amdjax.losses import build_objective
 from amdjax.models.layers import FeatureRecorder, Model, classify, global_mean
 from amdjax.training.dummy import dummy_inputs, dummy_outputs
 from amdjax.training.optimizer import create_optimizer
+from amdjax.training.step_programs import Rows, loop_train_steps, vmap_train_step
 from amdjax.training.train_state import TrainState
-from amdjax.training.train_step import Rows, loop_train_steps, make_train_step, vmap_train_step
+from amdjax.training.train_step import make_train_step
 from tests.make_data import random_images
 
 BATCH, SHAPE = 16, (8, 8, 3)

@@ -7,11 +7,11 @@ from amdjax.data import Fingerprint
 from amdjax.data.registry import DatasetSpec
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
+from amdjax.resuming import describe_run
 from amdjax.training.inputs import load_inputs
 from amdjax.training.preflight_warnings import seen_validation_warnings, small_data_warnings
 from amdjax.training.run import prepare
 from amdjax.weight_sources import describe_source
-from amdjax.workdir import describe_run
 from tests.tiny_run import command, finish, tiny_config
 
 
