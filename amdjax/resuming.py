@@ -46,8 +46,6 @@ _FREE_SETTINGS = (
     "data.device_gib",
     "teacher.cached",
 )
-
-
 # Settings of the whole experiment that `RunSpec` replaces with the values of one run.
 _PLANNED_SETTINGS = ("seed", "losses", "student", "teacher", "mix", "init_from")
 

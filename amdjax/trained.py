@@ -13,9 +13,10 @@ from amdjax.checkpoint import read_network
 from amdjax.checkpoint_files import has_checkpoint
 from amdjax.config import compute_dtype, teacher_setting
 from amdjax.data.fingerprint import Fingerprint, check_classes, compare_test_images
-from amdjax.errors import UserError
+from amdjax.errors import UserError, unknown_name
 from amdjax.experiment import TEACHER, TEACHERS, RunIdentity, plan_runs
 from amdjax.imports import import_again
+from amdjax.methods import canonical_method_name
 from amdjax.models import create_model
 from amdjax.predictor import (
     Predictor,
@@ -25,7 +26,7 @@ from amdjax.predictor import (
 )
 from amdjax.pretrained import create_teacher, load_given_teacher, teacher_name
 from amdjax.resuming import teacher_settings
-from amdjax.run_description import RUN_FILE, TrainingLength, read_run
+from amdjax.run_description import RUN_FILE, TrainingLength, read_label, read_run
 from amdjax.weight_sources import check_variables, count_classes, find_source
 from amdjax.workdir import OLD_RUN_FILE, old_workdir
 
@@ -249,3 +250,33 @@ def run_names(workdir: Path, config: ml_collections.ConfigDict) -> list[str]:
         found.discard(TEACHER)
     names = [*planned, *sorted(found.difference(planned))]
     return sorted(names, key=lambda name: (*TEACHERS, name).index(name))
+
+
+def find_student(workdir: Path, config: ml_collections.ConfigDict, method: str | None) -> str:
+    """Returns the name of a method's folder: its first seed that has a checkpoint.
+
+    Args:
+      workdir: of an experiment.
+      config: of that experiment.
+      method: of the student, or its folder in the workdir; None: the last student of the config
+        that has a checkpoint.
+
+    Raises:
+      UserError: if there is no such method.
+    """
+    names = run_names(workdir, config)
+    labels = {name: read_label(workdir / name) or name for name in names}
+    if method is None:
+        wanted = [spec.label for spec in reversed(plan_runs(config)) if not spec.is_teacher]
+    elif method in names or method in labels.values():
+        wanted = [method]
+    elif canonical_method_name(method) in labels.values():
+        wanted = [canonical_method_name(method)]
+    else:
+        raise unknown_name("method of this workdir", method, {*names, *labels.values()})
+    trained = [name for name in names if has_checkpoint(workdir / name)]
+    for label in wanted:
+        for name in trained:
+            if label in (name, labels[name]):
+                return name
+    return wanted[0]  # has no checkpoint yet; `restore` raises the error

@@ -104,7 +104,7 @@ def main() -> None:
     from absl import logging
 
     from amdjax.errors import UserError
-    from amdjax.predict import classifier
+    from amdjax.predict.loaded_models import load_models
     from amdjax.report.evaluate import evaluate_workdir
     from amdjax.training import run as run_module
     from tests.make_data import write_folder
@@ -121,12 +121,12 @@ def main() -> None:
     config = tiny_config(write_folder(root / "images", per_class=16, size=16), ("kd",))
     whole, there = root / "whole", root / "damaged"
     run_module.run(config, whole)
-    classifier.load_models(whole)  # stores the temperatures
+    load_models(whole)  # stores the temperatures
     unbroken = _network(whole)
     commands: dict[str, Callable[[], object]] = {
         "run": functools.partial(run_module.run, config, there),
         "report": functools.partial(evaluate_workdir, there),
-        "predict": functools.partial(classifier.load_models, there),
+        "predict": functools.partial(load_models, there),
     }
     counts: dict[tuple[str, str], collections.Counter] = collections.defaultdict(
         collections.Counter

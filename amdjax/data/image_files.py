@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from amdjax.data.datasets.builder_utils import ImageFile, checked_examples
 from amdjax.data.fingerprint import normal_form
+from amdjax.data.image_examples import ImageFile, checked_examples
 from amdjax.data.image_io import IMAGE_SUFFIXES
 from amdjax.errors import UserError
 from amdjax.files import is_special

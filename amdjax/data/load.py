@@ -14,8 +14,8 @@ import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
 
-from amdjax.data.datasets.builder_utils import open_split, prepare, quiet
 from amdjax.data.fingerprint import normal_form
+from amdjax.data.preparation import open_split, prepare, quiet
 from amdjax.data.prepared_entries import prepared_entries
 from amdjax.data.registry import (
     DATASETS,

@@ -9,9 +9,9 @@ import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
+from amdjax.calibrated import BATCH_SIZE
 from amdjax.data import Dataset, EvalBatches
 from amdjax.export.formats import Classify
-from amdjax.predict.classifier import BATCH_SIZE
 
 _SECONDS, _MOST_CALLS = 1.0, 50  # of a measurement of the speed
 

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
+from amdjax.calibrated import CalibratedModel
 from amdjax.errors import UserError
 from amdjax.export.student import INPUT, OUTPUT, Metadata, as_function, predictor_of
 from amdjax.export.torch_weights import to_torch_state_dict
 from amdjax.export.tracing import tracing
 from amdjax.models import import_torch_state_dict
-from amdjax.predict.classifier import CalibratedModel
 from amdjax.predictor import forward
 
 PLATFORMS = ("cpu", "cuda", "tpu")

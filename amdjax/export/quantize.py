@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from amdjax.calibrated import BATCH_SIZE
 from amdjax.data import Dataset
 from amdjax.data.sources import ImageSource
 from amdjax.export.student import INPUT
-from amdjax.predict.classifier import BATCH_SIZE
 
 _CALIBRATION_IMAGES = 512
 _OPERATIONS = ["Conv", "MatMul"]  # the others take little time and lose accuracy

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from amdjax.calibrated import BATCH_SIZE, CalibratedModel
 from amdjax.data.fingerprint import Fingerprint, check_classes, compare_test_images
 from amdjax.errors import UserError, unknown_name, warn
 from amdjax.export.card import model_card
@@ -16,7 +17,6 @@ from amdjax.export.formats import FORMATS, Classify, metadata_file, require
 from amdjax.export.quantize import quantize
 from amdjax.export.student import Metadata, read_student
 from amdjax.files import check_writable
-from amdjax.predict.classifier import BATCH_SIZE, CalibratedModel
 from amdjax.workdir import UNMOVED, DataPaths, load_data_again, read_config, run_data
 
 TOLERANCE = 1e-4  # of the probabilities

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import ml_collections
 
 from amdjax import __version__
+from amdjax.calibrated import CalibratedModel, calibrate
 from amdjax.errors import UserError
 from amdjax.losses import LOSSES
 from amdjax.models import create_model
-from amdjax.predict.classifier import CalibratedModel, calibrate, find_student
 from amdjax.predictor import Predictor, create_predictor, predicting_losses
-from amdjax.trained import TrainedModel, restore
+from amdjax.trained import TrainedModel, find_student, restore
 from amdjax.training.results import read_evaluations
 from amdjax.workdir import UNMOVED, DataPaths, read_config, run_data
 

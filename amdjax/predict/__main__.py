@@ -8,12 +8,13 @@ import numpy as np
 from absl import flags
 
 from amdjax import distributed, workdir_flags
+from amdjax.calibrated import BATCH_SIZE
 from amdjax.cli import run_command
 from amdjax.errors import UserError
 from amdjax.files import check_writable
-from amdjax.predict.classifier import BATCH_SIZE, format_table, load_models
 from amdjax.predict.images import CAM_MARK, check_any_exists, find_images, overlay_cam, read_images
-from amdjax.predict.table import WRITERS, Predictions, output_file
+from amdjax.predict.loaded_models import load_models
+from amdjax.predict.output import WRITERS, Predictions, format_table, output_file
 
 flags.adopt_module_key_flags(workdir_flags)
 _METHOD = flags.DEFINE_string(

@@ -16,12 +16,13 @@ import jax
 import numpy as np
 import pytest
 
+from amdjax.calibrated import CACHE_FILE
 from amdjax.errors import UserError
 from amdjax.export import evaluate, export, load_export
 from amdjax.export.formats import FORMATS, PLATFORMS
 from amdjax.export.run import random_images
 from amdjax.export.student import read_student
-from amdjax.predict.classifier import CACHE_FILE, load_models
+from amdjax.predict.loaded_models import load_models
 from amdjax.trained import load_run
 from amdjax.training.results import RESULTS_FILE, RunResult, write
 from amdjax.workdir import DataPaths

@@ -15,13 +15,14 @@ import pytest
 import scipy.special
 from PIL import Image
 
+from amdjax import calibrated
 from amdjax.analysis import fit_temperature, split_half
+from amdjax.calibrated import CACHE_FILE
 from amdjax.data import load_dataset
 from amdjax.errors import UserError
-from amdjax.predict import classifier
-from amdjax.predict.classifier import CACHE_FILE, format_table, load_models
 from amdjax.predict.images import check_any_exists, find_images, overlay_cam, read_images
-from amdjax.predict.table import Predictions, output_file, write_json
+from amdjax.predict.loaded_models import load_models
+from amdjax.predict.output import Predictions, format_table, output_file, write_json
 from amdjax.report.evaluate import evaluate_workdir
 from amdjax.workdir import DataPaths, read_config, write_config
 from tests.tiny_run import QUICK_COMPILATION, ROOT
@@ -227,7 +228,7 @@ def test_load_models_of_a_read_only_workdir_fits_the_temperatures_each_time(
     def write(path: Path, text: str) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    monkeypatch.setattr(classifier, "write_atomically", write)
+    monkeypatch.setattr(calibrated, "write_atomically", write)
     assert [one.temperature for one in load_models(changed).models] == temperatures
     assert "cannot store the temperatures: [Errno 30] Read-only" in capsys.readouterr().err
 

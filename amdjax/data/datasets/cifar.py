@@ -8,13 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.image_classification import cifar
 
-from amdjax.data.datasets.builder_utils import (
-    check_class_names,
-    damaged,
-    find_archive,
-    tar_files,
-    unreadable,
-)
+from amdjax.data.archives import check_class_names, damaged, find_archive, tar_files, unreadable
 from amdjax.data.image_io import encode_png
 
 _IMAGE_BYTES = 3 * 32 * 32

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from amdjax.data.datasets.builder_utils import image_info
+from amdjax.data.image_examples import image_info
 from amdjax.data.image_io import encode_png
 
 _NUM_TRAIN = 1437

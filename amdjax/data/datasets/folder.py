@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from amdjax.data.datasets.builder_utils import ImageFile, checked_examples, image_info
 from amdjax.data.fingerprint import digest_files, normal_form
+from amdjax.data.image_examples import ImageFile, checked_examples, image_info
 from amdjax.data.image_files import (
     BAD_FILES_ADVICE,
     first_names,

@@ -8,17 +8,15 @@ from typing import Any
 import tensorflow_datasets as tfds
 from scipy.io import loadmat
 
-from amdjax.data.datasets.builder_utils import (
-    ImageFile,
+from amdjax.data.archives import (
     check_class_names,
-    checked_examples,
     damaged,
-    image_info,
     manual_path,
     tar_files,
     tar_members,
     unreadable,
 )
+from amdjax.data.image_examples import ImageFile, checked_examples, image_info
 from amdjax.errors import UserError
 
 _TRAIN, _VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"

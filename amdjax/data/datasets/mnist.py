@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from amdjax.data.datasets.builder_utils import damaged, find_archive, image_info, unreadable
+from amdjax.data.archives import damaged, find_archive, unreadable
+from amdjax.data.image_examples import image_info
 from amdjax.data.image_io import encode_png
 from amdjax.errors import UserError
 

@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from scipy.io import loadmat
 
-from amdjax.data.datasets.builder_utils import damaged, find_archive, image_info, unreadable
+from amdjax.data.archives import damaged, find_archive, unreadable
+from amdjax.data.image_examples import image_info
 from amdjax.data.image_io import encode_png
 
 _URL = "http://ufldl.stanford.edu/housenumbers/{split}_32x32.mat"

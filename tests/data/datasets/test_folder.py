@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from amdjax.data import load_dataset
-from amdjax.data.datasets.builder_utils import prepare
 from amdjax.data.datasets.folder import Folder, list_folder
+from amdjax.data.preparation import prepare
 from amdjax.errors import UserError
 from tests.data.archives import read_all
 from tests.make_data import class_images, data_settings, encode, write_folder

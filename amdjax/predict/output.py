@@ -1,17 +1,21 @@
-"""Predictions as JSON and CSV: `--out` of `python -m amdjax.predict`."""
+"""Predictions as a table on the screen, and as JSON and CSV with `--out`."""
 
 import csv
 import io
 import json
 import os
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from tabulate import tabulate
 
 from amdjax.errors import UserError
 from amdjax.files import local_path, write_atomically
-from amdjax.predict.classifier import LoadedModels
+from amdjax.predict.loaded_models import LoadedModels
+
+_TOP = 5  # classes of a table
 
 
 class Predictions:
@@ -90,3 +94,21 @@ def output_file(text: str) -> Path:
     if out.suffix not in WRITERS:
         raise UserError(f"--out={text}: the file must end in {' or '.join(WRITERS)}")
     return out
+
+
+def format_table(probabilities: dict[str, np.ndarray], class_names: Sequence[str]) -> str:
+    """Returns a table of the five most probable classes of an image, for each network.
+
+    Args:
+      probabilities: name of the network -> float [C].
+      class_names: in the order of the labels.
+    """
+    rows = [[str(rank)] for rank in range(1, min(_TOP, len(class_names)) + 1)]
+    for values in probabilities.values():
+        best = np.argsort(-values, kind="stable")[:_TOP]
+        for row, label in zip(rows, best, strict=True):
+            row += [class_names[label], f"{100 * values[label]:.2f} %"]
+    headers = ["", *(cell for name in probabilities for cell in (name, ""))]
+    align = ["left", *["left", "right"] * len(probabilities)]
+    table = tabulate(rows, headers, tablefmt="plain", colalign=align, disable_numparse=True)
+    return textwrap.indent("\n".join(line.rstrip() for line in table.splitlines()), "  ")

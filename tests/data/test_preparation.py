@@ -1,3 +1,5 @@
+"""A data set is prepared once, and what is wrong with it is named."""
+
 import errno
 import os
 from pathlib import Path
@@ -7,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from amdjax.data import load_dataset
 from amdjax.errors import UserError
-from tests.data.archives import manual_path, write_cifar10
+from tests.data.archives import write_cifar10
 from tests.make_data import data_settings, write_folder
 
 
@@ -17,25 +19,6 @@ def cifar10_dir(tmp_path: Path) -> Path:
     write_cifar10(tmp_path)
     load_dataset(data_settings("cifar10", tmp_path))
     return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("name", "archive"),
-    [
-        ("tiny_imagenet", "tiny-imagenet-200.zip"),
-        ("cifar10", "cifar-10-binary.tar.gz"),
-        ("cifar100", "cifar-100-binary.tar.gz"),
-    ],
-)
-def test_find_archive_without_network_says_where_to_put_it(tmp_path, monkeypatch, name, archive):
-    def fail(self, url):
-        raise ConnectionError(f"no route\nto {url}")
-
-    monkeypatch.setattr(tfds.download.DownloadManager, "download", fail)
-    path = manual_path(tmp_path, archive)
-    with pytest.raises(UserError, match=f"no route to http.*put it at {path}$"):
-        load_dataset(data_settings(name, tmp_path))
-    assert not list(tmp_path.glob("**/dataset_info.json"))
 
 
 def test_prepare_reports_on_stderr_only(tmp_path, capfd):
