@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from amdjax.data import Dataset
 from amdjax.data.fingerprint import Fingerprint, compare_classes, compare_test_images
 from amdjax.errors import UserError, warn
 from amdjax.files import write_atomically
+from amdjax.models import variables_digest
 from amdjax.predictor import Predictor
 from amdjax.trained import TrainedModel
 from amdjax.workdir import load_data_again
@@ -82,7 +82,7 @@ def calibrate(
       that are fitted on other images than the networks were evaluated on are not stored.
     """
     temperatures = _read_cache(workdir / CACHE_FILE)
-    digests = [_digest(network.variables) for network in networks]
+    digests = [variables_digest(network.variables) for network in networks]
     missing = [pair for pair in zip(digests, networks, strict=True) if pair[0] not in temperatures]
     fitted, are_same = _fit_all(missing, data_settings, data) if missing else ({}, False)
     temperatures |= fitted
@@ -103,13 +103,6 @@ def _read_cache(path: Path) -> dict[str, float]:
         return {str(digest): float(value) for digest, value in json.loads(path.read_text()).items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}  # missing or damaged
-
-
-def _digest(variables: dict) -> str:
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(variables):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
 
 
 def _fit_all(

@@ -13,7 +13,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
@@ -25,6 +24,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from amdjax.errors import UserError, note
+from amdjax.files import cache_folder
 
 _Value = TypeVar("_Value", int, bool)
 
@@ -140,9 +140,8 @@ def enable_compilation_cache() -> None:
     """
     config: Any = jax.config  # its settings are unknown to type checkers
     if on_accelerator() and not config.jax_compilation_cache_dir:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
         with contextlib.suppress(RuntimeError):  # the user has no home folder
-            config.update("jax_compilation_cache_dir", str(cache.expanduser() / "amdjax" / "xla"))
+            config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

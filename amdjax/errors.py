@@ -4,11 +4,12 @@ import difflib
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax
 
+_NUM_NAMES = 3  # that a message shows of many
 _PACKAGE = Path(__file__).resolve().parent
 _LIBRARIES = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))
 
@@ -37,6 +38,12 @@ def unknown_name(kind: str, name: str, known: Iterable[str], cutoff: float = 0.5
     near = difflib.get_close_matches(name, known, n=3, cutoff=cutoff)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
     return UserError(f"unknown {kind} {name!r}; {hint}")
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Returns "a, b, c and 4 more": the first three of several names, and how many others."""
+    shown, others = names[:_NUM_NAMES], len(names) - _NUM_NAMES
+    return ", ".join(shown) + (f" and {others:,} more" if others > 0 else "")
 
 
 def warn(*messages: str) -> None:

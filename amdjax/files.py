@@ -43,6 +43,15 @@ def local_path(text: str, name: str) -> Path:
         raise UserError(f"{name}={text}: {error}; write the whole path") from error
 
 
+def cache_folder() -> Path:
+    """Returns amdjax's folder in the user's cache, which may not exist.
+
+    Raises:
+      RuntimeError: if the user has no home folder.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "amdjax"
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file in UTF-8 so that after a crash it is complete, or as it was before.
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -279,10 +280,10 @@ def test_compilation_cache_is_left_out_without_a_home_folder(monkeypatch):
     monkeypatch.setattr(distributed, "on_accelerator", lambda: True)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
 
-    def fail(path):
+    def fail():
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(distributed.Path, "expanduser", fail)
+    monkeypatch.setattr(Path, "home", fail)
     distributed.enable_compilation_cache()
     assert not jax.config.jax_compilation_cache_dir
 

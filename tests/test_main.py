@@ -24,9 +24,10 @@ MISTAKES = [
 
 def _assert_one_line_error(code, out, err, message):
     assert code == 2, err
-    assert message in err
-    assert err.startswith("error: ")
-    assert len(err.splitlines()) == 1
+    *notes, error = err.splitlines()
+    assert error.startswith("error: ")
+    assert message in error
+    assert all(line.startswith("note: ") for line in notes)
     assert "Traceback" not in out + err
 
 

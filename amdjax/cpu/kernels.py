@@ -20,6 +20,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from amdjax.files import cache_folder
+
 _SOURCE = Path(__file__).with_suffix(".cc")
 _KERNEL_GRADIENT, _CHANNEL_SUMS = "amdjax_kernel_gradient", "amdjax_channel_sums"
 _DIVISOR = 16  # of the number of channels: float32 values in the widest vector
@@ -136,7 +138,7 @@ def _library(compiler: str) -> Path:
     flags = ["-std=c++17", "-O3", "-w", "-shared", "-fPIC", native, f"-I{jax.ffi.include_dir()}"]
     facts = (_SOURCE.read_bytes(), compiler, flags, machine, _processor(), jax.lib.__version__)
     name = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-    path = _cache_folder() / f"{_SOURCE.stem}-{name}.so"
+    path = _library_folder() / f"{_SOURCE.stem}-{name}.so"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             built = Path(folder) / path.name
@@ -147,11 +149,10 @@ def _library(compiler: str) -> Path:
 
 
 @functools.cache
-def _cache_folder() -> Path:
+def _library_folder() -> Path:
     """Returns `amdjax` in the user's cache folder, or a temporary folder if it is not writable."""
     try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(base) / "amdjax"
+        folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder

@@ -11,10 +11,9 @@ from typing import Any
 from amdjax.data.fingerprint import normal_form
 from amdjax.data.image_examples import ImageFile, checked_examples
 from amdjax.data.image_io import IMAGE_SUFFIXES
-from amdjax.errors import UserError
+from amdjax.errors import UserError, first_names
 from amdjax.files import is_special
 
-_NUM_NAMES = 3  # of the files that are left out, for the message
 BAD_FILES_ADVICE = "correct or remove such files"  # damaged, of wrong values, or too large
 
 
@@ -85,11 +84,6 @@ def report_files(base: str, noun: str, reason: str, paths: Sequence[str]) -> Non
         count = f"{len(paths)} {noun}{'s' if len(paths) > 1 else ''}"
         names = first_names([os.path.relpath(path, base) for path in sorted(paths)])
         print(f"{base}: left out {count} {reason}: {names}", file=sys.stderr)
-
-
-def first_names(names: Sequence[str]) -> str:
-    """Returns the first three of several names, separated by commas; "..." stands for the rest."""
-    return ", ".join([*names[:_NUM_NAMES], *(["..."] if len(names) > _NUM_NAMES else [])])
 
 
 def path_order(path: str) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from amdjax.models.variables import (
     count_parameters,
     init_variables,
     variable_shapes,
+    variables_digest,
 )
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "register_model",
     "select_network",
     "variable_shapes",
+    "variables_digest",
 ]

@@ -13,7 +13,7 @@ import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 
-from amdjax.errors import UserError, first_line
+from amdjax.errors import UserError, first_line, first_names
 from amdjax.models.registry import create_model
 from amdjax.models.variables import check_variable_shapes, variable_shapes
 
@@ -133,9 +133,8 @@ def select_network(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], list[
 
 
 def _describe(keys: Iterable[str]) -> str:
-    names = sorted(keys)
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f", but there are {', '.join(map(repr, names[:3]))}{more}" if names else ""
+    names = [repr(key) for key in sorted(keys)]
+    return f", but there are {first_names(names)}" if names else ""
 
 
 def _to_float32(value: Any, subject: str) -> np.ndarray:

@@ -1,15 +1,17 @@
 """Variables of models: initial values, number of parameters, shapes."""
 
 import functools
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from amdjax import distributed
-from amdjax.errors import UserError
+from amdjax.errors import UserError, first_names
 from amdjax.models.layers import Model
 
 
@@ -61,6 +63,15 @@ def variable_shapes(
     return flax.traverse_util.flatten_dict(abstract_variables(model, image_shape), sep="/")
 
 
+def variables_digest(variables: Mapping[str, Any]) -> str:
+    """Returns a digest of the names, dtypes, shapes and values of a model's variables."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(variables):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
 def check_variable_shapes(
     arrays: Mapping[str, Any], expected: Mapping[str, Any], subject: str
 ) -> None:
@@ -82,5 +93,4 @@ def check_variable_shapes(
                 f"{subject}: {name!r} has the shape {arrays[name].shape}, expected {leaf.shape}"
             )
     if extra := sorted(arrays.keys() - expected.keys()):
-        more = f" and {len(extra) - 3} more" if len(extra) > 3 else ""
-        raise UserError(f"{subject}: unexpected {', '.join(map(repr, extra[:3]))}{more}")
+        raise UserError(f"{subject}: unexpected {first_names([repr(name) for name in extra])}")

@@ -1,13 +1,10 @@
 """Inputs of an experiment besides its config: data sets, given teacher, initial weights."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import ml_collections
-import numpy as np
 
 from amdjax import distributed
 from amdjax.checkpoint_files import has_checkpoint
@@ -17,6 +14,7 @@ from amdjax.data.registry import DatasetSpec
 from amdjax.data.unlabeled import add_unlabeled
 from amdjax.errors import UserError
 from amdjax.experiment import RunSpec
+from amdjax.models import variables_digest
 from amdjax.pretrained import GivenTeacher, load_given_teacher, teacher_sources
 from amdjax.resuming import check_data, check_given_teacher
 from amdjax.teacher_outputs.stored import StoredOutputs, open_outputs
@@ -156,11 +154,7 @@ def _check_same_weights(setting: str, variables: dict | None) -> None:
     """
     if variables is None or distributed.process_count() == 1:
         return
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree.leaves_with_path(variables):
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-        digest.update(np.asarray(leaf).tobytes())
-    if differing := distributed.differing_processes(digest.hexdigest()):
+    if differing := distributed.differing_processes(variables_digest(variables)):
         raise UserError(
             f"process {', '.join(map(str, differing))} reads different weights of {setting} from "
             "process 0; give all processes the same files, of a training that has ended"

@@ -12,7 +12,7 @@ from amdjax.cpu import kernels
 @pytest.fixture
 def available(monkeypatch: pytest.MonkeyPatch):
     """`kernels.available` and the cache folder, without the results of earlier calls."""
-    monkeypatch.setattr(kernels, "_cache_folder", kernels._cache_folder.__wrapped__)
+    monkeypatch.setattr(kernels, "_library_folder", kernels._library_folder.__wrapped__)
     return kernels.available.__wrapped__
 
 
@@ -66,7 +66,7 @@ def test_cache_folder_is_below_the_home_folder_without_xdg_cache_home(
 ):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert kernels._cache_folder() == tmp_path / ".cache" / "amdjax"
+    assert kernels._library_folder() == tmp_path / ".cache" / "amdjax"
 
 
 def test_cache_folder_that_cannot_be_written_is_replaced_by_a_temporary_one(
@@ -74,6 +74,6 @@ def test_cache_folder_that_cannot_be_written_is_replaced_by_a_temporary_one(
 ):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    folder = kernels._cache_folder()
+    folder = kernels._library_folder()
     assert folder.is_dir()
     assert tmp_path not in folder.parents

@@ -21,7 +21,6 @@ from amdjax.data.fingerprint import digest_files, normal_form
 from amdjax.data.image_examples import ImageFile, checked_examples, image_info
 from amdjax.data.image_files import (
     BAD_FILES_ADVICE,
-    first_names,
     path_order,
     read_file,
     report_files,
@@ -32,7 +31,7 @@ from amdjax.data.image_files import (
 )
 from amdjax.data.image_io import IMAGE_SUFFIXES
 from amdjax.data.splits import hold_out
-from amdjax.errors import UserError, one_line, unknown_name
+from amdjax.errors import UserError, first_names, one_line, unknown_name
 
 _LAYOUT = (
     "expected train/CLASS/* and test/CLASS/* (or val/CLASS/*) with image files, CLASS/* "

@@ -58,7 +58,7 @@ def test_list_folder_reports_the_files_that_are_left_out(folder, capfd):
         f"{train}: left out 1 file that cannot hold an image (a pipe, socket or device): "
         "class_2/pipe.png",
         f"{train}: left out 5 files without an image suffix: class_0/Thumbs.db, "
-        "class_1/notes0.txt, class_1/notes1.txt, ...",
+        "class_1/notes0.txt, class_1/notes1.txt and 2 more",
     ]
 
 
