@@ -160,6 +160,4 @@ def _grad_cam(
     stages = [name for name in outputs.features if name.startswith("stage")]
     layer = layer or max(stages or outputs.features)
     predicted = jnp.argmax(outputs.logits, axis=-1)
-    return grad_cam(
-        predictor.module, variables, inputs, predicted, layer, predictor.bind(variables)
-    )
+    return grad_cam(predictor.model, variables, inputs, predicted, layer, predictor.bind(variables))

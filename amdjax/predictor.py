@@ -20,19 +20,19 @@ _STATISTICS = ("mean", "var")
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
-    """A network's module with its preprocessing and prediction rule: all but its variables.
+    """A network with its preprocessing and prediction rule: all but its variables.
 
     Predictors of equal definition are equal and hash alike, so that a function with a static
     argument of this type is compiled once for all of them.
 
     Attributes:
-      module: the network.
+      model: the network.
       objective: of cross-entropy and the `predicting_losses`; its `predict` is the prediction rule.
       mean: of each channel of the images, on the scale 0 to 1.
       std: of each channel of the images, on the scale 0 to 1.
     """
 
-    module: Model
+    model: Model
     objective: Objective
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -48,7 +48,7 @@ class Predictor:
           variables: {"params": ..., "batch_stats": ...} of the network, and "losses", see `bind`.
           images: uint8 [B,H,W,3].
         """
-        outputs: Any = self.module.apply(variables, self.normalize(images), train=False)
+        outputs: Any = self.model.apply(variables, self.normalize(images), train=False)
         return self.bind(variables)(outputs)
 
     def bind(self, variables: dict) -> Callable[[Outputs], Outputs]:
@@ -64,20 +64,20 @@ class Predictor:
 
 
 def create_predictor(
-    module: Model,
+    model: Model,
     augment: ml_collections.ConfigDict,
     losses: Mapping[str, Mapping[str, Any]],
 ) -> Predictor:
     """Returns the predictor of a network that is trained with some losses.
 
     Args:
-      module: the network.
+      model: the network.
       augment: `config.augment`, of which mean and standard deviation are read.
       losses: name -> settings; the `predicting_losses` count.
     """
     rules = {name: losses[name] for name in predicting_losses(losses)}
     return Predictor(
-        module,
+        model,
         build_objective({"ce": {}, **rules}),
         tuple(map(float, augment.mean)),
         tuple(map(float, augment.std)),

@@ -41,7 +41,7 @@ class TrainedModel(RunIdentity):
       teacher: name of the teacher that it is compared with, also where it was trained without one.
       data: fingerprint of the data that it was trained on; None for a teacher that was trained
         elsewhere.
-      predictor: module, preprocessing and prediction rule.
+      predictor: network, preprocessing and prediction rule.
       variables: {"params": ..., "batch_stats": ...} of float32 arrays, and "losses" where the
         variables of a loss are part of the prediction, see `Predictor.bind`.
       step: the training step of the variables; 0 for a teacher that was trained elsewhere.
@@ -131,8 +131,8 @@ def restore(folder: Path, num_classes: int | None = None) -> TrainedModel:
     import_again(run.imports, folder)
     step, variables = read_network(folder, trained_predicting_losses(run.losses))
     classes = num_classes or count_classes(variables) or len(run.data.class_names)
-    module = create_model(run.model, classes, compute_dtype(run.config))
-    predictor = create_predictor(module, run.config.augment, run.losses)
+    model = create_model(run.model, classes, compute_dtype(run.config))
+    predictor = create_predictor(model, run.config.augment, run.losses)
     network = {name: tree for name, tree in variables.items() if name != "losses"}
     check_variables(network, run.model, classes, folder, run.data.image_shape)
     return TrainedModel(

@@ -59,8 +59,8 @@ def read_student(
         )
         if model.temperature is None:
             raise UserError(f"--calibrated: the temperature of {network.name} cannot be fitted")
-    module = network.predictor.module.clone(dtype=jnp.float32)
-    predictor = dataclasses.replace(network.predictor, module=module)
+    float32 = network.predictor.model.clone(dtype=jnp.float32)
+    predictor = dataclasses.replace(network.predictor, model=float32)
     model = dataclasses.replace(model, network=dataclasses.replace(network, predictor=predictor))
     metadata = {
         "amdjax_version": __version__,
@@ -125,11 +125,11 @@ def predictor_of(metadata: Metadata) -> Predictor:
         if name not in LOSSES:
             raise _unregistered("loss", name, metadata)
     try:
-        module = create_model(metadata["model"], len(metadata["class_names"]))
+        network = create_model(metadata["model"], len(metadata["class_names"]))
     except UserError as error:
         raise _unregistered("network", metadata["model"], metadata) from error
     return create_predictor(
-        module, ml_collections.ConfigDict(settings["augment"]), settings["losses"]
+        network, ml_collections.ConfigDict(settings["augment"]), settings["losses"]
     )
 
 

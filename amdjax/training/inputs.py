@@ -18,7 +18,7 @@ from amdjax.models import variables_digest
 from amdjax.pretrained import GivenTeacher, load_given_teacher, teacher_sources
 from amdjax.resuming import check_data, check_given_teacher
 from amdjax.teacher_outputs.stored import StoredOutputs, open_outputs
-from amdjax.training.initial import InitialState, load_initial
+from amdjax.training.initial_state import InitialState, load_initial
 from amdjax.training.trainer import train_batches
 from amdjax.weight_sources import find_source
 

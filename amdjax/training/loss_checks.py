@@ -15,7 +15,7 @@ from amdjax.losses import LossInputs, Objective, build_objective
 from amdjax.models import Ensemble, Outputs, create_model, map_sizes
 from amdjax.predictor import predicting_losses
 from amdjax.pretrained import teacher_name, teacher_sources
-from amdjax.training.dummy import dummy_inputs, output_shapes
+from amdjax.training.dummy_outputs import dummy_inputs, output_shapes
 from amdjax.training.network_checks import check_shape
 from amdjax.training.run_teacher import create_run_teacher
 

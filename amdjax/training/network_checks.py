@@ -16,8 +16,8 @@ from amdjax.experiment import RunSpec
 from amdjax.losses.spec import STAGES
 from amdjax.models import Model, Outputs, create_model
 from amdjax.pretrained import teacher_sources
-from amdjax.training import dummy
-from amdjax.training.dummy import NotOutputs, output_shapes
+from amdjax.training import dummy_outputs
+from amdjax.training.dummy_outputs import NotOutputs, output_shapes
 
 
 def check_networks(
@@ -49,7 +49,9 @@ def check_networks(
         except NotOutputs as error:
             outputs = error.returned
         except Exception as error:
-            if line := user_line(error, called_by=dummy.__file__):  # of a registered network
+            if line := user_line(
+                error, called_by=dummy_outputs.__file__
+            ):  # of a registered network
                 raise UserError(
                     f"the outputs of the network {name!r} cannot be computed: "
                     f"{line}{error_summary(error)}"

@@ -27,7 +27,7 @@ from amdjax.run_description import read_run, write_run
 from amdjax.teacher_outputs.stored import StoredOutputs
 from amdjax.training import results
 from amdjax.training.header import print_plan
-from amdjax.training.initial import InitialState
+from amdjax.training.initial_state import InitialState
 from amdjax.training.inputs import Inputs, load_inputs
 from amdjax.training.loop import RunState, train_loop
 from amdjax.training.metrics_file import METRICS_FILE, training_seconds

@@ -12,7 +12,7 @@ from amdjax.config import flat_settings, forward_batch_size, image_change, views
 from amdjax.data import Batch, EvalBatches
 from amdjax.losses.functional import attention_map
 from amdjax.models import Outputs
-from amdjax.training.dummy import output_shapes
+from amdjax.training.dummy_outputs import output_shapes
 from amdjax.training.step_runner import device_memory_left
 from amdjax.training.trainer import Trainer
 

@@ -41,14 +41,14 @@ def evaluate_given_teacher(
     """
     sources = teacher_sources(config.teacher)
     variables = distributed.replicate(teacher.variables, mesh)
-    module = create_teacher(config.teacher, dataset.num_classes, compute_dtype(config))
+    model = create_teacher(config.teacher, dataset.num_classes, compute_dtype(config))
     origin: dict = {}
 
     def known_accuracy(source: TeacherSource) -> float | None:
         return read_evaluation(local_path(source.checkpoint, "config.teacher")).get("accuracy")
 
-    if isinstance(module, Ensemble):
-        for index, (source, member) in enumerate(zip(sources, module.members, strict=True)):
+    if isinstance(model, Ensemble):
+        for index, (source, member) in enumerate(zip(sources, model.members, strict=True)):
             network = member, member_variables(variables, index)
             subject, known = f"teacher {source.checkpoint}", known_accuracy(source)
             _evaluate_teacher(config, dataset, mesh, *network, subject, known)
@@ -56,7 +56,7 @@ def evaluate_given_teacher(
     else:
         subject, known = f"teacher {sources[0].checkpoint}", known_accuracy(sources[0])
         origin = read_origin(local_path(sources[0].checkpoint, "config.teacher"))
-    evaluation = _evaluate_teacher(config, dataset, mesh, module, variables, subject, known)
+    evaluation = _evaluate_teacher(config, dataset, mesh, model, variables, subject, known)
     return variables, results.RunResult(
         teacher_name(config.teacher),
         count_parameters(variables),
@@ -69,7 +69,7 @@ def _evaluate_teacher(
     config: ml_collections.ConfigDict,
     dataset: Dataset,
     mesh: Mesh,
-    module: Model,
+    model: Model,
     variables: dict,
     subject: str,
     known: float | None,
@@ -80,7 +80,7 @@ def _evaluate_teacher(
       config: of the experiment.
       dataset: of the experiment.
       mesh: of all devices.
-      module: the network.
+      model: the network.
       variables: its variables, replicated.
       subject: of the line that is printed.
       known: accuracy of its checkpoint; None if that is not known.
@@ -88,7 +88,7 @@ def _evaluate_teacher(
     Returns:
       The values on the test split, with `VALIDATION_ACCURACY` where there is a validation split.
     """
-    predictor, batch_size = create_predictor(module, config.augment, {}), forward_batch_size(config)
+    predictor, batch_size = create_predictor(model, config.augment, {}), forward_batch_size(config)
     evaluation = evaluate(predictor, variables, dataset.test, batch_size, mesh)
     accuracy = evaluation["accuracy"]
     if dataset.validation is not None:

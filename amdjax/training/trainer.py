@@ -21,9 +21,9 @@ from amdjax.losses import Objective, build_objective
 from amdjax.models import Model, Outputs, abstract_variables, create_model, init_variables
 from amdjax.predictor import Predictor, create_predictor
 from amdjax.teacher_outputs.stored import StoredOutputs
-from amdjax.training.dummy import dummy_inputs, dummy_outputs, output_shapes
+from amdjax.training.dummy_outputs import dummy_inputs, dummy_outputs, output_shapes
 from amdjax.training.evaluation import evaluate
-from amdjax.training.initial import InitialState
+from amdjax.training.initial_state import InitialState
 from amdjax.training.optimizer import create_optimizer, learning_rate_schedule
 from amdjax.training.run_teacher import create_run_teacher
 from amdjax.training.step_programs import loop_train_steps, vmap_train_step

@@ -15,7 +15,7 @@ from amdjax.data.mixing import MixedBatch
 from amdjax.errors import UserError
 from amdjax.losses import build_objective
 from amdjax.models.layers import FeatureRecorder, Model, classify, global_mean
-from amdjax.training.dummy import dummy_inputs, dummy_outputs
+from amdjax.training.dummy_outputs import dummy_inputs, dummy_outputs
 from amdjax.training.optimizer import create_optimizer
 from amdjax.training.step_programs import Rows, loop_train_steps, vmap_train_step
 from amdjax.training.train_state import TrainState

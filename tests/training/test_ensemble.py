@@ -15,7 +15,7 @@ from amdjax.losses import LOSSES, build_objective
 from amdjax.models import create_model
 from amdjax.pretrained import create_teacher, load_given_teacher, teacher_name, teacher_sources
 from amdjax.trained import load_run, restore_all, restore_given_teacher
-from amdjax.training.dummy import dummy_inputs, output_shapes
+from amdjax.training.dummy_outputs import dummy_inputs, output_shapes
 from amdjax.training.preflight import check_settings, check_shapes
 from amdjax.training.run import run
 from tests.tiny_run import tiny_config

@@ -3,7 +3,7 @@ import pytest
 from amdjax.errors import UserError
 from amdjax.losses import build_objective
 from amdjax.models import create_model
-from amdjax.training.dummy import output_shapes
+from amdjax.training.dummy_outputs import output_shapes
 from amdjax.training.loss_checks import check_stored_sizes
 
 

@@ -14,7 +14,7 @@ from amdjax.losses import LOSSES, build_objective
 from amdjax.models import Outputs, create_model, import_torch_state_dict, init_variables
 from amdjax.predictor import Predictor
 from amdjax.training import train_step
-from amdjax.training.dummy import dummy_inputs, dummy_outputs
+from amdjax.training.dummy_outputs import dummy_inputs, dummy_outputs
 from amdjax.training.evaluation import make_eval_step
 from amdjax.training.optimizer import create_optimizer
 from amdjax.training.train_state import TrainState

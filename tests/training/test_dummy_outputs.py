@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from amdjax.models import Model, Outputs, create_model
-from amdjax.training.dummy import NotOutputs, dummy_inputs, dummy_outputs, output_shapes
+from amdjax.training.dummy_outputs import NotOutputs, dummy_inputs, dummy_outputs, output_shapes
 
 SHAPE = (8, 8, 3)
 

@@ -16,7 +16,7 @@ from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
 from amdjax.export.torch_weights import to_torch_state_dict
 from amdjax.models import Outputs
-from amdjax.training.initial import InitialState, load_initial
+from amdjax.training.initial_state import InitialState, load_initial
 from amdjax.training.run import run
 from amdjax.training.trainer import build_trainer
 from tests.tiny_run import tiny_config
