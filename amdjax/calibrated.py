@@ -160,4 +160,6 @@ def _grad_cam(
     stages = [name for name in outputs.features if name.startswith("stage")]
     layer = layer or max(stages or outputs.features)
     predicted = jnp.argmax(outputs.logits, axis=-1)
-    return grad_cam(predictor.model, variables, inputs, predicted, layer, predictor.bind(variables))
+    return grad_cam(
+        predictor.network, variables, inputs, predicted, layer, predictor.bind(variables)
+    )

@@ -78,7 +78,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     if unknown := sorted(settings.keys() - known):
         raise unknown_key(unknown[0], known)
     for key, value in settings.items():
-        if value is None:
+        if value is None and known[key] is not None:
             raise UserError(f"config.{key} is None; give a value, such as {known[key]!r}")
     check_ranges("", settings)
     check_loss_ranges(config.losses.to_dict())

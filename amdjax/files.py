@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what a full or read-only disk says."""
+"""Paths of the user, files that are written whole or not at all, and errors of a disk."""
 
 import contextlib
 import errno
@@ -49,7 +49,7 @@ def cache_folder() -> Path:
     Raises:
       RuntimeError: if the user has no home folder.
     """
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "amdjax"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "amdjax"
 
 
 def write_atomically(path: Path, text: str) -> None:

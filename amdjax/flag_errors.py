@@ -29,7 +29,7 @@ _TYPES = {
     "bool": "True or False",
     "float": "a number",
     "int": "a whole number",
-    "str": "text",
+    "str": "a text",
     "tuple": 'a tuple, such as ("kd",) or (5, 7)',
 }
 _FLAG_ERRORS = (
@@ -79,10 +79,12 @@ def _recipe_mistake(error: BaseException) -> str:
         if wanted.endswith("ConfigDict"):
             return f"{name} is a group of settings; set one of them"
         value = repr(found["value"]) if found["type"] == "str" else found["value"]
-        return f"{name} must be {_TYPES.get(wanted, f'of type {wanted}')}, not {value}"
-    if isinstance(error, AttributeError) and isinstance(cause := error.args[0], KeyError):
-        return f"there is no setting {'. '.join(cause.args[0].splitlines())}"  # of a ConfigDict
-    return f"{type(error).__name__}: {error}"
+        return f"{name} must be {_TYPES.get(wanted, f'of type {wanted}')}, not {one_line(value)}"
+    # A ConfigDict raises KeyError(text), and AttributeError(KeyError(text)) for an attribute.
+    cause = error.args[0] if isinstance(error, AttributeError) and error.args else error
+    if isinstance(cause, KeyError) and "\nDid you mean" in (text := str(cause.args[0])):
+        return f"there is no setting {'. '.join(text.splitlines())}"
+    return one_line(f"{type(error).__name__}: {error}")
 
 
 def flag_error(error: Exception, words: Sequence[str], values: flags.FlagValues) -> Exception:

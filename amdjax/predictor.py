@@ -26,13 +26,13 @@ class Predictor:
     argument of this type is compiled once for all of them.
 
     Attributes:
-      model: the network.
+      network: without its variables.
       objective: of cross-entropy and the `predicting_losses`; its `predict` is the prediction rule.
       mean: of each channel of the images, on the scale 0 to 1.
       std: of each channel of the images, on the scale 0 to 1.
     """
 
-    model: Model
+    network: Model
     objective: Objective
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -48,7 +48,7 @@ class Predictor:
           variables: {"params": ..., "batch_stats": ...} of the network, and "losses", see `bind`.
           images: uint8 [B,H,W,3].
         """
-        outputs: Any = self.model.apply(variables, self.normalize(images), train=False)
+        outputs: Any = self.network.apply(variables, self.normalize(images), train=False)
         return self.bind(variables)(outputs)
 
     def bind(self, variables: dict) -> Callable[[Outputs], Outputs]:
@@ -64,20 +64,20 @@ class Predictor:
 
 
 def create_predictor(
-    model: Model,
+    network: Model,
     augment: ml_collections.ConfigDict,
     losses: Mapping[str, Mapping[str, Any]],
 ) -> Predictor:
     """Returns the predictor of a network that is trained with some losses.
 
     Args:
-      model: the network.
+      network: that is trained.
       augment: `config.augment`, of which mean and standard deviation are read.
       losses: name -> settings; the `predicting_losses` count.
     """
     rules = {name: losses[name] for name in predicting_losses(losses)}
     return Predictor(
-        model,
+        network,
         build_objective({"ce": {}, **rules}),
         tuple(map(float, augment.mean)),
         tuple(map(float, augment.std)),

@@ -10,7 +10,7 @@ from amdjax.checkpoint_files import (
     is_checkpoint,
     newest_checkpoint,
 )
-from amdjax.errors import UserError
+from amdjax.errors import UserError, first_names
 from amdjax.files import local_path
 from amdjax.models import check_variable_shapes, create_model, variable_shapes
 from amdjax.run_description import RunDescription, read_saved_run
@@ -82,7 +82,7 @@ def find_weights(path: Path) -> Path | None:
     others = [file for file in path.iterdir() if is_weight_file(file)]
     for files in (*map(sorted, map(path.glob, patterns)), sorted(others)):
         if len(files) > 1:
-            names = ", ".join(file.name for file in files[:3])
+            names = first_names([file.name for file in files])
             raise UserError(f"{path} has several files of weights ({names}); name one of them")
         if files:
             return files[0]

@@ -36,7 +36,7 @@ from amdjax.data import Dataset, InMemorySource, describe_dataset
 from amdjax.errors import UserError
 from amdjax.experiment import RunSpec, plan_runs
 from amdjax.models import Model, init_variables
-from amdjax.training.step_programs import Rows
+from amdjax.training.step_programs import ExampleRows
 from amdjax.training.train_state import TrainState
 from amdjax.training.trainer import Trainer, build_trainer
 from benchmarks import chips, hlo
@@ -204,7 +204,7 @@ def _abstract_arguments(trainer: Trainer, state: TrainState, on_device: bool) ->
         source: Any = trainer.dataset.train
         images, labels = source.arrays()
         values: Any = jax.ShapeDtypeStruct((len(images), math.prod(shape)), images.dtype)
-        examples = {"image": Rows(values, shape), "label": Rows.create(labels)}
+        examples = {"image": ExampleRows(values, shape), "label": ExampleRows.create(labels)}
         if trainer.objective.needs_example_index:
             examples["index"] = examples["label"]
         indices = np.zeros((config.log_every_steps, config.batch_size), np.int32)

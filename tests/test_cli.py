@@ -187,6 +187,11 @@ def test_parse_flags_names_the_fault_of_a_config_file(tmp_path, text, message):
         ("config.epochs = '8'", "epochs must be a whole number, not '8'"),
         ("config.student = 'wrn_16_1'", "student is a group of settings; set one of them"),
         ("config.losses.kdd.weight = 1.0", "there is no setting 'kdd'. Did you mean 'kd'"),
+        ("config.losses['kdd'].weight = 1.0", "there is no setting 'kdd'. Did you mean 'kd'"),
+        ("config.epochs = {'a': 1}", "epochs must be a whole number, not a: 1"),
+        ("raise AttributeError", "AttributeError"),
+        ("raise AttributeError('no such thing')", "AttributeError: no such thing"),
+        ("raise KeyError(5)", "KeyError: 5"),
     ],
 )
 def test_parse_flags_says_what_a_recipe_must_set(tmp_path, statement, message):

@@ -1,4 +1,4 @@
-"""The ranges of settings, which are checked before anything else."""
+"""Each setting of a config is checked by itself, before anything else."""
 
 import math
 

@@ -16,8 +16,9 @@ from amdjax.data import Fingerprint
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
 from amdjax.files import check_writable
-from amdjax.resuming import check_data, check_resumable, describe_run
+from amdjax.resuming import check_data, check_resumable
 from amdjax.run_description import read_label, write_run
+from amdjax.run_settings import describe_run
 from amdjax.training import results
 from amdjax.training.metrics_file import read_metrics
 from amdjax.training.run import run

@@ -280,10 +280,10 @@ def test_compilation_cache_is_left_out_without_a_home_folder(monkeypatch):
     monkeypatch.setattr(distributed, "on_accelerator", lambda: True)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
 
-    def fail():
+    def fail(path):
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(Path, "home", fail)
+    monkeypatch.setattr(Path, "expanduser", fail)
     distributed.enable_compilation_cache()
     assert not jax.config.jax_compilation_cache_dir
 

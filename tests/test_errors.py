@@ -1,7 +1,9 @@
+"""Messages of errors are short, and an error of full memory is known."""
+
 import jax
 import pytest
 
-from amdjax.errors import exception_chain, first_line, is_out_of_memory, one_line
+from amdjax.errors import exception_chain, first_line, first_names, is_out_of_memory, one_line
 
 
 @pytest.mark.parametrize(
@@ -16,6 +18,14 @@ from amdjax.errors import exception_chain, first_line, is_out_of_memory, one_lin
 )
 def test_messages_become_one_line(message, line, first):
     assert (one_line(message), first_line(message)) == (line, first)
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [((), ""), (("a", "b", "c"), "a, b, c"), (("a", "b", "c", "d", "e"), "a, b, c and 2 more")],
+)
+def test_first_names_counts_the_others(names, text):
+    assert first_names(names) == text
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from amdjax.errors import UserError
 from amdjax.files import (
+    cache_folder,
     check_writable,
     is_special,
     local_path,
@@ -23,6 +24,14 @@ def test_local_path_expands_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert local_path("~/runs/x", "--workdir") == tmp_path / "runs" / "x"
     assert not local_path("runs/x", "--workdir").is_absolute()
+
+
+def test_cache_folder_is_below_xdg_cache_home_or_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder() == tmp_path / ".cache" / "amdjax"
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/elsewhere")
+    assert cache_folder() == tmp_path / "elsewhere" / "amdjax"
 
 
 @pytest.mark.parametrize("text", ["gs://bucket/runs", "s3://bucket/runs"])

@@ -11,6 +11,7 @@ import pytest
 from flax import linen as nn
 
 import amdjax
+from amdjax.config import validate
 from amdjax.configs import default
 from amdjax.data import Fingerprint, describe_dataset, load_dataset
 from amdjax.data.policies import AUGMENTATIONS
@@ -25,8 +26,9 @@ from amdjax.models import MODELS, Outputs
 from amdjax.report.figures import create_sections
 from amdjax.report.outputs import compare_maps
 from amdjax.report.summary import summarize
-from amdjax.resuming import check_resumable, describe_run
+from amdjax.resuming import check_resumable
 from amdjax.run_description import write_run
+from amdjax.run_settings import describe_run
 from amdjax.trained import restore
 from amdjax.training.preflight import check_shapes
 from amdjax.workdir import read_config, write_config
@@ -141,6 +143,16 @@ def test_register_loss_takes_a_linen_module():
 def test_register_method_refuses_what_cannot_be_trained(name, losses, message):
     with pytest.raises(UserError, match=message):
         amdjax.register_method(name, "a method", losses)
+
+
+def test_validate_accepts_a_setting_of_a_loss_whose_default_is_none():
+    @amdjax.register_loss("mine", "a loss", inputs=("student.logits",))
+    def mine(logits, limit=None):
+        return jnp.mean(logits) if limit is None else jnp.mean(jnp.minimum(logits, limit))
+
+    config = default.get_config()
+    assert config.losses.mine.limit is None
+    validate(config)
 
 
 def test_register_method_keeps_the_last_definition_of_a_file(folder):

@@ -13,8 +13,9 @@ from amdjax.configs import figure9
 from amdjax.data import Fingerprint
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
-from amdjax.resuming import check_data, check_given_teacher, check_resumable, describe_run
+from amdjax.resuming import check_data, check_given_teacher, check_resumable
 from amdjax.run_description import read_run, write_run
+from amdjax.run_settings import describe_run
 from tests.trained_run import change
 
 CLASSES = ("class_0", "class_1", "class_2", "class_3")

@@ -6,43 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import tensorflow_datasets as tfds
-
 from amdjax.data.archives import DOWNLOAD_AGAIN
 from amdjax.data.image_io import decode_image
 from amdjax.data.sources import CHUNK
 from amdjax.errors import UserError
 
 _MAX_NAMES = 20  # of damaged images, in one message
-
-
-def image_info(
-    builder: tfds.core.DatasetBuilder,
-    description: str,
-    labels: tfds.features.ClassLabel,
-    image_shape: tuple[int | None, int | None, int],
-) -> tfds.core.DatasetInfo:
-    """Returns tfds's description of a data set of labelled images.
-
-    Args:
-      builder: the builder of the data set.
-      description: one sentence.
-      labels: the classes, in the order of the labels.
-      image_shape: (H, W, 3), with None for a size that varies between images.
-    """
-    return tfds.core.DatasetInfo(
-        builder=builder,
-        description=description,
-        features=tfds.features.FeaturesDict(
-            {
-                "id": tfds.features.Text(),
-                "image": tfds.features.Image(shape=image_shape),
-                "label": labels,
-            }
-        ),
-        supervised_keys=("image", "label"),
-        disable_shuffling=True,  # example i is the i-th file; the batches are shuffled later
-    )
 
 
 class ImageFile(NamedTuple):

@@ -84,3 +84,32 @@ def open_split(builder: tfds.core.DatasetBuilder, split: str) -> RecordSource:
         raise UserError(
             f"{builder.data_dir} cannot be read: {one_line(error)}; remove it and try again"
         ) from error
+
+
+def image_info(
+    builder: tfds.core.DatasetBuilder,
+    description: str,
+    labels: tfds.features.ClassLabel,
+    image_shape: tuple[int | None, int | None, int],
+) -> tfds.core.DatasetInfo:
+    """Returns tfds's description of a data set of labelled images.
+
+    Args:
+      builder: the builder of the data set.
+      description: one sentence.
+      labels: the classes, in the order of the labels.
+      image_shape: (H, W, 3), with None for a size that varies between images.
+    """
+    return tfds.core.DatasetInfo(
+        builder=builder,
+        description=description,
+        features=tfds.features.FeaturesDict(
+            {
+                "id": tfds.features.Text(),
+                "image": tfds.features.Image(shape=image_shape),
+                "label": labels,
+            }
+        ),
+        supervised_keys=("image", "label"),
+        disable_shuffling=True,  # example i is the i-th file; the batches are shuffled later
+    )

@@ -59,8 +59,8 @@ def read_student(
         )
         if model.temperature is None:
             raise UserError(f"--calibrated: the temperature of {network.name} cannot be fitted")
-    float32 = network.predictor.model.clone(dtype=jnp.float32)
-    predictor = dataclasses.replace(network.predictor, model=float32)
+    float32 = network.predictor.network.clone(dtype=jnp.float32)
+    predictor = dataclasses.replace(network.predictor, network=float32)
     model = dataclasses.replace(model, network=dataclasses.replace(network, predictor=predictor))
     metadata = {
         "amdjax_version": __version__,

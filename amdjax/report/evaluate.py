@@ -263,7 +263,7 @@ def _maps_and_cams(
         layer: l2_normalize(attention_map(outputs.features[layer]), axis=(1, 2)) for layer in layers
     }
     cams = {
-        layer: grad_cam(predictor.model, variables, inputs, predicted, layer, predict)
+        layer: grad_cam(predictor.network, variables, inputs, predicted, layer, predict)
         for layer in layers
     }
     return maps, cams

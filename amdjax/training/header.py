@@ -48,10 +48,8 @@ def print_plan(
       overridden: names of settings that the user has changed, see `ignored_settings`.
       num_devices: of all processes.
     """
-    for change in inputs.changes:
-        print(change)
-    note(*unrecorded(config), *ignored_settings(config, specs, overridden))
-    note(*_same_start(config, specs))
+    note(*inputs.changes, *unrecorded(config))
+    note(*ignored_settings(config, specs, overridden), *_same_start(config, specs))
     warn(*unlabeled_warnings(config.data))
     warn(*small_data_warnings(config, [len(inputs.data_of(spec).train) for spec in specs]))
     if inputs.teacher is not None:

@@ -222,7 +222,7 @@ def read_evaluations(workdir: Path, label: str) -> dict[int, dict[str, Any]]:
         return {
             run["seed"]: {key: run[key] for key in ("selection_split", "final", "best")}
             for run in json.loads((workdir / RESULTS_FILE).read_bytes())["runs"]
-            if run["label"] == label
+            if run["label"] == label and run["final"]["step"] is not None
         }
     except (OSError, ValueError, LookupError, TypeError):  # no file, JSON or entry
         return {}

@@ -22,8 +22,9 @@ from amdjax.experiment import TEACHER, RunSpec, group_seeds, plan_runs
 from amdjax.files import check_writable, local_path
 from amdjax.imports import apply_imports
 from amdjax.predictor import count_prediction_parameters
-from amdjax.resuming import check_resumable, describe_run
+from amdjax.resuming import check_resumable
 from amdjax.run_description import read_run, write_run
+from amdjax.run_settings import describe_run
 from amdjax.teacher_outputs.stored import StoredOutputs
 from amdjax.training import results
 from amdjax.training.header import print_plan

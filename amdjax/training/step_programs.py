@@ -11,7 +11,7 @@ from amdjax.training.train_state import TrainState
 
 
 @flax.struct.dataclass
-class Rows:
+class ExampleRows:
     """An array of examples as rows of numbers.
 
     A TPU would lay out arrays [N,H,W,C] with N innermost, and reading some examples would touch
@@ -26,7 +26,7 @@ class Rows:
     shape: tuple[int, ...] = flax.struct.field(pytree_node=False)
 
     @classmethod
-    def create(cls, examples: Any) -> "Rows":
+    def create(cls, examples: Any) -> "ExampleRows":
         """Returns the rows of examples [N,...]."""
         return cls(examples.reshape(len(examples), -1), examples.shape[1:])
 
@@ -44,12 +44,12 @@ def loop_train_steps(step: Callable[..., Any]) -> Callable[..., Any]:
     Returns:
       `steps(state, teacher_variables, examples, indices, seed, count) -> (state, metrics)`, to be
       mapped with `distributed.shard_step` with the batch axis 1 of `indices`: int [n,b], whose row
-      i has the indices of step i into the examples, a tree of `Rows`. The first `count` steps are
-      done; the remaining entries of the metrics, float32 [n], are zero.
+      i has the indices of step i into the examples, a tree of `ExampleRows`. The first `count`
+      steps are done; the remaining entries of the metrics, float32 [n], are zero.
     """
 
     def is_rows(x: Any) -> bool:
-        return isinstance(x, Rows)
+        return isinstance(x, ExampleRows)
 
     def steps(
         state: TrainState,

@@ -11,7 +11,7 @@ import numpy as np
 from amdjax import cpu, distributed
 from amdjax.data import Batch, Batches, InMemorySource, JoinedBatches, prefetch
 from amdjax.models import Outputs
-from amdjax.training.step_programs import Rows
+from amdjax.training.step_programs import ExampleRows
 from amdjax.training.train_state import TrainState
 from amdjax.training.trainer import Trainer
 
@@ -131,7 +131,7 @@ class StepRunner:
         images, labels = source.arrays()
         examples = {"image": images, "label": labels, **self._rows}
         # As arrays: they may be `LazyRows`.
-        examples = jax.tree.map(lambda x: Rows.create(np.asarray(x)), examples)
+        examples = jax.tree.map(lambda x: ExampleRows.create(np.asarray(x)), examples)
         examples = distributed.replicate(examples, self._mesh, compare=False)
 
         def run_steps(states: States, first: int, last: int) -> tuple:

@@ -1,4 +1,4 @@
-"""The training step: a pure function of one device's shard, and its variants for many steps."""
+"""The training step: a pure function of one device's shard."""
 
 import functools
 from collections.abc import Callable, Collection

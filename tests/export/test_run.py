@@ -167,7 +167,11 @@ def test_read_student_takes_the_results_of_its_checkpoint(steps, found, workdir,
 
 def test_read_student_ignores_damaged_results(workdir, tmp_path):
     changed = copy(workdir, tmp_path / "run")
-    for damaged in ("", "[]", "{}", '{"runs": [1]}', '{"runs": [{"label": "kd"}]}'):
+    run = {"label": "kd", "seed": 0, "selection_split": "test", "best": {}}
+    for damaged in (
+        *("", "[]", "{}", '{"runs": [1]}', '{"runs": [{"label": "kd"}]}'),
+        *(json.dumps({"runs": [{**run, "final": final}]}) for final in (None, {}, 5)),
+    ):
         (changed / RESULTS_FILE).write_text(damaged)
         assert read_student(changed, "kd")[1]["results"] == {}, damaged
 

@@ -18,7 +18,7 @@ from amdjax.models import Outputs
 from amdjax.predictor import count_prediction_parameters
 from tests.losses.random_arrays import draw
 
-# name: (needs a teacher, needs hard labels, cacheable, whole batch, has variables)
+# name: (needs a teacher, needs hard labels, can read cached outputs, whole batch, has variables)
 PROPERTIES = {
     "ce": (False, False, True, False, False),
     "ce_strong": (False, True, True, False, False),

@@ -219,7 +219,7 @@ def test_evaluate_workdir_computes_maps_and_cams_of_the_samples(workdir, report)
         norms = np.linalg.norm(result.maps[layer].reshape(len(report.samples), -1), axis=1)
         np.testing.assert_allclose(norms, 1.0, rtol=1e-5)
     cam = grad_cam(
-        restored.predictor.model,
+        restored.predictor.network,
         restored.variables,
         restored.predictor.normalize(report.images),
         result.logits[report.samples].argmax(1),

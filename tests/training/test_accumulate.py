@@ -17,7 +17,7 @@ from amdjax.losses import build_objective
 from amdjax.models.layers import FeatureRecorder, Model, classify, global_mean
 from amdjax.training.dummy_outputs import dummy_inputs, dummy_outputs
 from amdjax.training.optimizer import create_optimizer
-from amdjax.training.step_programs import Rows, loop_train_steps, vmap_train_step
+from amdjax.training.step_programs import ExampleRows, loop_train_steps, vmap_train_step
 from amdjax.training.train_state import TrainState
 from amdjax.training.train_step import make_train_step
 from tests.make_data import random_images
@@ -123,7 +123,7 @@ def test_steps_in_parts_of_several_networks_as_one_program_equal_single_steps():
     scanned = loop_train_steps(_step(parts=2))
     steps = vmap_train_step(scanned, (None, None, 0, 0, None))
     compiled = distributed.shard_step(steps, mesh, batch_argument=3, batch_axis=2)
-    rows = jax.tree.map(Rows.create, _examples())
+    rows = jax.tree.map(ExampleRows.create, _examples())
     teacher, examples = distributed.replicate((_variables(seed=1), rows), mesh)
     indices = np.broadcast_to(np.arange(BATCH, dtype=np.int32), (2, 2, BATCH))
     states, metrics = compiled(

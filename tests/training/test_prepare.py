@@ -7,7 +7,7 @@ from amdjax.data import Fingerprint
 from amdjax.data.registry import DatasetSpec
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
-from amdjax.resuming import describe_run
+from amdjax.run_settings import describe_run
 from amdjax.training.inputs import load_inputs
 from amdjax.training.preflight_warnings import seen_validation_warnings, small_data_warnings
 from amdjax.training.run import prepare

@@ -373,7 +373,7 @@ def test_run_resumes_on_moved_images_and_refuses_other_ones(images, finished, tm
     data = json.loads((workdir / "amd_gl" / "run.json").read_text())["data"]
     capsys.readouterr()
     run(config, workdir)
-    assert "train 64 -> 63" in capsys.readouterr().out
+    assert "train 64 -> 63" in capsys.readouterr().err
     runs = json.loads((workdir / "results.json").read_text())["runs"]
     (origin,) = [one["origin"] for one in runs if one["label"] == "amd_gl"]
     assert origin["conditions"]["images"]["train"] == 64  # finished before

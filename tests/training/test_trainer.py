@@ -57,7 +57,7 @@ def test_train_step_has_the_settings_of_the_config(arguments):
     assert arguments["teacher_sees_mixed"] is False
     assert arguments["strong_augment"] is None
     assert arguments["num_examples"] == 16
-    for network in (arguments["student"], arguments["teacher"], built.predictor.model):
+    for network in (arguments["student"], arguments["teacher"], built.predictor.network):
         assert network.dtype == jnp.bfloat16
         assert network.axis_name is None
 

@@ -7,7 +7,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from amdjax.data.archives import damaged, find_archive, tar_files
-from amdjax.data.image_examples import ImageFile, checked_examples, image_info
+from amdjax.data.image_examples import ImageFile, checked_examples
+from amdjax.data.preparation import image_info
 
 _URL = "https://datashare.ed.ac.uk/bitstream/handle/10283/3192/CINIC-10.tar.gz"
 _CLASSES = (

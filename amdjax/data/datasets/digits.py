@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from amdjax.data.image_examples import image_info
 from amdjax.data.image_io import encode_png
+from amdjax.data.preparation import image_info
 
 _NUM_TRAIN = 1437
 

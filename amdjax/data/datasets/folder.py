@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from amdjax.data.fingerprint import digest_files, normal_form
-from amdjax.data.image_examples import ImageFile, checked_examples, image_info
+from amdjax.data.image_examples import ImageFile, checked_examples
 from amdjax.data.image_files import (
     BAD_FILES_ADVICE,
     path_order,
@@ -30,6 +30,7 @@ from amdjax.data.image_files import (
     walk_images,
 )
 from amdjax.data.image_io import IMAGE_SUFFIXES
+from amdjax.data.preparation import image_info
 from amdjax.data.splits import hold_out
 from amdjax.errors import UserError, first_names, one_line, unknown_name
 

@@ -16,7 +16,8 @@ from amdjax.data.archives import (
     tar_members,
     unreadable,
 )
-from amdjax.data.image_examples import ImageFile, checked_examples, image_info
+from amdjax.data.image_examples import ImageFile, checked_examples
+from amdjax.data.preparation import image_info
 from amdjax.errors import UserError
 
 _TRAIN, _VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from amdjax.data.archives import damaged, find_archive, unreadable
-from amdjax.data.image_examples import image_info
 from amdjax.data.image_io import encode_png
+from amdjax.data.preparation import image_info
 from amdjax.errors import UserError
 
 _FILES = {"train": "train", "test": "t10k"}

@@ -9,8 +9,8 @@ import tensorflow_datasets as tfds
 from scipy.io import loadmat
 
 from amdjax.data.archives import damaged, find_archive, unreadable
-from amdjax.data.image_examples import image_info
 from amdjax.data.image_io import encode_png
+from amdjax.data.preparation import image_info
 
 _URL = "http://ufldl.stanford.edu/housenumbers/{split}_32x32.mat"
 

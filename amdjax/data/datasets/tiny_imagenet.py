@@ -9,7 +9,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from amdjax.data.archives import check_class_names, damaged, find_archive, unreadable
-from amdjax.data.image_examples import ImageFile, checked_examples, image_info
+from amdjax.data.image_examples import ImageFile, checked_examples
+from amdjax.data.preparation import image_info
 
 _URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 _ROOT = "tiny-imagenet-200/"
