@@ -28,7 +28,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import chips
-from benchmarks.accelerator import OUT_OF_TIME, Record, append, fits, read
+from benchmarks.accelerator import OUT_OF_TIME, fits
+from benchmarks.records import Record, append, read
 from benchmarks.throughput import Side, SideError
 from benchmarks.worker import DATA
 

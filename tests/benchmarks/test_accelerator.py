@@ -11,6 +11,8 @@ import pytest
 
 from benchmarks import accelerator, hlo
 from benchmarks.accelerator_parts import cells, sides_of
+from benchmarks.accelerator_table import table
+from benchmarks.records import append, read
 from benchmarks.throughput import Side, SideError
 from tests.tiny_run import ROOT
 
@@ -62,7 +64,7 @@ def _run(out, scripts, seconds):
         lambda part, seconds: [sys.executable, "-c", _START + scripts[part], str(out)],
         dict(os.environ),
     )
-    records = accelerator.read(out / "records.jsonl")
+    records = read(out / "records.jsonl")
     return records, {x["part"]: x["outcome"] for x in records if "outcome" in x}
 
 
@@ -109,11 +111,11 @@ def test_run_parts_ends_without_an_accelerator(tmp_path):
 
 def test_read_leaves_out_a_line_that_was_cut_off(tmp_path):
     path = tmp_path / "records.jsonl"
-    assert accelerator.read(path) == []
-    accelerator.append(path, {"part": "seeds"})
+    assert read(path) == []
+    append(path, {"part": "seeds"})
     with path.open("a") as file:
         file.write('{"part": "se')
-    assert accelerator.read(path) == [{"part": "seeds"}]
+    assert read(path) == [{"part": "seeds"}]
 
 
 def _rates(side, data, *rates, **more):
@@ -139,7 +141,7 @@ def test_table_compares_with_the_goals():
         {**run, "network": "amd_gl", "projected_seconds": 110.0},
         {"part": "training", "run": "long", "error": "ended with code 1; see the log"},
     ]
-    text = accelerator.table(records)
+    text = table(records)
     for line in (
         "| twice the better of PyTorch at batch 128 | amd_gl, bfloat16: 2.50x | yes |",
         "| half of the roofline at the best batch | amd_gl, bfloat16, batch 128, resident: 25% | "
@@ -154,8 +156,8 @@ def test_table_compares_with_the_goals():
 
 
 def test_table_without_measurements_says_so():
-    assert accelerator.table([_MACHINE]).count("| not measured |") == 3
-    assert "reached" not in accelerator.table([{**_MACHINE, "tiny": True}])
+    assert table([_MACHINE]).count("| not measured |") == 3
+    assert "reached" not in table([{**_MACHINE, "tiny": True}])
 
 
 def test_accelerator_writes_the_table_after_sigterm(tmp_path):
