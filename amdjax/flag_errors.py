@@ -82,9 +82,9 @@ def _recipe_mistake(error: BaseException) -> str:
         return f"{name} must be {_TYPES.get(wanted, f'of type {wanted}')}, not {one_line(value)}"
     # A ConfigDict raises KeyError(text), and AttributeError(KeyError(text)) for an attribute.
     cause = error.args[0] if isinstance(error, AttributeError) and error.args else error
-    if isinstance(cause, KeyError) and "\nDid you mean" in (text := str(cause.args[0])):
+    if isinstance(cause, KeyError) and "\nDid you mean" in (text := str(*cause.args[:1])):
         return f"there is no setting {'. '.join(text.splitlines())}"
-    return one_line(f"{type(error).__name__}: {error}")
+    return one_line(f"{type(error).__name__}: {error}").removesuffix(":")
 
 
 def flag_error(error: Exception, words: Sequence[str], values: flags.FlagValues) -> Exception:

@@ -192,6 +192,7 @@ def test_parse_flags_names_the_fault_of_a_config_file(tmp_path, text, message):
         ("raise AttributeError", "AttributeError"),
         ("raise AttributeError('no such thing')", "AttributeError: no such thing"),
         ("raise KeyError(5)", "KeyError: 5"),
+        ("raise KeyError", "KeyError$"),
     ],
 )
 def test_parse_flags_says_what_a_recipe_must_set(tmp_path, statement, message):
