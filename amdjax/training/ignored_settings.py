@@ -58,14 +58,8 @@ def _unread(name: str, settings: Mapping[str, Any], specs: Sequence[RunSpec]) ->
     if name in ("sweep.key", "sweep.choices") and key and not any(spec.sweep_key for spec in specs):
         return f": no method of config.methods reads config.{key}"
     match name.split("."):
-        case "losses", loss, _ if not any(loss in spec.losses for spec in specs):
-            return f": no method of config.methods has the loss {loss}"
-        case "losses", loss, "end_weight" if _is_always(loss, "end_fraction", 1.0, specs):
-            return f" with config.losses.{loss}.end_fraction=1"
-        case "losses", loss, key if key != "weight" and not any(
-            is_computed(loss, spec.losses[loss]) for spec in specs if loss in spec.losses
-        ):
-            return f" with config.losses.{loss}.weight=0"
+        case "losses", loss, setting:
+            return _unread_of_loss(loss, setting, specs)
         case "augment", "strong_policy" if not _has_strong_view(specs):
             return ": no method of config.methods compares two views of each image"
         case "augment", augmentation, _:
@@ -77,9 +71,16 @@ def _unread(name: str, settings: Mapping[str, Any], specs: Sequence[RunSpec]) ->
     return ""
 
 
-def _is_always(loss: str, setting: str, value: float, specs: Sequence[RunSpec]) -> bool:
-    """Returns whether a setting of a loss has one value in all runs that have the loss."""
-    return {spec.losses[loss][setting] for spec in specs if loss in spec.losses} == {value}
+def _unread_of_loss(loss: str, setting: str, specs: Sequence[RunSpec]) -> str:
+    """Returns why no run reads a setting of a loss, as the end of a sentence; "" if one does."""
+    used = [spec.losses[loss] for spec in specs if loss in spec.losses]
+    if not used:
+        return f": no method of config.methods has the loss {loss}"
+    if setting == "end_weight" and all(settings["end_fraction"] == 1 for settings in used):
+        return f" with config.losses.{loss}.end_fraction=1"
+    if setting != "weight" and not any(is_computed(loss, settings) for settings in used):
+        return f" with config.losses.{loss}.weight=0"
+    return ""
 
 
 def _has_strong_view(specs: Sequence[RunSpec]) -> bool:
