@@ -28,7 +28,7 @@ from amdjax.pretrained import create_teacher, load_given_teacher, teacher_name
 from amdjax.run_description import RUN_FILE, TrainingLength, read_label, read_run
 from amdjax.run_settings import teacher_settings
 from amdjax.weight_sources import check_variables, count_classes, find_source
-from amdjax.workdir import OLD_RUN_FILE, old_workdir
+from amdjax.workdir import OLD_RUN_FILE, old_workdir, read_config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,6 +154,20 @@ def restore(folder: Path, num_classes: int | None = None) -> TrainedModel:
     )
 
 
+def restore_student(workdir: Path, method: str | None = None) -> TrainedModel:
+    """Reads a student of a workdir: the first seed of a method that has a checkpoint.
+
+    Args:
+      workdir: of an experiment.
+      method: of the student, or its folder in the workdir, which may be a teacher's; None: the last
+        student of the config that has a checkpoint.
+
+    Raises:
+      UserError: if there is no such method, or see `restore`.
+    """
+    return restore(workdir / _find_student(workdir, read_config(workdir), method))
+
+
 def restore_given_teacher(config: ml_collections.ConfigDict, data: Fingerprint) -> TrainedModel:
     """Reads the teacher of `config.teacher.checkpoint` or `config.teacher.ensemble`.
 
@@ -252,18 +266,8 @@ def run_names(workdir: Path, config: ml_collections.ConfigDict) -> list[str]:
     return sorted(names, key=lambda name: (*TEACHERS, name).index(name))
 
 
-def find_student(workdir: Path, config: ml_collections.ConfigDict, method: str | None) -> str:
-    """Returns the name of a method's folder: its first seed that has a checkpoint.
-
-    Args:
-      workdir: of an experiment.
-      config: of that experiment.
-      method: of the student, or its folder in the workdir; None: the last student of the config
-        that has a checkpoint.
-
-    Raises:
-      UserError: if there is no such method.
-    """
+def _find_student(workdir: Path, config: ml_collections.ConfigDict, method: str | None) -> str:
+    """Returns the name of the folder that `restore_student` reads."""
     names = run_names(workdir, config)
     labels = {name: read_label(workdir / name) or name for name in names}
     if method is None:

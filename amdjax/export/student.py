@@ -15,7 +15,7 @@ from amdjax.errors import UserError
 from amdjax.losses import LOSSES
 from amdjax.models import create_model
 from amdjax.predictor import Predictor, create_predictor, predicting_losses
-from amdjax.trained import TrainedModel, find_student, restore
+from amdjax.trained import TrainedModel, restore_student
 from amdjax.training.results import read_evaluations
 from amdjax.workdir import UNMOVED, DataPaths, read_config, run_data
 
@@ -48,8 +48,7 @@ def read_student(
       UserError: if the network cannot be read or calibrated.
     """
     config = read_config(workdir)
-    folder = workdir / find_student(workdir, config, method)
-    network = restore(folder)
+    network = restore_student(workdir, method)
     data = network.data
     assert data is not None, "`restore` returns networks with their data"
     model = CalibratedModel(network)

@@ -12,7 +12,7 @@ from amdjax.config import gives_network
 from amdjax.data.fingerprint import Fingerprint
 from amdjax.errors import UserError
 from amdjax.experiment import TEACHER
-from amdjax.trained import TrainedModel, find_student, restore, restore_given_teacher
+from amdjax.trained import TrainedModel, restore, restore_given_teacher, restore_student
 from amdjax.workdir import UNMOVED, DataPaths, read_config, run_data
 
 
@@ -52,7 +52,7 @@ def load_models(
       UserError: if the student cannot be read, or its images are not square.
     """
     config = read_config(workdir)
-    networks = [restore(workdir / find_student(workdir, config, method))]
+    networks = [restore_student(workdir, method)]
     data = networks[0].data
     assert data is not None, "`restore` returns networks with their data"
     height, width, _ = data.image_shape

@@ -75,6 +75,7 @@ _CHOICES = {
     "test": "highest of all evaluations on the test split",
     "validation": "test split, the step that is most accurate on the validation split",
 }
+_DAMAGED = (ValueError, TypeError, LookupError, AttributeError)  # what `_parse_runs` raises
 _OF_PROCESS = ("version", "device", "devices", "date", "seconds")  # keys of an origin
 
 
@@ -219,13 +220,17 @@ def read_evaluations(workdir: Path, label: str) -> dict[int, dict[str, Any]]:
       the file cannot be read or does not have the method.
     """
     try:
-        return {
-            run["seed"]: {key: run[key] for key in ("selection_split", "final", "best")}
-            for run in json.loads((workdir / RESULTS_FILE).read_bytes())["runs"]
-            if run["label"] == label and run["final"]["step"] is not None
-        }
-    except (OSError, ValueError, LookupError, TypeError):  # no file, JSON or entry
+        runs = _parse_runs(json.loads((workdir / RESULTS_FILE).read_bytes()))
+    except (OSError, *_DAMAGED):
         return {}
+    return {
+        seed: {
+            "selection_split": result.selection_split,
+            "final": result.final(),
+            "best": result.best(),
+        }
+        for seed, result in runs.get(label, {}).items()
+    }
 
 
 def _merge(earlier: Results, results: Results) -> Results:
@@ -274,33 +279,40 @@ def _same_kind(one: RunResult, other: RunResult, defaults: Mapping[str, Any]) ->
 
 def _read_runs(path: Path, data: Fingerprint) -> Results:
     """Returns the runs in a results file; {} if it is damaged or of other classes."""
-    runs: Results = {}
     try:
         content = json.loads(path.read_bytes())
         if Fingerprint.from_dict(content["fingerprint"]).class_names != data.class_names:
             return {}
-        for run in content["runs"]:
-            evaluations = {
-                int(run[kind]["step"]): {
-                    key: float(value) for key, value in run[kind].items() if key != "step"
-                }
-                for kind in ("final", "best")
-            }
-            result = RunResult(
-                str(run["model"]), int(run["parameters"]), evaluations, dict(run["origin"])
-            )
-            if not isinstance(result.origin.get("conditions", {}), dict):
-                raise TypeError("the conditions of a run are not a dictionary")
-            if not all(
-                {"accuracy", "nll", "ece"} <= values.keys() for values in evaluations.values()
-            ):
-                raise ValueError("an evaluation is incomplete")
-            runs.setdefault(str(run["label"]), {})[int(run["seed"])] = result
+        return _parse_runs(content)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+    except (OSError, *_DAMAGED) as error:
         note(f"{path} is damaged ({error}); it is written again with the runs of this command")
         return {}
+
+
+def _parse_runs(content: Any) -> Results:
+    """Returns the runs in the content of a results file.
+
+    Raises:
+      ValueError, TypeError, LookupError or AttributeError: if it is damaged.
+    """
+    runs: Results = {}
+    for run in content["runs"]:
+        evaluations = {
+            int(run[kind]["step"]): {
+                key: float(value) for key, value in run[kind].items() if key != "step"
+            }
+            for kind in ("final", "best")
+        }
+        result = RunResult(
+            str(run["model"]), int(run["parameters"]), evaluations, dict(run["origin"])
+        )
+        if not isinstance(result.origin.get("conditions", {}), dict):
+            raise TypeError("the conditions of a run are not a dictionary")
+        if not all({"accuracy", "nll", "ece"} <= values.keys() for values in evaluations.values()):
+            raise ValueError("an evaluation is incomplete")
+        runs.setdefault(str(run["label"]), {})[int(run["seed"])] = result
     return runs
 
 
