@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from amdjax.analysis.calibration import fit_temperature, split_half
 from amdjax.analysis.gradcam import grad_cam
 from amdjax.data import Dataset
 from amdjax.data.fingerprint import Fingerprint, compare_classes, compare_test_images
-from amdjax.errors import UserError, warn
+from amdjax.errors import UserError, note, warn
 from amdjax.files import write_atomically
 from amdjax.models import variables_digest
 from amdjax.predictor import Predictor
@@ -90,7 +89,7 @@ def calibrate(
         try:
             write_atomically(workdir / CACHE_FILE, json.dumps(temperatures, indent=2) + "\n")
         except OSError as error:
-            print(f"cannot store the temperatures: {error}", file=sys.stderr)
+            warn(f"cannot store the temperatures: {error}")
     return [
         CalibratedModel(network, temperatures.get(digest))
         for digest, network in zip(digests, networks, strict=True)
@@ -122,7 +121,7 @@ def _fit_all(
         if difference := compare_classes(data, dataset.fingerprint):
             raise UserError(f"the data have other classes now ({difference})")
     except UserError as error:
-        print(f"{names}: not calibrated: {error}", file=sys.stderr)
+        warn(f"{names}: not calibrated: {error}")
         return {}, False
     if change := compare_test_images(data, dataset.fingerprint):
         warn(f"{names}: calibrated on other images ({change})")
@@ -131,16 +130,13 @@ def _fit_all(
         try:
             temperatures[digest] = _fit(network, dataset)
         except UserError as error:
-            print(f"{network.name}: not calibrated: {error}", file=sys.stderr)
+            warn(f"{network.name}: not calibrated: {error}")
     return temperatures, not change
 
 
 def _fit(network: TrainedModel, dataset: Dataset) -> float:
     fit, _ = split_half(len(dataset.test))
-    print(
-        f"{network.name}: fitting the temperature on {len(fit)} test images (once)",
-        file=sys.stderr,
-    )
+    note(f"{network.name}: fitting the temperature on {len(fit)} test images (once)")
     logits, labels = [], []
     for start in tqdm(range(0, len(fit), BATCH_SIZE), disable=None, leave=False):
         rows = fit[start : start + BATCH_SIZE]

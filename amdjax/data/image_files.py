@@ -2,7 +2,6 @@
 
 import collections
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from amdjax.data.fingerprint import normal_form
 from amdjax.data.image_examples import ImageFile, checked_examples
 from amdjax.data.image_io import IMAGE_SUFFIXES
-from amdjax.errors import UserError, first_names
+from amdjax.errors import UserError, first_names, note
 from amdjax.files import is_special
 
 BAD_FILES_ADVICE = "correct or remove such files"  # damaged, of wrong values, or too large
@@ -72,7 +71,7 @@ def report_left_out(base: str, left_out: Mapping[str, Sequence[str]]) -> None:
 
 
 def report_files(base: str, noun: str, reason: str, paths: Sequence[str]) -> None:
-    """Prints on stderr how many files, or other things, are left out, and the first of them.
+    """Prints a note on how many files, or other things, are left out, and the first of them.
 
     Args:
       base: the folder.
@@ -83,7 +82,7 @@ def report_files(base: str, noun: str, reason: str, paths: Sequence[str]) -> Non
     if paths:
         count = f"{len(paths)} {noun}{'s' if len(paths) > 1 else ''}"
         names = first_names([os.path.relpath(path, base) for path in sorted(paths)])
-        print(f"{base}: left out {count} {reason}: {names}", file=sys.stderr)
+        note(f"{base}: left out {count} {reason}: {names}")
 
 
 def path_order(path: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import tensorflow_datasets as tfds
 
 from amdjax.data.sources import RecordSource
-from amdjax.errors import UserError, one_line
+from amdjax.errors import UserError, note, one_line
 from amdjax.files import disk_error, remedy
 
 
@@ -26,7 +26,7 @@ def prepare(make_builder: Callable[[], tfds.core.DatasetBuilder]) -> tfds.core.D
     with quiet():
         builder = make_builder()
         if not builder.data_path.exists():
-            print(f"preparing {builder.name} in {builder.data_dir} (once)", file=sys.stderr)
+            note(f"preparing {builder.name} in {builder.data_dir} (once)")
             _write(builder)
             builder = make_builder()
     if not builder.is_prepared():

@@ -1,7 +1,6 @@
 """Classification of images: `python -m amdjax.predict --workdir=DIR IMAGE...`."""
 
 import itertools
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from absl import flags
 from amdjax import distributed, workdir_flags
 from amdjax.calibrated import BATCH_SIZE
 from amdjax.cli import run_command
-from amdjax.errors import UserError
+from amdjax.errors import UserError, note, warn
 from amdjax.files import check_writable
 from amdjax.predict.images import CAM_MARK, check_any_exists, find_images, overlay_cam, read_images
 from amdjax.predict.loaded_models import load_models
@@ -59,7 +58,7 @@ def main(arguments: list[str]) -> None:
                 if model is loaded.models[0]:
                     raise
                 explained.remove(model)
-                print(f"no Grad-CAM of {model.name}: {error}", file=sys.stderr)
+                note(f"no Grad-CAM of {model.name}: {error}")
         for i, file in enumerate(read):
             probabilities = {name: output[i] for name, output in outputs.items()}
             print(f"{file}\n{format_table(probabilities, loaded.class_names)}", flush=True)
@@ -70,7 +69,7 @@ def main(arguments: list[str]) -> None:
                 try:
                     overlay_cam(file, cam[i], loaded.imagenet_crop).save(path)
                 except (OSError, UserError) as error:  # the name is too long, the file was removed
-                    print(f"cannot write Grad-CAM of {file}: {error}", file=sys.stderr)
+                    warn(f"cannot write Grad-CAM of {file}: {error}")
                 else:
                     print(f"  {path}", flush=True)
             stems.add(stem)

@@ -1,7 +1,6 @@
 """The user's images: finding and reading files, and drawing Grad-CAM over them."""
 
 import collections
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from PIL import Image
 from amdjax.analysis.gradcam import overlay, to_unit, upsample
 from amdjax.data.image_files import report_left_out, walk_images
 from amdjax.data.image_io import decode_image, imagenet_crop_box
-from amdjax.errors import UserError
+from amdjax.errors import UserError, warn
 
 CAM_MARK = ".cam-"  # in the file name of an overlay
 _SHORT_SIDE, _LONG_SIDE = 384, 4096  # largest sides of an overlay, in pixels
@@ -119,7 +118,7 @@ def read_images(
         try:
             images[len(read)] = decode_image(_read_bytes(file), image_size, str(file), box)
         except UserError as error:
-            print(f"skipped: {error}", file=sys.stderr)
+            warn(f"skipped: {error}")
         else:
             read.append(file)
     return read, images[: len(read)]

@@ -1,7 +1,6 @@
 """The calibrated networks of a workdir that classify images: a student and its teacher."""
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import ml_collections
@@ -10,7 +9,7 @@ from amdjax.calibrated import CalibratedModel, calibrate
 from amdjax.comparison import learned_from
 from amdjax.config import gives_network
 from amdjax.data.fingerprint import Fingerprint
-from amdjax.errors import UserError
+from amdjax.errors import UserError, note
 from amdjax.experiment import TEACHER
 from amdjax.trained import TrainedModel, restore, restore_given_teacher, restore_student
 from amdjax.workdir import UNMOVED, DataPaths, read_config, run_data
@@ -66,7 +65,7 @@ def load_models(
         try:
             networks.append(_teacher_of(networks[0], workdir, config, data))
         except UserError as error:
-            print(f"without a teacher: {error}", file=sys.stderr)
+            note(f"without a teacher: {error}")
     models = calibrate(networks, workdir, run_data(config.data, networks[0].settings, paths), data)
     return LoadedModels(
         models=tuple(models),

@@ -18,9 +18,10 @@ def test_list_images_follows_links_and_counts_what_is_left_out(folder, tmp_path,
     names = ["Z.png", "b.png", "link/linked.png", "more/a.JPG", "more/c.png"]
     assert list(list_images(folder, "config.data.unlabeled")) == names
     assert sorted(capfd.readouterr().err.splitlines()) == [
-        f"{folder}: left out 1 file linking to a folder above: more/loop",
-        f"{folder}: left out 1 file that cannot hold an image (a pipe, socket or device): pipe.png",
-        f"{folder}: left out 1 file without an image suffix: notes.txt",
+        f"note: {folder}: left out 1 file linking to a folder above: more/loop",
+        f"note: {folder}: left out 1 file that cannot hold an image (a pipe, socket or device): "
+        "pipe.png",
+        f"note: {folder}: left out 1 file without an image suffix: notes.txt",
     ]
 
 

@@ -27,7 +27,7 @@ def test_prepare_reports_on_stderr_only(tmp_path, capfd):
     out, err = capfd.readouterr()
     assert out == ""
     assert err.count("\n") == 1
-    assert err.startswith("preparing folder in ")
+    assert err.startswith("note: preparing folder in ")
 
 
 def test_prepare_error_names_a_data_dir_that_cannot_be_written(tmp_path):

@@ -81,8 +81,13 @@ def test_predict_command_prints_probabilities_and_writes_cams(workdir, pictures,
                 np.testing.assert_allclose(shown[name], expected[label], atol=1e-4)
             assert sorted(shown.values(), reverse=True) == list(shown.values())
     left_out, *lines = err.splitlines()
-    assert left_out == f"{pictures}: left out 1 file without an image suffix: notes.txt"
-    assert [line.split(":")[0] for line in lines] == ["kd", "teacher", "skipped", "skipped"]
+    assert left_out == f"note: {pictures}: left out 1 file without an image suffix: notes.txt"
+    assert [line.split(": ")[:2] for line in lines] == [
+        ["note", "kd"],
+        ["note", "teacher"],
+        ["warning", "skipped"],
+        ["warning", "skipped"],
+    ]
     assert "broken.png" in lines[2]
     assert str(missing) in lines[3]
     drawn = {"a": (384, 768), "b": (384, 384), "b-2": (1171, 384)}
@@ -247,7 +252,9 @@ def test_load_models_keeps_the_class_names_of_the_training(workdir, tmp_path, ca
     assert loaded.class_names == tuple(names)
     assert [one.temperature for one in loaded.models] == [None, None]
     (line,) = capsys.readouterr().err.splitlines()[-1:]
-    assert line.startswith("kd and teacher: not calibrated: the data have other classes now (")
+    assert line.startswith(
+        "warning: kd and teacher: not calibrated: the data have other classes now ("
+    )
 
 
 def test_grad_cam_has_the_size_of_its_layer(workdir):

@@ -44,7 +44,7 @@ def test_report_command_finds_images_that_were_moved(trained: Path, images: Path
     )
     command = [*REPORT, f"--workdir={workdir}", f"--data_folder={moved}"]
     code, _, err = finish([*command, f"--data_dir={tmp_path}/prepared"])
-    assert code == 0 and err.startswith("preparing folder in ") and err.count("\n") == 1
+    assert code == 0 and err.startswith("note: preparing folder in ") and err.count("\n") == 1
     content = json.loads((workdir / "report" / "report.json").read_text())
     assert {row["method"] for row in content["methods"]} == {"teacher", "kd"}
     assert not any("different test images" in note for note in content["notes"])

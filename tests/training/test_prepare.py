@@ -22,7 +22,7 @@ def test_prepare_only_prepares_the_data_and_leaves_the_workdir_alone(images, tmp
     assert code == 0
     assert "64 training and 32 test images in 4 classes" in out
     assert out.endswith("the data are prepared and the settings are valid; nothing was trained\n")
-    assert err.startswith("preparing folder in")
+    assert err.startswith("note: preparing folder in ")
     assert list(prepared.glob("folder/*/*/dataset_info.json"))
     assert not (tmp_path / "runs").exists()
 

@@ -9,7 +9,6 @@ import itertools
 import math
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -32,7 +31,7 @@ from amdjax.data.image_files import (
 from amdjax.data.image_io import IMAGE_SUFFIXES
 from amdjax.data.preparation import image_info
 from amdjax.data.splits import hold_out
-from amdjax.errors import UserError, first_names, one_line, unknown_name
+from amdjax.errors import UserError, first_names, note, one_line, unknown_name
 
 _LAYOUT = (
     "expected train/CLASS/* and test/CLASS/* (or val/CLASS/*) with image files, CLASS/* "
@@ -212,7 +211,7 @@ def _list_splits(root: Path, validation: str) -> _Splits:
     if (root / _TABLE).is_file():
         if not has_classes:
             return _list_table(root, validation)
-        print(f"{root / _TABLE} is left out: {root}/{train} has class folders", file=sys.stderr)
+        note(f"{root / _TABLE} is left out: {root}/{train} has class folders")
     if has_classes or has_test or len(folders) < 2:
         if train is None:
             only = f", and {folders[0]} alone is not two classes" if len(folders) == 1 else ""
@@ -310,15 +309,14 @@ def _assign_parts(
             )
         raise UserError(f"{place}{(tests or _TESTS)[0]} has no images; {_LAYOUT}")
     for part in rejected:
-        print(f"{place}{part} has no labelled images: {test} is the test split", file=sys.stderr)
+        note(f"{place}{part} has no labelled images: {test} is the test split")
     if chosen:
         splits["validation"] = _with_images(place, chosen, read(chosen))
     for part in tests:
         if part not in (test, chosen, *rejected):
-            print(
+            note(
                 f"{place}{part} is left out: {test} is the test split"
-                + ("" if chosen else f" (--config.data.validation_split={part} uses it)"),
-                file=sys.stderr,
+                + ("" if chosen else f" (--config.data.validation_split={part} uses it)")
             )
     for split, part in (("test", test), ("validation", chosen)):
         unknown = sorted({image.class_name for image in splits.get(split, ())} - classes)
@@ -355,7 +353,7 @@ def _with_images(place: str, part: str, images: list[_Image]) -> list[_Image]:
 
 
 def _hold_out_test(root: Path, images: list[_Image], validation: str) -> _Splits:
-    """Splits images into "train" and "test", and says so on stderr."""
+    """Splits images into "train" and "test", with a note on it."""
     if validation:
         raise UserError(
             f"config.data.validation_split={validation!r}: {root} has no such part; hold out a "
@@ -374,11 +372,10 @@ def _hold_out_test(root: Path, images: list[_Image], validation: str) -> _Splits
         splits["test" if held else "train"].append(image)
     if not splits["test"]:
         raise UserError(f"{root} has one image of each class; at least 2 are needed")
-    print(
+    note(
         f"{root} has no train and test: of {len(images):,} images in {len(classes)} classes "
         f"({first_names(classes)}), {len(splits['train']):,} are for training and "
-        f"{len(splits['test']):,} for testing, chosen in each class by a hash of their names",
-        file=sys.stderr,
+        f"{len(splits['test']):,} for testing, chosen in each class by a hash of their names"
     )
     return splits
 

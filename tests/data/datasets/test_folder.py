@@ -53,11 +53,11 @@ def test_list_folder_reports_the_files_that_are_left_out(folder, capfd):
     os.mkfifo(train / "class_2/pipe.png")
     assert len(list_folder(folder).files["train"]) == 12
     assert sorted(capfd.readouterr().err.splitlines()) == [
-        f"{train}: left out 1 class folder without images: class_3",
-        f"{train}: left out 1 file outside the class folders: loose.png",
-        f"{train}: left out 1 file that cannot hold an image (a pipe, socket or device): "
+        f"note: {train}: left out 1 class folder without images: class_3",
+        f"note: {train}: left out 1 file outside the class folders: loose.png",
+        f"note: {train}: left out 1 file that cannot hold an image (a pipe, socket or device): "
         "class_2/pipe.png",
-        f"{train}: left out 5 files without an image suffix: class_0/Thumbs.db, "
+        f"note: {train}: left out 5 files without an image suffix: class_0/Thumbs.db, "
         "class_1/notes0.txt, class_1/notes1.txt and 2 more",
     ]
 
@@ -297,8 +297,8 @@ def test_list_folder_reports_what_is_beside_the_splits(folder, capfd):
         (folder / name).write_bytes(encode(BLACK))
     assert list(list_folder(folder, "val").files) == ["train", "test", "validation"]
     assert capfd.readouterr().err.splitlines() == [
-        f"{folder}: left out 2 files outside the class folders: README, loose.png",
-        f"{folder}: left out 2 folders beside the splits: dev, train_extra",
+        f"note: {folder}: left out 2 files outside the class folders: README, loose.png",
+        f"note: {folder}: left out 2 folders beside the splits: dev, train_extra",
     ]
     list_folder(folder, "dev")
     assert "left out 1 folder beside the splits: train_extra" in capfd.readouterr().err
@@ -321,8 +321,9 @@ def test_class_folders_without_a_split_are_split(classes, capfd):
     assert len(config.files["train"]) == 9
     assert config.labels["test"] == [0, 1, 2]
     line = (
-        f"{classes} has no train and test: of 12 images in 3 classes (class_0, class_1, class_2), "
-        "9 are for training and 3 for testing, chosen in each class by a hash of their names\n"
+        f"note: {classes} has no train and test: of 12 images in 3 classes (class_0, class_1, "
+        "class_2), 9 are for training and 3 for testing, chosen in each class by a hash of their "
+        "names\n"
     )
     assert capfd.readouterr().err == line
     moved = classes.rename(classes.parent / "moved")
