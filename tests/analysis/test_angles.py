@@ -79,8 +79,10 @@ def test_geodesic_distances_give_the_amc_loss():
 def test_geodesic_distances_of_equal_opposite_and_zero_embeddings():
     embedding = np.asarray([[1.0, 2.0], [2.0, 4.0], [-1.0, -2.0], [0.0, 0.0]])
     intra, inter = geodesic_distances(embedding, np.asarray([0, 0, 1, 1]))
-    np.testing.assert_allclose(intra, [0.0, np.pi / 2], atol=1e-3)
-    np.testing.assert_allclose(inter, [np.pi, np.pi / 2, np.pi, np.pi / 2], atol=1e-3)
+    smallest = np.arccos(1 - 1e-7)  # as in the AMC loss, 4.5e-4
+    largest = np.pi - smallest
+    np.testing.assert_allclose(intra, [smallest, np.pi / 2], rtol=1e-5)
+    np.testing.assert_allclose(inter, [largest, np.pi / 2, largest, np.pi / 2], rtol=1e-5)
 
 
 def test_geodesic_distances_are_permutation_invariant():

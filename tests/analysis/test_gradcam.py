@@ -1,11 +1,13 @@
 import jax
 import jax.numpy as jnp
+import matplotlib as mpl
 import numpy as np
 import optax
 import pytest
 from sklearn.datasets import load_digits
 
 from amdjax.analysis import grad_cam, to_unit, upsample
+from amdjax.analysis.gradcam import overlay
 from amdjax.errors import UserError
 from amdjax.losses import cross_entropy
 from amdjax.models import create_model, import_torch_state_dict, init_variables
@@ -139,6 +141,15 @@ def test_upsample_is_bilinear():
     cams = np.asarray([[[0.0, 4.0]], [[2.0, 2.0]]])
     expected = [[[0, 1, 3, 4]] * 2, [[2, 2, 2, 2]] * 2]
     np.testing.assert_allclose(upsample(cams, (2, 4)), expected, rtol=1e-6)
+
+
+def test_overlay_covers_images_by_their_heat():
+    images = np.random.default_rng(0).random((2, 4, 4, 3))
+    np.testing.assert_array_equal(overlay(images, np.zeros((2, 4, 4))), images)
+    heat = np.stack([np.zeros((4, 4)), np.full((4, 4), 0.5)])
+    color = np.asarray(mpl.colormaps["inferno"](0.5)[:3])
+    expected = [images[0], images[1] + 0.75 * 0.5 * (color - images[1])]
+    np.testing.assert_allclose(overlay(images, heat), expected, rtol=1e-6)
 
 
 def _scenes(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from amdjax.configs import default
+from amdjax.data import augment
 from amdjax.data.augment import (
     Augment,
     color_jitter,
@@ -134,6 +135,14 @@ def test_color_jitter_of_contrast_keeps_the_mean_luma():
     assert 1.3 < ratios.max() <= 1.42
 
 
+def test_color_jitter_of_contrast_above_one_never_makes_a_negative():
+    images = np.full((64, 1, 2, 3), 100, np.uint8)
+    images[:, :, 1] = 150
+    difference = np.diff(jittered(images, contrast=1.8)[:, 0, :, 0])
+    assert 0 <= difference.min() < 10
+    assert 120 < difference.max() <= 140
+
+
 def test_color_jitter_of_saturation_keeps_the_luma():
     images = IMAGES // 4 + 96
     changed = jittered(images, saturation=0.9)
@@ -178,6 +187,20 @@ def test_random_erasing_sets_one_rectangle_to_zero(shape):
     assert touched.mean() > 0.9  # everywhere, up to the border
 
 
+def test_random_erasing_draws_row_and_column_apart():
+    images = np.ones((64, 16, 16, 3), np.float32)
+    erase = jax.jit(random_erasing, static_argnums=2)
+    tops, lefts = [], []
+    for seed in range(4):
+        erased = np.asarray(erase(keys(seed), images, 1.0))[..., 0] == 0
+        rows, columns = erased.any(2), erased.any(1)
+        is_square = rows.any(1) & (rows.sum(1) == columns.sum(1))  # their positions are as many
+        tops.extend(rows[is_square].argmax(1))
+        lefts.extend(columns[is_square].argmax(1))
+    assert len(tops) > 20
+    assert np.abs(np.corrcoef(tops, lefts)[0, 1]) < 0.5
+
+
 def test_random_erasing_has_its_probability():
     images, erase = np.ones((64, 8, 8, 3), np.float32), jax.jit(random_erasing)
     for probability, low, high in ((0.0, 0, 0), (0.25, 6, 28)):
@@ -199,6 +222,23 @@ def test_train_with_every_augmentation_depends_on_each_image_and_key_alone():
     other = augment(other_keys, np.concatenate([IMAGES[32:], IMAGES[32:]]))
     np.testing.assert_array_equal(other[32:], batch[32:])
     assert np.isfinite(batch).all()
+
+
+def test_train_draws_each_augmentation_from_keys_of_its_own(monkeypatch):
+    drawn = []
+
+    def record(keys, images, *_):
+        drawn.extend(map(bytes, np.asarray(jax.random.key_data(keys))))
+        return images
+
+    for name in ("random_crop", "random_flip", "color_jitter", "add_noise", "random_erasing"):
+        monkeypatch.setattr(augment, name, record)
+    for name in ("one", "other"):
+        register_augmentation(name, "unchanged")(record)
+    strengths = {"padding": 2, "color_jitter": (0.4, 0.4, 0.4, 0.1), "noise": 0.1, "erasing": 0.5}
+    create_augment(settings(flip=True, policy="one + other", **strengths))(keys(), IMAGES)
+    assert len(drawn) == 7 * len(IMAGES)
+    assert len(set(drawn)) == len(drawn)
 
 
 def test_train_applies_registered_functions_in_their_order():

@@ -6,7 +6,7 @@ import pytest
 
 from amdjax.configs import folder
 from amdjax.data import Fingerprint, load_dataset
-from amdjax.data.fingerprint import check_classes, check_images
+from amdjax.data.fingerprint import check_classes, check_images, compare_test_images
 from amdjax.errors import UserError
 
 SAVED = Fingerprint("folder", ("cat", "dog"), (8, 8, 3), {"train": 4, "test": 2}, "abc")
@@ -65,3 +65,16 @@ def test_check_images_counts_what_changed():
         check_images(SAVED, changed, "runs/x/kd", accept_changes=False)
     accepted = check_images(SAVED, changed, "runs/x/kd", accept_changes=True)
     assert accepted is not None and "train 4 -> 6" in accepted
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"digest": "def"}, "the names or sizes of the files differ"),
+        ({"num_images": {"train": 4, "test": 3}, "digest": "def"}, "test 2 -> 3 images"),
+        ({"num_images": {"train": 9, "test": 2}, "digest": "def"}, ""),
+    ],
+)
+def test_compare_test_images_ignores_a_digest_of_other_training_images(changes, difference):
+    assert compare_test_images(SAVED, SAVED) == ""
+    assert compare_test_images(SAVED, _with(**changes)) == difference

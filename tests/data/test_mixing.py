@@ -84,6 +84,12 @@ def test_mix_weights_labels_as_images(name):
         np.testing.assert_allclose(mixed.images, lam * IMAGES + (1 - lam) * PARTNERS, atol=1e-6)
 
 
+def test_mix_draws_its_weight_from_the_beta_distribution_of_alpha():
+    for seed in range(3):
+        labels = mix_batch(settings("mixup", alpha=1e4), seed).labels
+        np.testing.assert_allclose(labels, (ONE_HOT + ONE_HOT[::-1]) / 2, atol=0.03)
+
+
 def test_moex_changes_one_layer_and_the_labels():
     mixed = mix_batch(settings("moex", layer="stage2", moex_lam=0.7))
     np.testing.assert_array_equal(mixed.images, IMAGES)

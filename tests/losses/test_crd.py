@@ -99,3 +99,22 @@ def test_contrastive_representation_remembers_embeddings_and_classes_of_the_batc
     np.testing.assert_array_equal(after["classes"][index], labels)
     np.testing.assert_array_equal(after["classes"][~seen], -1)
     assert after["memory"]["student_scale"] > 0
+
+
+def test_contrastive_representation_keeps_its_memory_with_a_momentum_of_one():
+    module = ContrastiveRepresentation(dimension=5, negatives=6, momentum=1.0)
+    labels, index = np.asarray([1, 0, 1]), np.asarray([7, 2, 4])
+    arguments = (draw(3, 4), draw(3, 6, seed=1), labels, index, 9, jax.random.key(1))
+
+    @jax.jit
+    def states():
+        variables = module.init(jax.random.key(0), *arguments)
+        return variables, module.apply(variables, *arguments, mutable=["state"])[1]
+
+    variables, updates = states()
+    for side in ("student", "teacher"):
+        before, after = (
+            np.asarray(state["state"]["memory"][side])[index] for state in (variables, updates)
+        )
+        unit = before / np.linalg.norm(before, axis=1, keepdims=True)
+        np.testing.assert_allclose(after, unit, rtol=1e-5, atol=1e-6)

@@ -47,3 +47,15 @@ def test_curriculum_temperature_counts_epochs_from_one_and_ascends_the_loss():
     for epoch, factor in ((0.0, (np.cos(np.pi / 4) - 1) / 2), (3.0, -1.0), (9.0, -1.0)):
         gradient = jax.grad(mean)(variables["params"], epoch)["temperature"]
         np.testing.assert_allclose(gradient, factor * plain, rtol=1e-4)
+
+
+def test_curriculum_temperature_has_the_bounds_of_its_settings():
+    student, teacher = draw(2, 4, 5)
+    module = CurriculumTemperature(start=2.0, span=5.0)
+    variables = module.init(jax.random.key(0), student, teacher, jnp.zeros(()))
+    parameter = variables["params"]["temperature"]
+    np.testing.assert_allclose(
+        module.apply(variables, student, teacher, 0.0),
+        losses.ctkd_loss(student, teacher, parameter, 0.0, start=2.0, span=5.0),
+        rtol=1e-6,
+    )

@@ -1,5 +1,6 @@
-"""Losses of logits and of angles against the printed formulas in float64."""
+"""Losses of logits, angles and distances against the printed formulas in float64."""
 
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ from amdjax import losses
 from amdjax.errors import UserError
 from amdjax.losses import margin_softmax, softmax_variants
 from amdjax.losses.kd import standardize_logits
+from tests.losses.random_arrays import draw
 
 ROWS = np.arange(6)
 LABELS = np.array([0, 4, 2, 2, 1, 3])
@@ -96,6 +98,26 @@ def test_dist_loss_is_the_printed_formula(logits):
     np.testing.assert_allclose(
         losses.dist_loss(student, teacher, 4.0, 2.0, 3.0), 16 * (2 * inter + 3 * intra), rtol=1e-4
     )
+
+
+def test_dist_loss_counts_a_class_of_tiny_probabilities_as_uncorrelated():
+    logits = draw(6, 5).at[:, 4].add(-25.0)  # a probability of about 1e-11
+    loss = losses.dist_loss(logits, logits, 1.0, inter_weight=0.0, intra_weight=1.0)
+    np.testing.assert_allclose(loss, 1 / 5, rtol=1e-4)
+
+
+def test_rkd_loss_divides_distances_by_the_mean_of_the_positive_ones():
+    student, teacher = draw(4, 3)[jnp.asarray([0, 0, 1, 2])], draw(4, 6, seed=1)
+    distances = []
+    for embedding in (np.asarray(x, np.float64) for x in (student, teacher)):
+        distance = np.zeros((4, 4))
+        for i, j in itertools.product(range(4), repeat=2):
+            distance[i, j] = np.sqrt(np.square(embedding[i] - embedding[j]).sum())
+        distances.append(distance / distance[distance > 0].mean())
+    difference = np.abs(np.subtract(*distances))
+    huber = np.where(difference < 1, difference**2 / 2, difference - 0.5)
+    loss = jax.jit(losses.rkd_loss)(student, teacher, distance_weight=1.0, angle_weight=0.0)
+    np.testing.assert_allclose(loss, huber.mean(), rtol=1e-4)
 
 
 def test_standardize_logits_removes_scale_and_shift(logits):

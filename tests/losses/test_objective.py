@@ -1,5 +1,6 @@
 """Loss declarations, and the objective built from them."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -482,6 +483,16 @@ def test_predict_gives_the_logits_that_other_losses_read(inputs):
     )
 
 
+def test_predict_gives_the_logits_that_losses_of_the_second_view_read(inputs):
+    objective = build_objective({"cosface": {}, "ce_strong": {}})
+    _, parts = _apply(objective, inputs)
+    predicted = objective.predict(inputs.strong_student).logits
+    expected = losses.cross_entropy(predicted, inputs.labels).mean()
+    np.testing.assert_allclose(parts["ce_strong"], expected, rtol=1e-6)
+    unpredicted = losses.cross_entropy(inputs.strong_student.logits, inputs.labels).mean()
+    assert np.abs(expected - unpredicted) > 0.1
+
+
 @pytest.mark.parametrize("name", ["spherical_softmax", "taylor_softmax"])
 def test_softmax_variants_predict_the_probabilities_they_train(inputs, name):
     objective = build_objective({name: {}})
@@ -531,14 +542,49 @@ def test_objective_init_stores_variables_by_loss_and_call(inputs):
     assert plain.init(jax.random.key(0), inputs) == {"params": {}, "state": {}}
 
 
+def test_objective_init_draws_other_variables_for_each_loss_and_call(inputs, register):
+    class Adapter(nn.Module):
+        @nn.compact
+        def __call__(self, feature):
+            return nn.Dense(4, name="dense")(feature).mean((1, 2, 3))
+
+    for name in ("a", "b"):
+        register(name, LossSpec(Adapter, inputs=("student.features",), features=STAGES[:2]))
+    params = build_objective({"a": {}, "b": {}}).init(jax.random.key(0), inputs)["params"]
+    kernels = [params[name][call]["dense"]["kernel"] for name in "ab" for call in STAGES[:2]]
+    for one, other in itertools.combinations(kernels, 2):
+        assert np.all(one != other)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 4), (4, 8)])
+def test_pooled_pair_is_that_whose_map_of_the_teacher_is_larger_in_any_direction(
+    inputs, height, width
+):
+    objective = build_objective({"at": {"features": ("stage1", "stage2", "stage3")}})
+    assert objective.pooled_pair(inputs.student, inputs.teacher) is None
+    larger = {**inputs.teacher.features, "stage2": jnp.zeros((4, height, width, 3))}
+    teacher = inputs.teacher.replace(features=larger)
+    assert objective.pooled_pair(inputs.student, teacher) == ("stage2", "stage2")
+    assert objective.pooled_pair(teacher, inputs.teacher) is None
+
+
 def test_amc_pairs_by_true_or_predicted_labels(inputs):
-    predicted = jnp.argmax(inputs.student.logits, -1)
-    for pair_labels, labels in (("true", inputs.labels), ("predicted", predicted)):
+    # The halves of the batch are compared: labels 0 1 and 0 3, student 1 2 and 3 2, teacher 4 0
+    # and 4 0.
+    student, teacher = (
+        side.replace(logits=jax.nn.one_hot(jnp.asarray(classes), 5))
+        for side, classes in ((inputs.student, [1, 2, 3, 2]), (inputs.teacher, [4, 0, 4, 0]))
+    )
+    inputs = inputs._replace(student=student, teacher=teacher)
+    totals = []
+    for pair_labels, labels in (("true", inputs.labels), ("predicted", [1, 2, 3, 2])):
         objective = build_objective({"amc": {"pair_labels": pair_labels, "weight": 1.0}})
-        total, _ = _apply(objective, inputs)
+        totals.append(_apply(objective, inputs)[0])
         np.testing.assert_allclose(
-            total, losses.amc_loss(inputs.student.embedding, labels), rtol=1e-6
+            totals[-1], losses.amc_loss(student.embedding, jnp.asarray(labels)), rtol=1e-6
         )
+    assert min(totals) > 0
+    assert totals[0] != totals[1]
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,15 @@ def test_activation_boundaries_have_the_published_values_with_connectors():
 _PARTS = ("conv", "bn")
 
 
+@pytest.mark.parametrize("connect_all", [False, True])
+def test_activation_boundaries_connect_layers_of_equal_shape_if_all_are_connected(connect_all):
+    features = [jnp.ones((2, 4, 4, 3)), jnp.ones((2, 2, 2, 5))]
+    module = ActivationBoundaries(connect_all=connect_all)
+    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), features, features))
+    connectors = {"connector_0", "connector_1"} if connect_all else set()
+    assert set(variables.get("params", {})) == connectors
+
+
 def _review_names(layers: int) -> dict[str, str]:
     names = {}
     for i in range(layers):
@@ -158,6 +167,16 @@ def test_reviewkd_has_the_published_features_values_and_gradients(case):
     _assert_close_gradients(param_gradients, _params(prefixed(arrays, f"grad_param_{k}"), names))
 
 
+@pytest.mark.parametrize(("max_width", "width"), [(2, 2), (512, 6)])
+def test_reviewkd_fuses_at_most_as_many_channels_as_its_width(max_width, width):
+    student, teacher = [jnp.ones((2, 4, 4, 3))], [jnp.ones((2, 4, 4, 5))]
+    arguments = (student, teacher, jnp.ones((2, 6)), jnp.ones((2, 7)))
+    module = ReviewKD(max_width=max_width)
+    params = jax.eval_shape(lambda: module.init(jax.random.key(0), *arguments))["params"]
+    kernels = [params[f"fusion_{i}"]["conv1"]["kernel"].shape for i in (0, 1)]
+    assert kernels == [(1, 1, 6, width), (1, 1, 3, width)]
+
+
 @pytest.mark.parametrize("k", range(6))
 def test_wkd_f_has_the_published_values_and_gradients(k):
     arrays = load("methods/wkd_f")
@@ -181,6 +200,14 @@ def test_wkd_f_has_the_published_values_and_gradients(k):
     else:
         loss = losses.wkd_feature_loss(student, teacher, **settings)
         np.testing.assert_allclose(loss.mean(), value, rtol=1e-6)
+
+
+def test_wasserstein_feature_adds_its_eps_to_the_variances():
+    student, teacher = draw(2, 2, 4, 4, 3)
+    loss = WassersteinFeature("none", eps=0.1).apply({}, student, teacher)
+    expected = losses.wkd_feature_loss(student, teacher, eps=0.1)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    assert np.all(loss != losses.wkd_feature_loss(student, teacher))
 
 
 @pytest.mark.parametrize("k", range(3))

@@ -204,3 +204,12 @@ def test_rld_loss_masks_the_classes_above_the_true_class():
     np.testing.assert_allclose(*values, rtol=1e-6)
     lowest = losses.rld_loss(student, teacher, jnp.asarray([3]), target_weight=0.0)
     np.testing.assert_array_equal(lowest, 0.0)
+
+
+def test_wkd_logit_loss_has_the_cost_of_the_transport_from_student_to_teacher():
+    student, teacher = (1e4 * jax.nn.one_hot(jnp.asarray([k]), 3) for k in (1, 2))
+    cost = jnp.ones((3, 3)).at[2, 1].set(3.0)
+    loss = losses.wkd_logit_loss(
+        student, teacher, jnp.asarray([0]), cost, gamma=1.0, regularization=1.0
+    )
+    np.testing.assert_allclose(loss, cost[1, 2], rtol=1e-4)

@@ -13,8 +13,8 @@ from amdjax.configs import default
 from amdjax.data.augment import create_augment, normalize
 from amdjax.data.mixing import MixedBatch
 from amdjax.errors import UserError
-from amdjax.losses import build_objective
-from amdjax.models.layers import FeatureRecorder, Model, classify, global_mean
+from amdjax.losses import build_objective, register_loss
+from amdjax.models.layers import FeatureRecorder, Model, Outputs, classify, global_mean
 from amdjax.training.dummy_outputs import dummy_inputs, dummy_outputs
 from amdjax.training.optimizer import create_optimizer
 from amdjax.training.step_programs import ExampleRows, loop_train_steps, vmap_train_step
@@ -163,6 +163,41 @@ def test_state_of_losses_in_parts_does_not_depend_on_the_number_of_devices():
 def test_mixing_in_parts_does_not_depend_on_the_number_of_devices():
     step = _step(2, config=_config(), mix=_mix)
     _assert_same(_run(step, devices=1, steps=1), _run(step, devices=4, steps=1))
+
+
+def test_parts_draw_random_numbers_of_their_own():
+    class RandomLogits(Model):
+        @nn.compact
+        def __call__(self, x, train=False, feature_hook=None):
+            scale = self.param("scale", nn.initializers.ones, ())
+            draw = jax.random.uniform(self.make_rng("dropout")) if train else 0.0
+            logits = jnp.broadcast_to(scale * draw, (len(x), self.num_classes))
+            return Outputs(logits, {}, logits)
+
+    for power in (1, 2):
+        register_loss(f"logits_{power}", summary="of dropout", inputs=("student.logits",))(
+            lambda logits, power=power: jnp.mean(logits) ** power
+        )
+        register_loss(f"key_{power}", summary="of a key", inputs=("key",))(
+            lambda key, power=power: jax.random.uniform(key) ** power
+        )
+    objective = build_objective({name: {} for name in ("logits_1", "logits_2", "key_1", "key_2")})
+    step = make_train_step(
+        student=RandomLogits(num_classes=3, axis_name=distributed.BATCH_AXIS),
+        teacher=None,
+        objective=objective,
+        augment=lambda keys, images: images / 255.0,
+        optimizer=OPTIMIZER,
+        accumulate=2,
+    )
+    variables = {"params": {"scale": jnp.ones(())}, "batch_stats": {}}
+    state = TrainState.create(variables, {"params": {}, "state": {}}, OPTIMIZER)
+    compiled = distributed.shard_step(
+        step, distributed.make_mesh(jax.devices()[:1]), batch_argument=2
+    )
+    _, metrics = compiled(state, None, _examples(4), np.uint32(3))
+    for name in ("logits", "key"):  # the mean of the squares is that of equal draws squared
+        assert metrics[f"{name}_2"] - metrics[f"{name}_1"] ** 2 > 1e-3
 
 
 def test_check_batch_size_refuses_parts_that_are_not_equal():

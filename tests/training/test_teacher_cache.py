@@ -171,6 +171,9 @@ def test_outputs_are_cached_within_the_memory_that_the_config_allows(monkeypatch
     gib = 32 * _OUTPUT_BYTES / 2**30
     assert _is_cacheable(**{"data.memory_gib": gib})
     assert not _is_cacheable(**{"data.memory_gib": 0.99 * gib})
+    flipped = {"epochs": 3, "augment.flip": True}  # two views of each image
+    assert _is_cacheable(**flipped, **{"data.memory_gib": 2 * gib})
+    assert not _is_cacheable(**flipped, **{"data.memory_gib": 1.99 * gib})
     assert _is_cacheable(**{"data.device_gib": 0.0})
     monkeypatch.setattr(distributed, "on_accelerator", lambda: True)
     both = gib + 32 * _IMAGE_BYTES / 2**30

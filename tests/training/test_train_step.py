@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from amdjax import distributed
 from amdjax.configs import default
@@ -12,6 +13,7 @@ from amdjax.data.augment import create_augment
 from amdjax.data.mixing import MixedBatch
 from amdjax.losses import LOSSES, build_objective
 from amdjax.models import Outputs, create_model, import_torch_state_dict, init_variables
+from amdjax.models.layers import Dropout
 from amdjax.predictor import Predictor
 from amdjax.training import train_step
 from amdjax.training.dummy_outputs import dummy_inputs, dummy_outputs
@@ -219,6 +221,21 @@ def test_views_of_student_and_teacher(teacher_sees_mixed):
     np.testing.assert_allclose(views.teacher, seen, atol=1e-5)
     np.testing.assert_array_equal(views.strong_teacher, views.strong_images)
     assert np.abs(views.strong_images - (views.mixed.images - 10.0)).min() > 1e-4
+
+
+def test_views_of_the_student_have_dropout_of_their_own():
+    class Dropped(nn.Module):
+        @nn.compact
+        def __call__(self, images, train=False, feature_hook=None):
+            return Outputs(Dropout(0.5, train)(images), {}, images)
+
+    images = jnp.ones((2, 8))
+    views = train_step._Views(MixedBatch(images, jnp.zeros(2, int), None), None, images, None)
+    outputs, strong_outputs, _ = train_step._apply_student(
+        Dropped(), {"params": {}, "batch_stats": {}}, views, jax.random.key(0)
+    )
+    for one, other in zip(outputs.logits, strong_outputs.logits, strict=True):
+        assert np.any(one != other)
 
 
 def test_train_step_updates_the_ema():
