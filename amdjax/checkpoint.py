@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import flax.traverse_util
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -18,7 +19,6 @@ from orbax.checkpoint import checkpoint_managers
 from amdjax import __version__, distributed
 from amdjax.checkpoint_files import (
     CHECKPOINTS_FOLDER,
-    DAMAGE_ERRORS,
     RUN_ITEM,
     RUN_ITEM_FILE,
     STATE_ITEM,
@@ -28,7 +28,8 @@ from amdjax.checkpoint_files import (
     read_json,
 )
 from amdjax.errors import UserError, first_line, is_out_of_memory
-from amdjax.files import disk_error, remedy, set_aside
+from amdjax.files import DAMAGE_ERRORS, disk_error, remedy, set_aside
+from amdjax.models.variables import check_variable_shapes
 
 _SELECT = "accuracy"  # the evaluation's value by which the best is chosen
 _RESERVE = ".reserve."
@@ -122,14 +123,17 @@ class Checkpoints:
           state: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
         Raises:
-          UserError: if the checkpoint does not fit, or has no checksums and is damaged, or cannot
-            be read now.
+          UserError: if the checkpoint is of other shapes, or has no checksums and is damaged, or
+            cannot be read now.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         try:
+            _check_parameters(self._folder / str(step), getattr(state, "params", None))
             restored = self._manager.restore(
                 step, args=ocp.args.Composite(**{STATE_ITEM: ocp.args.StandardRestore(abstract)})
             )
+        except UserError:
+            raise
         except Exception as error:  # orbax has no common class for what may be wrong in a folder
             _raise_unless_damage(self._folder, error)
             raise UserError(
@@ -259,8 +263,10 @@ def read_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
       NumPy arrays).
 
     Raises:
-      UserError: if there is no checkpoint, or all of them are damaged, or one cannot be read now.
+      UserError: if there is no checkpoint, or all of them are damaged, or one cannot be read now,
+        or JAX has no device.
     """
+    distributed.check_devices()  # orbax's error would look like damage
     if (folder / CHECKPOINTS_FOLDER).is_dir():
         folder = folder / CHECKPOINTS_FOLDER
     damaged = []
@@ -374,6 +380,27 @@ def _read_state(checkpoint: Path) -> dict[str, Any]:
         # NumPy arrays name no device: without them orbax wants those of the writer.
         wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata.tree)
         return checkpointer.restore(state, args=ocp.args.StandardRestore(wanted))
+
+
+def _check_parameters(checkpoint: Path, expected: dict[str, Any] | None) -> None:
+    """Makes sure that the parameters of a checkpoint are those of a network.
+
+    Args:
+      checkpoint: its folder.
+      expected: the network's; None: no network is known.
+
+    Raises:
+      UserError: if they are not, since the network's code has changed.
+    """
+    if expected is None:
+        return
+    stored = ocp.StandardCheckpointHandler().metadata((checkpoint / STATE_ITEM).absolute()).tree
+    check_variable_shapes(
+        flax.traverse_util.flatten_dict(stored["params"], sep="/"),
+        flax.traverse_util.flatten_dict(expected, sep="/"),
+        f"the network's code has changed since {checkpoint} was written; restore the code, or "
+        "choose another --workdir",
+    )
 
 
 def _raise_unless_damage(folder: Path, error: Exception) -> None:

@@ -1,6 +1,5 @@
 """Files of a checkpoint: where they are, their checksums, and what is damaged."""
 
-import errno
 import json
 import zlib
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 
 from amdjax.errors import first_line
+from amdjax.files import DAMAGE_ERRORS
 
 CHECKPOINTS_FOLDER = "checkpoints"
 # The items of a checkpoint, as orbax calls them: the state, and the JSON that comes with it.
@@ -18,9 +18,6 @@ RUN_ITEM_FILE = f"{RUN_ITEM}/metadata"  # orbax's name
 _CHECKSUMS = "checksums.json"
 _ORBAX_METADATA = "_CHECKPOINT_METADATA"
 _BLOCK = 1 << 20  # bytes
-# What the system says about files that are missing, of another kind, or on a disk that fails. All
-# other errors, such as a server that does not respond, say nothing about a checkpoint.
-DAMAGE_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
 
 
 def read_evaluation(folder: Path) -> dict[str, float]:

@@ -17,8 +17,7 @@ from ml_collections.config_flags.config_flags import (
 )
 
 from amdjax import cpu, distributed
-from amdjax.config import flat_settings
-from amdjax.configs import default
+from amdjax.config import check_complete
 from amdjax.data.load import prepared_folder
 from amdjax.errors import (
     UserError,
@@ -251,9 +250,4 @@ def _check_config(config: Any, file: str) -> None:
             f"--config: get_config of {file} returns a {type(config).__name__}, not a "
             "ml_collections.ConfigDict; start from amdjax.configs.default.get_config()"
         )
-    missing = sorted(flat_settings(default.get_config()).keys() - flat_settings(config).keys())
-    if missing:
-        raise UserError(
-            f"--config: {file} lacks {len(missing)} settings, such as {', '.join(missing[:3])}; "
-            "start from amdjax.configs.default.get_config()"
-        )
+    check_complete(config, f"--config: {file}")

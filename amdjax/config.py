@@ -67,6 +67,24 @@ def unknown_key(key: str, known: Collection[str]) -> UserError:
     return unknown_name("config key", key, known)
 
 
+def check_complete(config: ml_collections.ConfigDict, subject: str = "the config") -> None:
+    """Makes sure that a config has all settings.
+
+    Args:
+      config: of an experiment.
+      subject: where it comes from, for the message.
+
+    Raises:
+      UserError: naming those that are missing.
+    """
+    missing = sorted(flat_settings(default.get_config()).keys() - flat_settings(config).keys())
+    if missing:
+        raise UserError(
+            f"{subject} lacks {len(missing)} settings, such as {', '.join(missing[:3])}; start "
+            "from amdjax.configs.default.get_config()"
+        )
+
+
 def validate(config: ml_collections.ConfigDict) -> None:
     """Checks each value of a config by itself.
 
@@ -90,7 +108,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
         if not isinstance(method, str):
             raise unknown_name("method", str(method), METHODS)
     for key in ("methods", "seeds", "trackers"):
-        values = [canonical_method_name(str(value)) for value in config[key]]
+        values = [str(value) for value in config[key]]
+        if key == "methods":
+            values = [canonical_method_name(value) for value in values]
         if len(set(values)) < len(values):
             raise UserError(f"config.{key} has duplicates: {', '.join(values)}")
     for seed in config.seeds:

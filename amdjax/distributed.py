@@ -436,11 +436,6 @@ class Preemption:
             return self._agreed
         return self._stop
 
-    @property
-    def agreed(self) -> bool:
-        """Whether a stop has been requested, and agreed on by all processes."""
-        return self._agreed if process_count() > 1 else self._stop
-
     def _note(self, number: int, frame: Any) -> None:
         self._stop = True
         self._restore()  # a second signal ends the process immediately

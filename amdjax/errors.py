@@ -22,12 +22,12 @@ class UserError(ValueError):
     """
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str], cutoff: float = 0.5) -> UserError:
+def unknown_name(kind: str, name: object, known: Iterable[str], cutoff: float = 0.5) -> UserError:
     """Returns the error for a name that is not in a registry.
 
     Args:
       kind: what the name stands for, in the singular: "loss", "model", "method".
-      name: the unknown name.
+      name: the unknown name, or a value that is not a text.
       known: all valid names.
       cutoff: how similar a name must be to be suggested, see `difflib.get_close_matches`.
 
@@ -35,7 +35,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str], cutoff: float = 0.5
       A `UserError` with the most similar names, or with all of them if none is similar.
     """
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=cutoff)
+    near = difflib.get_close_matches(str(name), known, n=3, cutoff=cutoff)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
     return UserError(f"unknown {kind} {name!r}; {hint}")
 

@@ -6,11 +6,15 @@ import itertools
 import os
 import re
 import stat
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from amdjax.errors import UserError, exception_chain, first_line, note, one_line
 
+# What the system says about files that are missing, of another kind, or on a disk that fails. All
+# other errors, such as a server that does not respond, say nothing about what is in a file.
+DAMAGE_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
 # What to do about the errors of a full or protected disk.
 _REMEDIES = {
     errno.ENOSPC: "free some space there",
@@ -59,13 +63,18 @@ def write_atomically(path: Path, text: str) -> None:
     """
     if path.is_dir():
         set_aside(path)
-    partial = path.with_name(path.name + ".partial")
-    # File names that are not UTF-8 may be part of the text.
-    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    # Another process may write the same file now.
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        # File names that are not UTF-8 may be part of the text.
+        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def set_aside(path: Path) -> None:

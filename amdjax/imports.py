@@ -1,5 +1,7 @@
 """Modules outside the package that register entries when they are imported: `config.imports`."""
 
+import contextlib
+import hashlib
 import importlib
 import sys
 import traceback
@@ -86,6 +88,19 @@ def unrecorded(config: ml_collections.ConfigDict) -> list[str]:
 def imported_files(names: Iterable[str]) -> dict[str, str]:
     """Returns name -> file of imported modules, for `import_again`; "" where there is no file."""
     return {name: getattr(sys.modules.get(name), "__file__", None) or "" for name in names}
+
+
+def code_digests(files: Mapping[str, str]) -> dict[str, str]:
+    """Returns name -> digest of the code of imported modules.
+
+    Args:
+      files: from `imported_files`; those that cannot be read are left out.
+    """
+    digests = {}
+    for name, file in files.items():
+        with contextlib.suppress(OSError):
+            digests[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+    return digests
 
 
 def import_again(files: Mapping[str, str], folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Checks of what a command resumes: runs of the same settings, teacher and data."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ import ml_collections
 from amdjax.checkpoint_files import checkpoint_digest, has_checkpoint, newest_checkpoint, step_of
 from amdjax.config import default_settings, flatten_settings
 from amdjax.data.fingerprint import Fingerprint, check_classes, check_images
-from amdjax.errors import UserError
+from amdjax.errors import UserError, first_names
 from amdjax.experiment import RunSpec
 from amdjax.files import local_path
+from amdjax.imports import code_digests, imported_files
 from amdjax.run_description import RUN_FILE, RunDescription, read_run
 from amdjax.run_settings import run_settings
 from amdjax.workdir import OLD_RUN_FILE, old_workdir
@@ -110,6 +111,28 @@ def check_data(config: ml_collections.ConfigDict, folder: Path, current: Fingerp
         return None
     check_classes(run.data, current, str(folder))
     return check_images(run.data, current, str(folder), config.data.accept_changes)
+
+
+def changed_code(folders: Iterable[Path]) -> list[str]:
+    """Returns a sentence for each module of `config.imports` whose code is not that of a run.
+
+    Args:
+      folders: of the runs.
+    """
+    changed: dict[str, list[str]] = {}
+    for folder in folders:
+        run = _read_started(folder)
+        if run is None:
+            continue
+        current = code_digests(imported_files(run.imports))
+        for name, digest in run.code.items():
+            if current.get(name, digest) != digest:
+                changed.setdefault(name, []).append(folder.name)
+    return [
+        f"the code of {name} has changed since these runs were started: {first_names(runs)}; they "
+        "continue with the new code, and steps that are done are not repeated"
+        for name, runs in changed.items()
+    ]
 
 
 def _read_started(folder: Path) -> RunDescription | None:

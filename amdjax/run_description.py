@@ -55,6 +55,7 @@ class RunDescription(RunIdentity):
         "losses", "augment", "data", a "dtype" and what `TrainingLength` reads; a setting that
         amdjax got later may be missing.
       imports: name -> file of the modules that it imported, see `imported_files`.
+      code: name -> digest of those modules, see `code_digests`.
       teacher_checkpoints: of the teacher that the config gives, see `GivenTeacher`; () if the run
         learns from no teacher, or from one that is trained in the workdir.
     """
@@ -63,6 +64,7 @@ class RunDescription(RunIdentity):
     data: Fingerprint
     settings: dict[str, Any]
     imports: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    code: Mapping[str, str] = dataclasses.field(default_factory=dict)
     teacher_checkpoints: tuple[Mapping[str, Any], ...] = ()
 
     @property
@@ -95,6 +97,7 @@ class RunDescription(RunIdentity):
             "teacher": self.teacher,
             "data": self.data.to_dict(),
             "imports": dict(self.imports),
+            "code": dict(self.code),
             "given_teacher": list(self.teacher_checkpoints),
             "settings": self.settings,
         }
@@ -120,8 +123,9 @@ class RunDescription(RunIdentity):
                 settings=_checked(values["settings"]),
                 sweep_key=str(sweep["key"]),
                 sweep_value=with_tuples(sweep["value"]),
-                # Earlier versions have neither.
+                # Earlier versions have none of these.
                 imports=dict(values.get("imports", {})),
+                code=dict(values.get("code", {})),
                 teacher_checkpoints=tuple(values.get("given_teacher", ())),
             )
         except (LookupError, TypeError, ValueError, AttributeError) as error:

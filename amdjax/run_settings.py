@@ -11,7 +11,7 @@ from amdjax.config import flat_settings
 from amdjax.data.fingerprint import Fingerprint
 from amdjax.data.policies import AUGMENTATIONS, policy_names
 from amdjax.experiment import EARLY_TEACHER, RunSpec, optim_of
-from amdjax.imports import imported_files
+from amdjax.imports import code_digests, imported_files
 from amdjax.pretrained import teacher_name, teacher_sources
 from amdjax.run_description import RunDescription
 from amdjax.teacher_outputs.stored import open_outputs
@@ -60,6 +60,7 @@ def describe_run(
       data: fingerprint of its data.
       teacher_checkpoints: the checkpoints of the teacher that the config gives, see `GivenTeacher`.
     """
+    imports = imported_files(config.imports)
     return RunDescription(
         method=spec.method,
         seed=spec.seed,
@@ -68,7 +69,8 @@ def describe_run(
         settings=run_settings(config, spec),
         sweep_key=spec.sweep_key,
         sweep_value=spec.sweep_value,
-        imports=imported_files(config.imports),
+        imports=imports,
+        code=code_digests(imports),
         teacher_checkpoints=tuple(teacher_checkpoints) if spec.teacher is not None else (),
     )
 

@@ -28,7 +28,7 @@ from amdjax.pretrained import create_teacher, load_given_teacher, teacher_name
 from amdjax.run_description import RUN_FILE, TrainingLength, read_label, read_run
 from amdjax.run_settings import teacher_settings
 from amdjax.weight_sources import check_variables, count_classes, find_source
-from amdjax.workdir import OLD_RUN_FILE, old_workdir, read_config
+from amdjax.workdir import OLD_RUN_FILE, old_workdir
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,10 +85,19 @@ class TrainedModel(RunIdentity):
         """Returns the logits, float32 [B,C], of images, uint8 RGB [B,H,W,3].
 
         Raises:
-          UserError: if the images have another dtype, and so perhaps another scale.
+          UserError: if the images have another dtype, and so perhaps another scale, or another
+            shape than those of its training.
         """
-        if images.dtype != np.uint8:
-            raise UserError(f"images must be uint8 from 0 to 255, not {images.dtype}")
+        if self.data is None:
+            fits, shape = images.ndim == 4 and images.shape[3] == 3, "H,W,3"
+        else:
+            fits = images.shape[1:] == self.data.image_shape
+            shape = ",".join(map(str, self.data.image_shape))
+        if images.dtype != np.uint8 or not fits:
+            raise UserError(
+                f"images must be uint8 [B,{shape}] of values from 0 to 255, not {images.dtype} "
+                f"{list(images.shape)}"
+            )
         return forward(self.predictor, self.variables, images)
 
 
@@ -154,18 +163,21 @@ def restore(folder: Path, num_classes: int | None = None) -> TrainedModel:
     )
 
 
-def restore_student(workdir: Path, method: str | None = None) -> TrainedModel:
+def restore_student(
+    workdir: Path, config: ml_collections.ConfigDict, method: str | None = None
+) -> TrainedModel:
     """Reads a student of a workdir: the first seed of a method that has a checkpoint.
 
     Args:
       workdir: of an experiment.
+      config: of that experiment.
       method: of the student, or its folder in the workdir, which may be a teacher's; None: the last
         student of the config that has a checkpoint.
 
     Raises:
       UserError: if there is no such method, or see `restore`.
     """
-    return restore(workdir / _find_student(workdir, read_config(workdir), method))
+    return restore(workdir / _find_student(workdir, config, method))
 
 
 def restore_given_teacher(config: ml_collections.ConfigDict, data: Fingerprint) -> TrainedModel:

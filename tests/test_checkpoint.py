@@ -4,6 +4,7 @@ import datetime
 import errno
 import os
 import shutil
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -125,6 +126,16 @@ def test_all_checkpoints_damaged_names_what_to_remove(tmp_path):
         assert checkpoints.latest_step() is None
 
 
+def test_checkpoint_is_not_called_damaged_where_jax_has_no_device(tmp_path, monkeypatch):
+    def fail():
+        raise RuntimeError("Unable to initialize backend 'cuda'")
+
+    _save(tmp_path, {4: 0.5})
+    monkeypatch.setattr(jax, "devices", fail)
+    with pytest.raises(UserError, match="JAX has no device for JAX_PLATFORMS"):
+        read_network(tmp_path)
+
+
 def test_file_in_place_of_the_checkpoints_is_named(tmp_path):
     (tmp_path / "checkpoints").write_text("")
     with pytest.raises(UserError, match="checkpoints is not a folder; remove it"):
@@ -148,6 +159,21 @@ def test_checkpoint_that_does_not_fit_is_named(tmp_path):
         pytest.raises(UserError, match=r"4 cannot be read: .*; remove that folder"),
     ):
         checkpoints.restore_latest({**_state(0), "ema": jnp.zeros(2)})
+
+
+class _Network(NamedTuple):
+    params: dict[str, Any]
+    step: jax.Array
+
+
+def test_checkpoint_of_a_network_whose_code_has_changed_is_not_called_damaged(tmp_path):
+    _save(tmp_path, {4: 0.5})
+    wider = _Network({"w": jnp.zeros((3, 4))}, jnp.zeros((), jnp.int32))
+    message = (
+        r"code has changed since .*/4 was written; restore the code.*'w' has the shape \(3, 2\)"
+    )
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match=message):
+        checkpoints.restore_latest(wider)
 
 
 def _fail_to_read(monkeypatch, step, code, named=True):

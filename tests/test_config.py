@@ -1,10 +1,11 @@
 """Each setting of a config is checked by itself, before anything else."""
 
+import functools
 import math
 
 import pytest
 
-from amdjax.config import disabled_by, flat_settings, validate
+from amdjax.config import check_complete, disabled_by, flat_settings, validate
 from amdjax.configs import default
 from amdjax.errors import UserError
 from amdjax.ranges import check_loss_ranges
@@ -102,6 +103,17 @@ def test_validate_names_a_setting_that_does_not_exist():
     config.student.nam = "resnet20"
     with pytest.raises(UserError, match=r"config key 'student\.nam'; did you mean student\.name"):
         validate(config)
+
+
+@pytest.mark.parametrize("key", ["epochs", "teacher.outputs", "losses.kd.weight"])
+def test_check_complete_names_what_is_missing(key):
+    config = default.get_config()
+    check_complete(config)
+    *groups, name = key.split(".")
+    with config.unlocked():
+        del functools.reduce(lambda group, part: group[part], groups, config)[name]
+    with pytest.raises(UserError, match=f"the config lacks 1 settings, such as {key}; start from"):
+        check_complete(config)
 
 
 def test_validate_accepts_the_defaults():

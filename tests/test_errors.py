@@ -3,7 +3,14 @@
 import jax
 import pytest
 
-from amdjax.errors import exception_chain, first_line, first_names, is_out_of_memory, one_line
+from amdjax.errors import (
+    exception_chain,
+    first_line,
+    first_names,
+    is_out_of_memory,
+    one_line,
+    unknown_name,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,6 +25,11 @@ from amdjax.errors import exception_chain, first_line, first_names, is_out_of_me
 )
 def test_messages_become_one_line(message, line, first):
     assert (one_line(message), first_line(message)) == (line, first)
+
+
+def test_unknown_name_accepts_a_value_that_is_not_a_text():
+    error = unknown_name("AM term", 1, ("angular", "positive"))
+    assert str(error) == "unknown AM term 1; known: angular, positive"
 
 
 @pytest.mark.parametrize(

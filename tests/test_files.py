@@ -52,6 +52,23 @@ def test_write_atomically_leaves_no_partial_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_write_atomically_leaves_the_former_file_after_an_error(tmp_path, monkeypatch):
+    write_atomically(tmp_path / "a.json", "first")
+    names = []
+
+    def fail(_):
+        names.append({path.name for path in tmp_path.iterdir()})
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left"):
+            write_atomically(tmp_path / "a.json", "second")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "first"
+    assert names[0] != names[1]  # two processes do not write to one partial file
+
+
 def test_write_atomically_writes_utf_8_in_every_locale(tmp_path):
     before = locale.setlocale(locale.LC_CTYPE)
     locale.setlocale(locale.LC_CTYPE, "C")

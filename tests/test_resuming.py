@@ -1,5 +1,6 @@
 """A run is resumed with the settings, the teacher and the data with which it was started."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -9,11 +10,11 @@ import pytest
 
 from amdjax.checkpoint_files import checkpoint_digest, newest_checkpoint, step_of
 from amdjax.comparison import compare_conditions, conditions_of
-from amdjax.configs import figure9
+from amdjax.configs import default, figure9
 from amdjax.data import Fingerprint
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
-from amdjax.resuming import check_data, check_given_teacher, check_resumable
+from amdjax.resuming import changed_code, check_data, check_given_teacher, check_resumable
 from amdjax.run_description import read_run, write_run
 from amdjax.run_settings import describe_run
 from tests.trained_run import change
@@ -110,6 +111,30 @@ def test_check_resumable_accepts_other_settings_where_there_is_no_checkpoint(tmp
     assert check_data(config, tmp_path, others) is None
     (tmp_path / "run.json").write_text("{")
     check_resumable(config, spec, tmp_path)
+
+
+def test_check_data_says_what_differs_of_equally_many_images(tmp_path):
+    config = figure9.get_config()
+    _start(config, plan_runs(config)[-1], tmp_path)
+    others = dataclasses.replace(DATA, digest="other")
+    with pytest.raises(UserError, match=r"was started \(as many, but others\)"):
+        check_data(config, tmp_path, others)
+
+
+def test_changed_code_names_the_module_and_its_runs(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "code_that_changes.py"
+    module.write_text("POWER = 2\n")
+    config = default.get_config(imports=("code_that_changes",))
+    folders = [tmp_path / name for name in ("kd", "at")]
+    for folder in folders:
+        folder.mkdir()
+        _start(config, plan_runs(config)[-1], folder)
+    assert changed_code([*folders, tmp_path / "new"]) == []
+    module.write_text("POWER = 4\n")
+    (sentence,) = changed_code(folders)
+    assert sentence.startswith("the code of code_that_changes has changed since these runs were")
+    assert "started: kd, at; they continue with the new code" in sentence
 
 
 def test_check_given_teacher_refuses_one_that_was_trained_on(tmp_path):

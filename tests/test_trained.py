@@ -191,8 +191,14 @@ def test_load_run_reads_a_network_without_its_data(workdir):
         *("kd", "kd", 0, "teacher"),
     )
     assert network.logits(np.zeros((2, 16, 16, 3), np.uint8)).shape == (2, 4)
-    with pytest.raises(UserError, match="images must be uint8 from 0 to 255, not float32"):
-        network.logits(np.zeros((2, 16, 16, 3), np.float32))
+    for shape, dtype in (
+        ((2, 16, 16, 3), np.float32),
+        ((2, 32, 32, 3), np.uint8),
+        ((16, 16, 3), np.uint8),
+        ((2, 3, 16, 16), np.uint8),
+    ):
+        with pytest.raises(UserError, match=r"images must be uint8 \[B,16,16,3\] of values from"):
+            network.logits(np.zeros(shape, dtype))
 
 
 def test_restore_all_skips_networks_of_other_classes(workdir):

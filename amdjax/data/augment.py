@@ -18,8 +18,8 @@ _PAD_MODES = {"zero": "constant", "reflect": "reflect"}
 _ERASED_AREA = (0.02, 0.33)
 _ERASED_RATIO = (0.3, 3.3)
 _ERASING_ATTEMPTS = 10
-# What the key of an example is folded with for each use but the crop and the flip, see
-# `_split_keys`; policies count on from the last.
+# What the key of an example is folded with for each use but the crop and the flip, whose keys
+# `_split_keys` splits: these are the keys folded with 0 and 1. Policies count on from the last.
 _NOISE, _COLOR, _ERASE, _POLICY = 2, 3, 4, 5
 
 
@@ -214,13 +214,17 @@ def _fold_in(keys: jax.Array, use: int) -> jax.Array:
 
 def _policies(augment: ml_collections.ConfigDict) -> list[Callable[..., jax.Array]]:
     """Returns the functions that `config.augment.policy` names, with their settings."""
-    names = policy_names(augment.policy)
-    for name in names:
-        if name not in AUGMENTATIONS:
-            raise unknown_name("config.augment.policy", name, ("none", *AUGMENTATIONS))
     return [
-        functools.partial(AUGMENTATIONS[name].function, **augment.get(name, {})) for name in names
+        functools.partial(AUGMENTATIONS[name].function, **augment.get(name, {}))
+        for name in policy_names(augment.policy)
     ]
+
+
+def _check_policy(augment: ml_collections.ConfigDict, key: str) -> None:
+    """Raises UserError if a policy, "policy" or "strong_policy", names an unknown augmentation."""
+    for name in policy_names(augment[key]):
+        if name not in AUGMENTATIONS:
+            raise unknown_name(f"config.augment.{key}", name, ("none", *AUGMENTATIONS))
 
 
 def create_augment(augment: ml_collections.ConfigDict) -> Augment:
@@ -258,6 +262,7 @@ def create_augment(augment: ml_collections.ConfigDict) -> Augment:
             "config.augment.color_jitter shifts the hue by at most 0.5, half of the circle, not "
             f"{strengths[3]}"
         )
+    _check_policy(augment, "policy")
     policies = _policies(augment)
 
     def transform(keys: jax.Array, images: jax.Array) -> jax.Array:
@@ -288,6 +293,7 @@ def create_strong_augment(augment: ml_collections.ConfigDict) -> Augment:
     Raises:
       UserError: see `create_augment`.
     """
+    _check_policy(augment, "strong_policy")
     strong = augment.copy_and_resolve_references()
     strong.policy = augment.strong_policy
     return create_augment(strong)
@@ -297,7 +303,7 @@ def _checked(result: jax.Array, images: jax.Array) -> jax.Array:
     """Returns the result of a policy, after a check of its shape and dtype."""
     if result.shape != images.shape or result.dtype != jnp.uint8:
         raise UserError(
-            "a function of config.augment.policy must return images of the shape that it gets, "
+            "an augmentation must return images of the shape that it gets, "
             f"uint8 {images.shape}, not {result.dtype} {result.shape}"
         )
     return result

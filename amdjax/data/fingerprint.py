@@ -143,11 +143,15 @@ def check_images(
     """
     if (saved.num_images, saved.digest) == (current.num_images, current.digest):
         return None
-    counts = ", ".join(
-        f"{split} {saved.num_images.get(split, 0):,} -> {count:,}"
-        for split, count in current.num_images.items()
-    )
-    change = f"the images have changed since {subject} was started ({counts} images)"
+    if saved.num_images == current.num_images:
+        difference = "as many, but others"
+    else:
+        counts = (
+            f"{split} {saved.num_images.get(split, 0):,} -> {count:,}"
+            for split, count in current.num_images.items()
+        )
+        difference = f"{', '.join(counts)} images"
+    change = f"the images have changed since {subject} was started ({difference})"
     if accept_changes:
         return change
     raise UserError(

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from amdjax.data.image_io import decode_image, imagenet_crop_box, random_resized_box
 from amdjax.errors import UserError, one_line
+from amdjax.files import DAMAGE_ERRORS
 
 # Images whose files a thread holds at one time: many large photos would take gigabytes of memory in
 # all threads, and fewer small images would take longer.
@@ -160,12 +161,14 @@ class StreamedSource:
         try:
             # One call for all records is three times as fast as one call each.
             return self._records.__getitems__(indices.tolist())
-        except UserError:  # about an image file that was not prepared
+        except (UserError, MemoryError):  # the first is about an image file that was not prepared
             raise
         except Exception as error:  # the record reader does not define an exception type
+            problem = f"the prepared files of {self.name} cannot be read"
+            if isinstance(error, OSError) and error.errno not in (None, *DAMAGE_ERRORS):
+                raise UserError(f"{problem} now: {one_line(error)}") from error
             raise UserError(
-                f"the prepared files of {self.name} cannot be read: {one_line(error)}; "
-                "remove them, and they will be prepared again"
+                f"{problem}: {one_line(error)}; remove them, and they will be prepared again"
             ) from error
 
     def _decode(

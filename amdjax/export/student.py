@@ -48,7 +48,7 @@ def read_student(
       UserError: if the network cannot be read or calibrated.
     """
     config = read_config(workdir)
-    network = restore_student(workdir, method)
+    network = restore_student(workdir, config, method)
     data = network.data
     assert data is not None, "`restore` returns networks with their data"
     model = CalibratedModel(network)

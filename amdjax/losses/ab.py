@@ -30,11 +30,14 @@ def ab_loss(
 
     Returns:
       float32 [B].
+
+    Raises:
+      UserError: if the shapes of a layer differ.
     """
     loss = jnp.zeros((), jnp.float32)
     for student, teacher in zip(student_features, teacher_features, strict=True):
-        student = functional.promote_to_float32(student)
-        active = jax.lax.stop_gradient(teacher) > 0
+        student, teacher = functional.comparable_entries(student, teacher)
+        active = teacher > 0
         hinge = nn.relu(margin + jnp.where(active, -student, student))
         loss = 0.5 * loss + _SCALE * jnp.sum(jnp.square(hinge), axis=(1, 2, 3))
     return loss

@@ -92,7 +92,8 @@ def am_global_local_loss(
 
     `global_weight * AM(map) + (1 - global_weight) * mean_k AM(patch_k)` (Eq. 9). Patches are cut
     from the globally normalised map; the unit L2 norms of the logits are taken within each patch.
-    `functional.patches` defines the patches where the grid does not divide the map.
+    `functional.patches` defines the patches where the grid does not divide the map. Under `jax.jit`
+    all settings but `margin` and `scale` are static arguments.
 
     Args:
       student_feature: float [B,H,W,C].

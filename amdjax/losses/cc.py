@@ -20,11 +20,11 @@ def cc_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
     Returns:
       float32 scalar.
+
+    Raises:
+      UserError: if the embeddings have different shapes.
     """
-    return _congruence(
-        functional.promote_to_float32(student),
-        functional.promote_to_float32(jax.lax.stop_gradient(teacher)),
-    )
+    return _congruence(*functional.comparable_entries(student, teacher))
 
 
 class CorrelationCongruence(nn.Module):

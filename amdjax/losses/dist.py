@@ -32,10 +32,13 @@ def dist_loss(
 
     Returns:
       float32 scalar.
+
+    Raises:
+      UserError: if the logits have different shapes.
     """
-    student = jax.nn.softmax(functional.promote_to_float32(student_logits) / temperature)
-    teacher = jax.nn.softmax(
-        functional.promote_to_float32(jax.lax.stop_gradient(teacher_logits)) / temperature
+    student, teacher = (
+        jax.nn.softmax(logits / temperature)
+        for logits in functional.comparable_entries(student_logits, teacher_logits)
     )
 
     def distance(axis: int) -> jax.Array:

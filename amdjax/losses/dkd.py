@@ -34,7 +34,11 @@ def dkd_loss(
 
     Returns:
       float32 [B], in nats times T^2.
+
+    Raises:
+      UserError: if the logits have different shapes.
     """
+    student_logits, teacher_logits = functional.comparable_entries(student_logits, teacher_logits)
     is_target = jax.nn.one_hot(labels, student_logits.shape[-1], dtype=bool)
 
     def parts(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -43,7 +47,7 @@ def dkd_loss(
         return binary, jnp.where(is_target, 0.0, log_p - binary[:, 1:])
 
     student, student_others = parts(student_logits)
-    teacher, teacher_others = parts(jax.lax.stop_gradient(teacher_logits))
+    teacher, teacher_others = parts(teacher_logits)
     target = optax.losses.kl_divergence_with_log_targets(student, teacher)
     weight = jnp.where(is_target, 0.0, jnp.exp(teacher_others))
     others = jnp.sum(weight * (teacher_others - student_others), axis=-1)

@@ -42,8 +42,7 @@ class FactorTransfer(nn.Module):
         Raises:
           UserError: if `rate` leaves no channel of the factors.
         """
-        teacher = functional.promote_to_float32(jax.lax.stop_gradient(teacher_feature))
-        student = functional.promote_to_float32(student_feature)
+        student, teacher = functional.comparable(student_feature, teacher_feature)
         channels = teacher.shape[-1]
         factor = int(self.rate * channels)
         if factor < 1:

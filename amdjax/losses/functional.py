@@ -97,10 +97,46 @@ def attention_map(feature: jax.Array) -> jax.Array:
     return jnp.sum(jnp.square(x), axis=-1)
 
 
+def comparable(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns two arrays for the same images in float32, of which the teacher's has no gradient.
+
+    Args:
+      student: float [B,...].
+      teacher: float [B,...].
+
+    Raises:
+      UserError: if they have different numbers of images.
+    """
+    if student.shape[:1] != teacher.shape[:1]:
+        raise UserError(
+            "the outputs of student and teacher must be for the same images, but have the shapes "
+            f"{list(student.shape)} and {list(teacher.shape)}"
+        )
+    return promote_to_float32(student), promote_to_float32(jax.lax.stop_gradient(teacher))
+
+
+def comparable_entries(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns `comparable` arrays of equal shapes.
+
+    Args:
+      student: float [B,...], such as logits [B,C].
+      teacher: likewise.
+
+    Raises:
+      UserError: if the shapes differ.
+    """
+    if student.shape != teacher.shape:
+        raise UserError(
+            "the outputs of student and teacher are compared entry by entry, but have the shapes "
+            f"{list(student.shape)} and {list(teacher.shape)}"
+        )
+    return comparable(student, teacher)
+
+
 def comparable_maps(
     student_feature: jax.Array, teacher_feature: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns two features in float32 and of equal size, of which the teacher's has no gradient.
+    """Returns `comparable` features of equal height and width.
 
     Args:
       student_feature: float [B,H,W,C].
@@ -110,12 +146,9 @@ def comparable_maps(
       The two features after `match_size`; float64 stays.
 
     Raises:
-      UserError: as `match_size`.
+      UserError: as `comparable` and `match_size`.
     """
-    return match_size(
-        promote_to_float32(student_feature),
-        promote_to_float32(jax.lax.stop_gradient(teacher_feature)),
-    )
+    return match_size(*comparable(student_feature, teacher_feature))
 
 
 def match_size(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -164,9 +197,9 @@ def unit_attention_maps(
 
 def _size_message(h: int, w: int, height: int, width: int) -> str:
     return (
-        f"feature maps of {h}x{w} and {height}x{width} cannot be compared: the larger must be a "
-        "whole multiple of the smaller; choose other `features` for this loss, another network or "
-        "another image size"
+        f"feature maps of {h}x{w} and {height}x{width} cannot be compared: in [B,H,W,C] the larger "
+        "must be a whole multiple of the smaller; choose other layers (in a config the `features` "
+        "of the loss), another network or another image size"
     )
 
 

@@ -24,7 +24,7 @@ def kd_loss(
     Args:
       student_logits: float [B,C].
       teacher_logits: float [B,C]; receives no gradient.
-      temperature: T > 0.
+      temperature: T > 0, a scalar.
       standardize: compare logits of zero mean and unit deviation; see `standardize_logits`.
       reduction: over the classes, with the names of PyTorch's `KLDivLoss`. "batchmean" is the sum,
         which the weights in the papers refer to. "mean", PyTorch's default, divides by C as well
@@ -34,14 +34,14 @@ def kd_loss(
       float32 [B], in nats times T^2.
 
     Raises:
-      UserError: on an unknown reduction.
+      UserError: on an unknown reduction, or logits of different shapes.
     """
     if reduction not in REDUCTIONS:
         raise unknown_name("reduction of the loss kd", reduction, REDUCTIONS)
 
     student, teacher = (
         jax.nn.log_softmax(scale_logits(logits, temperature, standardize))
-        for logits in (student_logits, jax.lax.stop_gradient(teacher_logits))
+        for logits in functional.comparable_entries(student_logits, teacher_logits)
     )
     loss = temperature**2 * optax.losses.kl_divergence_with_log_targets(student, teacher)
     return loss / student.shape[-1] if reduction == "mean" else loss

@@ -42,14 +42,17 @@ def mlkd_loss(
 
     Returns:
       float32 scalar.
+
+    Raises:
+      UserError: if the logits have different shapes.
     """
-    weak_student, weak_teacher = student_logits, jax.lax.stop_gradient(teacher_logits)
+    weak_student, weak_teacher = functional.comparable_entries(student_logits, teacher_logits)
 
     def distill(student: jax.Array, teacher: jax.Array, *temperatures: float) -> jax.Array:
         values = [kd_loss(student, teacher, t, standardize=standardize) for t in temperatures]
         return jnp.mean(sum(values))
 
-    confidence = jax.nn.softmax(functional.promote_to_float32(weak_teacher))
+    confidence = jax.nn.softmax(weak_teacher)
     sample_fraction = _fraction_up_to_median(jnp.max(confidence, axis=1))
     class_fraction = _fraction_up_to_median(jnp.sum(confidence, axis=0))
     strong = (temperature, *_STRONG_TEMPERATURES)
@@ -60,10 +63,7 @@ def mlkd_loss(
         + distill(weak_student, weak_teacher, *_WEAK_TEMPERATURES)
     )
     for t in everything:
-        student, teacher = (
-            jax.nn.softmax(functional.promote_to_float32(x) / t)
-            for x in (weak_student, weak_teacher)
-        )
+        student, teacher = (jax.nn.softmax(x / t) for x in (weak_student, weak_teacher))
         batch, num_classes = student.shape
         loss += class_fraction * _square_distance(student.T, teacher.T) / num_classes
         loss += sample_fraction * _square_distance(student, teacher) / batch

@@ -28,10 +28,12 @@ def nkd_loss(
 
     Returns:
       float32 [B], in nats.
+
+    Raises:
+      UserError: if the logits have different shapes.
     """
     is_target = jax.nn.one_hot(labels, student_logits.shape[-1], dtype=bool)
-    student = functional.promote_to_float32(student_logits)
-    teacher = functional.promote_to_float32(jax.lax.stop_gradient(teacher_logits))
+    student, teacher = functional.comparable_entries(student_logits, teacher_logits)
 
     def log_others(logits: jax.Array) -> jax.Array:
         return jax.nn.log_softmax(jnp.where(is_target, -jnp.inf, logits / temperature))

@@ -141,7 +141,7 @@ class Objective:
                 with _named(term):
                     of_call = _variables_of(variables, term.name, call)
                     value, updates = _compute(term, of_call, arrays)
-                    _check_shape(value, len(inputs.student.logits))
+                    _check_shape(value, inputs)
                 if updates:
                     state.setdefault(term.name, {})[call] = updates["state"]
                 if labeled is not None and term.spec.reads_labels(term.selection):
@@ -328,22 +328,23 @@ def _compute(term: Term, variables: dict[str, Any], arrays: tuple) -> tuple[jax.
     return function(**term.settings).apply(variables, *arrays, mutable=["state"])
 
 
-def _check_shape(value: jax.Array, batch_size: int) -> None:
+def _check_shape(value: jax.Array, inputs: LossInputs) -> None:
     """Makes sure that a loss is a scalar or has a value for each image; others may lack a sum.
 
     Args:
       value: of the loss.
-      batch_size: B of this shard; a loss that gathers the images of all shards returns more values.
+      inputs: of the losses; one that gathers the images of all shards may return a value for each.
 
     Raises:
       UserError: if it has another shape.
     """
-    shape = jnp.shape(value)
-    if len(shape) > 1 or (shape and shape[0] % batch_size):
-        raise UserError(
-            f"its value has the shape {list(shape)}; it must be one value for each "
-            f"image, [{batch_size}] here, or their mean, []"
-        )
+    shape, logits = jnp.shape(value), inputs.student.logits
+    if shape in ((), (len(logits),)) or shape == (len(jax.eval_shape(inputs.gather, logits)),):
+        return
+    raise UserError(
+        f"its value has the shape {list(shape)}; it must be one value for each "
+        f"image, [{len(logits)}] here, or their mean, []"
+    )
 
 
 def _only_labeled(term: Term, value: jax.Array, labeled: jax.Array) -> jax.Array:

@@ -20,16 +20,18 @@ def pkt_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
     Returns:
       float32 scalar.
+
+    Raises:
+      UserError: if the numbers of images differ.
     """
 
     def probabilities(x: jax.Array) -> jax.Array:
-        unit = functional.promote_to_float32(x)
-        unit = unit / (functional.safe_norm(unit, axis=1) + _EPS)
+        unit = x / (functional.safe_norm(x, axis=1) + _EPS)
         cosine = jnp.matmul(unit, unit.T, precision=jax.lax.Precision.HIGHEST)
         similarity = (cosine + 1.0) / 2.0
         return similarity / jnp.sum(similarity, axis=1, keepdims=True)
 
-    q, p = probabilities(student), probabilities(jax.lax.stop_gradient(teacher))
+    q, p = map(probabilities, functional.comparable(student, teacher))
     # p - q sums to zero over a row; subtracting it from each term reduces cancellation.
     difference = p - q
     return jnp.mean(p * jnp.log1p(difference / (q + _EPS)) - difference)

@@ -27,12 +27,13 @@ def hcl_loss(
 
     Returns:
       float32 [B].
+
+    Raises:
+      UserError: if the shapes of a layer differ.
     """
     loss = jnp.zeros((), jnp.float32)
     for student, teacher in zip(student_features, teacher_features, strict=True):
-        difference = functional.promote_to_float32(student) - functional.promote_to_float32(
-            jax.lax.stop_gradient(teacher)
-        )
+        difference = jnp.subtract(*functional.comparable_entries(student, teacher))
         layer, weight, total = jnp.mean(jnp.square(difference), axis=(1, 2, 3)), 1.0, 1.0
         for size in (size for size in _POOLED_SIZES if size < student.shape[1]):
             pooled = functional.adaptive_average_pool(difference, size, size)

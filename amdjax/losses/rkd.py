@@ -29,11 +29,11 @@ def rkd_loss(
 
     Returns:
       float32 scalar.
+
+    Raises:
+      UserError: if the numbers of images differ.
     """
-    student, teacher = (
-        functional.promote_to_float32(student),
-        functional.promote_to_float32(jax.lax.stop_gradient(teacher)),
-    )
+    student, teacher = functional.comparable(student, teacher)
     distance = optax.huber_loss(_distances(student), _distances(teacher)).mean()
     angle = optax.huber_loss(_angles(student), _angles(teacher)).mean()
     return distance_weight * distance + angle_weight * angle

@@ -40,9 +40,11 @@ def rld_loss(
 
     Returns:
       float32 [B], in nats times the squares of the temperatures.
+
+    Raises:
+      UserError: if the logits have different shapes.
     """
-    student = functional.promote_to_float32(student_logits)
-    teacher = functional.promote_to_float32(jax.lax.stop_gradient(teacher_logits))
+    student, teacher = functional.comparable_entries(student_logits, teacher_logits)
     if standardize:
         student, teacher = standardize_logits(student), standardize_logits(teacher)
 

@@ -18,13 +18,17 @@ def sp_loss(student_feature: jax.Array, teacher_feature: jax.Array) -> jax.Array
 
     Returns:
       float32 scalar.
+
+    Raises:
+      UserError: if the numbers of images differ.
     """
 
     def similarity(feature: jax.Array) -> jax.Array:
-        flat = functional.promote_to_float32(feature).reshape(feature.shape[0], -1)
+        flat = feature.reshape(feature.shape[0], -1)
         # The default precision of a matrix product is below float32 on GPU and TPU.
         gram = jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST)
         return functional.l2_normalize(gram, axis=1)
 
-    difference = similarity(student_feature) - similarity(jax.lax.stop_gradient(teacher_feature))
+    student, teacher = functional.comparable(student_feature, teacher_feature)
+    difference = similarity(student) - similarity(teacher)
     return jnp.sum(jnp.square(difference)) / difference.size

@@ -20,11 +20,15 @@ def ttm_loss(student_logits: jax.Array, teacher_logits: jax.Array, gamma: float 
 
     Returns:
       float32 [B], in nats.
+
+    Raises:
+      UserError: if the logits have different shapes.
     """
-    student = jax.nn.log_softmax(functional.promote_to_float32(student_logits))
-    teacher = functional.promote_to_float32(jax.lax.stop_gradient(teacher_logits))
+    student, teacher = functional.comparable_entries(student_logits, teacher_logits)
     # The softmax of gamma z, not a power of p, which underflows for large logits.
-    return optax.losses.kl_divergence_with_log_targets(student, jax.nn.log_softmax(gamma * teacher))
+    return optax.losses.kl_divergence_with_log_targets(
+        jax.nn.log_softmax(student), jax.nn.log_softmax(gamma * teacher)
+    )
 
 
 def wttm_loss(
@@ -42,8 +46,11 @@ def wttm_loss(
 
     Returns:
       float32 [B], in nats.
+
+    Raises:
+      UserError: if the logits have different shapes.
     """
-    teacher = functional.promote_to_float32(jax.lax.stop_gradient(teacher_logits))
+    _, teacher = functional.comparable_entries(student_logits, teacher_logits)
     log_power_sum = jax.nn.logsumexp(gamma * teacher, axis=-1)
     log_power_sum -= gamma * jax.nn.logsumexp(teacher, axis=-1)
     return jnp.exp(log_power_sum) * ttm_loss(student_logits, teacher, gamma)

@@ -62,9 +62,11 @@ def wkd_logit_loss(
 
     Returns:
       float32 [B].
+
+    Raises:
+      UserError: if the logits have different shapes.
     """
-    student = functional.promote_to_float32(student_logits)
-    teacher = functional.promote_to_float32(jax.lax.stop_gradient(teacher_logits))
+    student, teacher = functional.comparable_entries(student_logits, teacher_logits)
     cost = nn.relu(functional.promote_to_float32(jax.lax.stop_gradient(cost))) + _EPS
     is_target = jax.nn.one_hot(labels, student.shape[-1], dtype=bool)
     target = jnp.where(is_target, jax.nn.softmax(teacher) * jax.nn.log_softmax(student), 0.0)
@@ -162,10 +164,9 @@ def wkd_feature_loss(
       float32 [B].
 
     Raises:
-      UserError: if the channels differ, or if a cell has one position.
+      UserError: if the channels or the numbers of images differ, or if a cell has one position.
     """
-    student = functional.promote_to_float32(student_feature)
-    teacher = functional.promote_to_float32(jax.lax.stop_gradient(teacher_feature))
+    student, teacher = functional.comparable(student_feature, teacher_feature)
     if student.shape[-1] != teacher.shape[-1]:
         raise UserError(
             f"WKD compares channel by channel, but the student has {student.shape[-1]} channels "

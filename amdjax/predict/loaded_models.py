@@ -51,7 +51,7 @@ def load_models(
       UserError: if the student cannot be read, or its images are not square.
     """
     config = read_config(workdir)
-    networks = [restore_student(workdir, method)]
+    networks = [restore_student(workdir, config, method)]
     data = networks[0].data
     assert data is not None, "`restore` returns networks with their data"
     height, width, _ = data.image_shape

@@ -22,7 +22,12 @@ from amdjax.data.unlabeled import NO_LABEL, add_unlabeled
 from amdjax.errors import UserError, warn
 from amdjax.files import check_writable, local_path
 from amdjax.imports import apply_imports
-from amdjax.teacher_outputs.compute import Teacher, compute_outputs, load_teacher_function
+from amdjax.teacher_outputs.compute import (
+    Teacher,
+    compute_outputs,
+    load_teacher_function,
+    reads_other_images,
+)
 from amdjax.teacher_outputs.output_warnings import stored_output_warnings
 from amdjax.teacher_outputs.stored import check_images_unchanged, open_outputs
 from amdjax.teacher_outputs.write import write_outputs
@@ -88,6 +93,11 @@ def _write(
     config: ml_collections.ConfigDict, teacher: Teacher, out: Path, dataset: Dataset
 ) -> None:
     """Writes the outputs, reads them again, and prints what the file has."""
+    if reads_other_images(teacher, dataset.train, dataset.num_classes, _BATCH_SIZE.value):
+        warn(
+            "the teacher's logits of an image change with the other images of its batch, or from "
+            "call to call: the network is in training mode; in PyTorch call its .eval() first"
+        )
     outputs = compute_outputs(
         teacher,
         dataset.train,

@@ -15,6 +15,7 @@ from amdjax.teacher_outputs.stored import ATTENTION
 # Images, uint8 RGB [B,H,W,3] -> logits [B,C]; or a tuple (logits, embedding, features), of which
 # the last may be left out; or a dictionary with these names.
 Teacher = Callable[[np.ndarray], Any]
+_ROUNDING = 0.01  # of the largest logit: what the rest of a batch may change by rounding
 _NAMES = ("logits", "embedding", "features")
 _RETURNS = (
     "it must return logits [B,C], a tuple (logits, embedding, features), or a dictionary with "
@@ -42,7 +43,40 @@ def load_teacher_function(reference: str) -> Teacher:
     function = getattr(module, name)
     if not callable(function):
         raise UserError(f"--teacher={reference} is not a function, but {function!r:.100}")
+    if any(parent.__module__.startswith("torch.nn.") for parent in type(function).__mro__):
+        raise UserError(
+            f"--teacher={reference} is a network of PyTorch; give a function that takes images, "
+            "uint8 [B,H,W,3], normalises them as in its training, and returns its logits"
+        )
     return function
+
+
+def reads_other_images(
+    teacher: Teacher, source: ImageSource, num_classes: int, batch_size: int
+) -> bool:
+    """Returns whether a teacher's logits of an image change with the rest of its batch.
+
+    They do where batch norm uses the statistics of the batch, and where outputs are random: in a
+    network in training mode. The first image is given twice, with the images after it and with
+    black ones.
+
+    Args:
+      teacher: see `compute_outputs`.
+      source: the images.
+      num_classes: that the logits must have.
+      batch_size: of each call.
+
+    Raises:
+      UserError: see `to_arrays`.
+    """
+    images = EvalBatches(source, batch_size)[0]["image"]
+    black = np.zeros_like(images)
+    black[0] = images[0]
+    first, second = (
+        to_arrays(_call(teacher, batch), batch_size, num_classes)["logits"][0]
+        for batch in (images, black)
+    )
+    return bool(np.max(np.abs(first - second)) > _ROUNDING * np.max(np.abs(first)))
 
 
 def compute_outputs(
@@ -79,7 +113,10 @@ def compute_outputs(
             views = [batch["image"]]
             if mirrored:  # PyTorch takes no arrays with negative strides
                 views.append(np.ascontiguousarray(batch["image"][:, :, ::-1]))
-            outputs = [to_arrays(teacher(images), batch_size, num_classes) for images in views]
+            outputs = []
+            for images in views:
+                outputs.append(to_arrays(_call(teacher, images), batch_size, num_classes))
+                _check_maps(outputs[-1], *images.shape[1:3])
             expected = expected or _shapes(outputs[0])
             for output, view in zip(outputs, ("", "the mirror image of "), strict=False):
                 _check_same(_shapes(output), expected, f"{view}image {first}")
@@ -102,6 +139,17 @@ def compute_outputs(
             count = int(mask.sum())
             first += count
             bar.update(count)
+
+
+def _call(teacher: Teacher, images: np.ndarray) -> Any:
+    """Calls the teacher; its own errors say with what."""
+    try:
+        return teacher(images)
+    except Exception as error:
+        error.add_note(
+            f"The teacher of --teacher was called with images, {images.dtype} {list(images.shape)}"
+        )
+        raise
 
 
 def to_arrays(returned: Any, batch_size: int, num_classes: int) -> dict[str, np.ndarray]:
@@ -139,7 +187,7 @@ def to_arrays(returned: Any, batch_size: int, num_classes: int) -> dict[str, np.
     if parts.get("embedding") is not None:
         arrays["embedding"] = _array(parts["embedding"], "embedding")
         _check_shape(arrays["embedding"], "embedding", (batch_size, "D"))
-    features = parts.get("features") or {}
+    features = {} if parts.get("features") is None else parts["features"]
     if not isinstance(features, Mapping):
         raise UserError(
             f"the teacher's features are a {type(features).__name__}; they must be a dictionary, "
@@ -163,6 +211,18 @@ def to_arrays(returned: Any, batch_size: int, num_classes: int) -> dict[str, np.
             )
         arrays[f"{ATTENTION}{layer}"] = values
     return arrays
+
+
+def _check_maps(arrays: Mapping[str, np.ndarray], height: int, width: int) -> None:
+    """Raises UserError if a map of images of equal height and width has others."""
+    for name, array in arrays.items():
+        if name.startswith(ATTENTION) and height == width and array.shape[1] != array.shape[2]:
+            layer = name.removeprefix(ATTENTION)
+            raise UserError(
+                f"the teacher's feature {layer!r} has maps of {array.shape[1]}x{array.shape[2]} "
+                f"for images of {height}x{width}: features are [B,h,w,c], with the channels last; "
+                "of PyTorch's return feature.permute(0, 2, 3, 1)"
+            )
 
 
 def _shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Warnings about a teacher that was trained elsewhere: a low accuracy, and what are not logits."""
+"""Warnings about a given teacher: a low accuracy, and outputs that are not logits."""
 
 import numpy as np
 

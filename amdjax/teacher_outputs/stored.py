@@ -168,7 +168,10 @@ class StoredOutputs:
         if missing:
             raise UserError(
                 f"{self.path} does not have what the losses need: {'; '.join(missing)}; it has "
-                f"{', '.join(map(repr, self.arrays))}. Add the arrays, or choose other methods"
+                f"{', '.join(map(repr, self.arrays))}. "
+                "Add the arrays (amdjax-teacher-outputs writes them if the teacher's function "
+                "returns an embedding, and features by layer), choose the layers in "
+                "config.losses.NAME.features, or choose other methods"
             )
         if mirrored and self.views == 1:
             raise UserError(
@@ -181,7 +184,8 @@ class StoredOutputs:
         """Returns a line about the file, with the accuracy on the training images if known."""
         views = "two views" if self.views > 1 else "one view"
         parts = [
-            f"teacher {self.path}: {len(self):,} images, {views} each; {', '.join(self.arrays)}"
+            f"teacher {self.path}: {len(self):,} images, {views} each; "
+            + ", ".join(f"{name} {list(a.shape[2:])}" for name, a in self.arrays.items())
         ]
         if accuracy is not None:
             parts.append(f"accuracy on the training images {accuracy:.2%}")

@@ -21,6 +21,7 @@ from amdjax.models import (
 )
 from amdjax.pretrained import create_teacher, teacher_name, teacher_sources
 from amdjax.teacher_outputs.output_warnings import stored_output_warnings
+from amdjax.teacher_outputs.stored import StoredOutputs
 from amdjax.training.ignored_settings import ignored_settings
 from amdjax.training.inputs import Inputs
 from amdjax.training.preflight_warnings import (
@@ -69,6 +70,7 @@ def print_plan(
     if inputs.teacher_outputs is not None:
         outputs, accuracy = inputs.teacher_outputs, inputs.teacher_outputs_accuracy
         print(outputs.describe(accuracy))
+        note(*_other_size(outputs, inputs.dataset))
         logits, num_classes = outputs.arrays["logits"], inputs.dataset.num_classes
         warn(*stored_output_warnings(logits, accuracy, num_classes))
     sys.stdout.flush()
@@ -109,7 +111,8 @@ def header(
             f"amdjax {__version__}, JAX {jax.__version__}, {num_devices} x "
             f"{distributed.device_kind()}, {config.dtype}",
             f"{dataset.name}: {len(dataset.train):,} training{held_out} and "
-            f"{len(dataset.test):,} test images in {dataset.num_classes} classes; "
+            f"{len(dataset.test):,} test images of {_size(dataset.image_shape)} in "
+            f"{dataset.num_classes} classes; "
             f"{config.epochs} epochs of {steps}, batch {config.batch_size}",
             f"{networks}; runs: {_runs(config, specs)}",
         )
@@ -124,6 +127,14 @@ def _runs(config: ml_collections.ConfigDict, specs: Sequence[RunSpec]) -> str:
     return f"{labels}; students with seeds {', '.join(map(str, config.seeds))}"
 
 
+def _other_size(outputs: StoredOutputs, dataset: Dataset) -> list[str]:
+    """Returns a sentence if the teacher has seen the images in another size than the students."""
+    if outputs.data is None or outputs.data.image_shape == dataset.image_shape:
+        return []
+    theirs, ours = _size(outputs.data.image_shape), _size(dataset.image_shape)
+    return [f"{outputs.path} was written for images of {theirs}, and those of the students {ours}"]
+
+
 def _same_start(config: ml_collections.ConfigDict, specs: Sequence[RunSpec]) -> list[str]:
     """Returns a sentence if a teacher and a student have the same first weights."""
     teachers = {(spec.model, spec.seed) for spec in specs if spec.is_teacher}
@@ -135,6 +146,10 @@ def _same_start(config: ml_collections.ConfigDict, specs: Sequence[RunSpec]) -> 
         f"teacher and students are the network {model} with seed {seed}: they start from the same "
         f"weights and see the same batches; --config.seeds={seed + 1} gives the students others"
     ]
+
+
+def _size(image_shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, image_shape[:2]))
 
 
 def _count(model: Model, dataset: Dataset) -> int:

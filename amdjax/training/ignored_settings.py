@@ -19,8 +19,8 @@ def ignored_settings(
 
     These are the settings of a loss that no method has or that every method with it overrides,
     those that another setting disables, see `disabled_by`, those of a teacher that is not trained
-    or that no method learns from, and those of augmentations and sweeps that no method uses. A
-    swept setting does not count.
+    or that no method learns from, those of augmentations and sweeps that no method uses, and a
+    setting of a loss that is swept.
 
     Args:
       config: of the experiment.
@@ -89,7 +89,7 @@ def _has_strong_view(specs: Sequence[RunSpec]) -> bool:
 
 
 def _overridden(name: str, settings: Mapping[str, Any], specs: Sequence[RunSpec]) -> str:
-    """Returns which methods override a setting of a loss, as the end of a sentence; else ""."""
+    """Returns what overrides a setting of a loss, as the end of a sentence; "" if nothing does."""
     kind, _, rest = name.partition(".")
     loss, _, setting = rest.partition(".")
     if kind != "losses" or not setting:
@@ -101,5 +101,7 @@ def _overridden(name: str, settings: Mapping[str, Any], specs: Sequence[RunSpec]
     }
     if settings[name] in used.values():
         return ""
-    reasons = (f"{method} sets it to {other!r}" for method, other in used.items())
-    return f": {', '.join(reasons)}" if used else ""
+    reasons = [f"{method} sets it to {other!r}" for method, other in used.items()]
+    if any(spec.sweep_key == name for spec in specs):
+        reasons.append("config.sweep sets it")
+    return f": {', '.join(reasons)}" if reasons else ""

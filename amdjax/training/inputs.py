@@ -16,7 +16,7 @@ from amdjax.errors import UserError
 from amdjax.experiment import RunSpec
 from amdjax.models import variables_digest
 from amdjax.pretrained import GivenTeacher, load_given_teacher, teacher_sources
-from amdjax.resuming import check_data, check_given_teacher
+from amdjax.resuming import changed_code, check_data, check_given_teacher
 from amdjax.teacher_outputs.stored import StoredOutputs, open_outputs
 from amdjax.training.initial_state import InitialState, load_initial
 from amdjax.training.trainer import train_batches
@@ -86,7 +86,7 @@ def load_inputs(
     return Inputs(
         dataset=dataset,
         student_dataset=students,
-        changes=sorted(filter(None, changes)),
+        changes=sorted(filter(None, changes)) + changed_code(workdir / spec.name for spec in specs),
         teacher=teacher,
         teacher_outputs=outputs,
         teacher_outputs_accuracy=accuracy,

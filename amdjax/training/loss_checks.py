@@ -97,6 +97,8 @@ def _apply_losses(
             if inputs.labels.ndim == 2:
                 mix = config.mix.name
                 hint = f"; with config.mix.name={mix!r} labels are probabilities [B,C]"
+            if isinstance(error, jax.errors.TracerArrayConversionError):
+                hint += "; use jax.numpy in place of numpy"
             problem = f"{line}{error_summary(error)}{hint}"
             raise UserError(f"a loss cannot be computed: {problem}") from error
         raise

@@ -24,9 +24,9 @@ from amdjax.comparison import (
 )
 from amdjax.config import default_settings, flatten_settings
 from amdjax.data import Fingerprint
-from amdjax.errors import note
+from amdjax.errors import UserError, note
 from amdjax.experiment import TEACHERS
-from amdjax.files import write_atomically
+from amdjax.files import set_aside, write_atomically
 from amdjax.metrics import format_stat
 from amdjax.run_description import RunDescription
 
@@ -180,6 +180,9 @@ def write(workdir: Path, data: Fingerprint, results: Results) -> None:
       workdir: of the experiment.
       data: fingerprint of the data set.
       results: of this command, by label and seed.
+
+    Raises:
+      UserError: if there is a `results.json` that cannot be read now.
     """
     earlier = _read_runs(workdir / RESULTS_FILE, data)
     merged = _merge(earlier, results)
@@ -278,7 +281,11 @@ def _same_kind(one: RunResult, other: RunResult, defaults: Mapping[str, Any]) ->
 
 
 def _read_runs(path: Path, data: Fingerprint) -> Results:
-    """Returns the runs in a results file; {} if it is damaged or of other classes."""
+    """Returns the runs in a results file; {} if it is damaged or of other classes.
+
+    Raises:
+      UserError: if it cannot be read now.
+    """
     try:
         content = json.loads(path.read_bytes())
         if Fingerprint.from_dict(content["fingerprint"]).class_names != data.class_names:
@@ -286,9 +293,15 @@ def _read_runs(path: Path, data: Fingerprint) -> Results:
         return _parse_runs(content)
     except FileNotFoundError:
         return {}
-    except (OSError, *_DAMAGED) as error:
+    except (IsADirectoryError, *_DAMAGED) as error:
         note(f"{path} is damaged ({error}); it is written again with the runs of this command")
+        set_aside(path)
         return {}
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read now: {error.strerror}; the runs are finished: repeat the "
+            "command when the file can be read, to add their results"
+        ) from error
 
 
 def _parse_runs(content: Any) -> Results:
@@ -378,8 +391,8 @@ def table(results: Results) -> str:
     choices = {
         _CHOICES[run.selection_split] for by_seed in results.values() for run in by_seed.values()
     }
-    words_left = ("left", "left", *("right",) * (len(columns) - 2))
-    text = tabulate(rows, columns, disable_numparse=True, colalign=words_left)
+    align = ("left", "left", *("right",) * (len(columns) - 2))
+    text = tabulate(rows, columns, disable_numparse=True, colalign=align)
     text += (
         "\naccuracy, NLL (nats) and ECE (15 bins): test split, last step; "
         f"best: {'; '.join(sorted(choices))}"

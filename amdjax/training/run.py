@@ -13,7 +13,7 @@ from amdjax import distributed
 from amdjax.checkpoint import Checkpoints, best_step
 from amdjax.checkpoint_files import read_origin
 from amdjax.comparison import trained_teacher_digest
-from amdjax.config import validate, views_per_image
+from amdjax.config import check_complete, validate, views_per_image
 from amdjax.data import describe_dataset
 from amdjax.data.registry import DatasetSpec
 from amdjax.data.unknown import check_unknown
@@ -98,6 +98,7 @@ def prepare(
 
 def _plan(config: ml_collections.ConfigDict) -> tuple[list[RunSpec], DatasetSpec, Mesh]:
     """Checks what can be checked before the data are prepared."""
+    check_complete(config)
     check_same_settings(config)
     apply_imports(config)
     validate(config)
@@ -134,8 +135,7 @@ def _train_all(
     built_for: RunSpec | None = None
     with distributed.Preemption(lock.check) as preemption:
         for group in group_seeds(specs, config.seeds_at_once):
-            lock.check()
-            if preemption.agreed:  # since the last step of the run before
+            if preemption.requested():  # since the last step of the run before
                 if distributed.is_primary():
                     print(f"stopped before {group[0].name}; repeat the command to resume")
                 return False

@@ -107,12 +107,7 @@ class RunLogger:
         for row in range(last - first):
             values = {name: float(array[row]) for name, array in rows.items()}
             if not all(map(np.isfinite, values.values())):
-                parts = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
-                raise UserError(
-                    f"{self._name}: not finite at step {first + row + 1}: {parts}; lower "
-                    "config.optim.learning_rate or the weight of the diverging loss. "
-                    "The last good checkpoint is kept"
-                )
+                raise _not_finite(self._name, first + row + 1, values)
             for name, value in values.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value
             self._count += 1
@@ -205,6 +200,22 @@ class _EventFile:
     def _write_event(self, **fields: Any) -> None:
         self._records.write(Event(wall_time=time.time(), **fields).SerializeToString())
         self._records.flush()
+
+
+def _not_finite(name: str, step: int, values: dict[str, float]) -> UserError:
+    """Returns the error for a step whose values are not all finite."""
+    parts = ", ".join(f"{key} {value:.6g}" for key, value in values.items())
+    if step == 1:
+        advice = (
+            "no weight has changed yet, so look for a division by zero or a logarithm or root of "
+            "zero in the loss, or for a setting of it that is too large"
+        )
+    else:
+        advice = (
+            "lower config.optim.learning_rate or the weight of the diverging loss. Checkpoints of "
+            "earlier steps are kept"
+        )
+    return UserError(f"{name}: not finite at step {step}: {parts}; {advice}")
 
 
 def _describe(values: dict[str, float]) -> str:

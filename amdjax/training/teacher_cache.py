@@ -138,8 +138,8 @@ def cache_teacher_outputs(
         yield jax.device_get(previous)
 
     cache: Outputs | None = None
-    shown = None if distributed.is_primary() else True  # None: on a terminal
-    bar = tqdm(total=len(source), desc="caching teacher outputs", unit=" images", disable=shown)
+    hidden = None if distributed.is_primary() else True  # None: unless stderr is a terminal
+    bar = tqdm(total=len(source), desc="caching teacher outputs", unit=" images", disable=hidden)
     with bar:
         for index, outputs in enumerate(computed()):
             first = index * batch_size

@@ -16,7 +16,9 @@ from amdjax.losses import LossInputs, LossVariables, Objective
 from amdjax.models import Model, Outputs
 from amdjax.training.train_state import TrainState
 
-_FIRST_USE = 2**31  # of a key: above the numbers of the examples, whose keys come from the same
+# The first number that the key of a step is folded with for uses of its own: the numbers below it
+# are those of the examples.
+_FIRST_USE = 2**31
 
 
 def make_train_step(

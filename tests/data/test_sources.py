@@ -1,3 +1,4 @@
+import errno
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,17 @@ def test_streamed_source_equals_in_memory_source_in_several_threads(tmp_path):
         np.testing.assert_array_equal(read_labels, labels[indices])
 
 
+def test_random_crop_of_a_source_depends_on_seed_epoch_and_example():
+    image = encode(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
+    records = ListRecords([{"image": image, "label": 0}] * 2)
+    source = StreamedSource("pets train", records, 8, (8, 8, 3), 3, crop="random_resized")
+    first = source.read(np.arange(2), crop_seed=(5, 0))[0]
+    np.testing.assert_array_equal(source.read(np.array([1]), crop_seed=(5, 0))[0][0], first[1])
+    others = [source.read(np.array([0]), crop_seed=seed)[0][0] for seed in ((5, 1), (6, 0))]
+    for crop in (first[1], *others):
+        assert np.any(crop != first[0])
+
+
 @pytest.mark.parametrize(
     ("label", "more", "name"), [(3, {"id": b"a/b.png"}, r" \(a/b.png\)"), (-1, {}, "")]
 )
@@ -78,6 +90,26 @@ def test_read_error_on_unreadable_records():
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (ValueError("bad record"), UserError, "bad record; remove them, and they will be prepared"),
+        (OSError(errno.EIO, "Input/output error"), UserError, "remove them, and they will be"),
+        (OSError(errno.ESTALE, "Stale file handle"), UserError, "now: .*Stale file handle$"),
+        (MemoryError(), MemoryError, "^$"),
+    ],
+)
+def test_read_error_advises_to_remove_files_only_if_they_are_damaged(
+    error, raised, message, monkeypatch
+):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(ListRecords, "__getitems__", fail)
+    with pytest.raises(raised, match=message):
+        source_of(record(0)).read(np.arange(1))
+
+
 def test_num_cpus_are_those_that_the_process_may_use():
     allowed = os.sched_getaffinity(0)
     assert num_cpus() == len(allowed)

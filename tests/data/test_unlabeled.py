@@ -270,4 +270,6 @@ def test_header_has_the_steps_of_the_students_where_the_teacher_is_given(folder)
         initial=None,
     )
     text = header(config, plan_runs(config), inputs, 1)
-    assert "6 training and 6 test images in 3 classes; 200 epochs of 1 steps, batch 8" in text
+    assert (
+        "6 training and 6 test images of 16x16 in 3 classes; 200 epochs of 1 steps, batch 8" in text
+    )

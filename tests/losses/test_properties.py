@@ -1,5 +1,6 @@
 """Properties of the losses that hold for any input: zero, finite, invariant, differentiable."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -47,6 +48,31 @@ def test_loss_is_zero_for_equal_inputs_and_else_positive(loss):
     exact = {"eps": 0.0} if loss is losses.dist_loss else {}
     np.testing.assert_allclose(loss(student, student, **exact), 0.0, atol=1e-12)
     assert np.all(np.asarray(loss(student, teacher)) > 0)
+
+
+@pytest.mark.parametrize("loss", ALL_LOSSES)
+def test_loss_refuses_outputs_for_other_images(loss):
+    student, teacher = _pair(loss)
+    with pytest.raises(UserError, match=r"outputs of student and teacher .* have the shapes \[4, "):
+        loss(student, teacher[:1])
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.kd_loss,
+        losses.ttm_loss,
+        losses.wttm_loss,
+        losses.dist_loss,
+        functools.partial(losses.dkd_loss, labels=jnp.zeros(4, int)),
+        functools.partial(losses.nkd_loss, labels=jnp.zeros(4, int)),
+        functools.partial(losses.rld_loss, labels=jnp.zeros(4, int)),
+    ],
+)
+def test_losses_of_logits_refuse_other_classes(loss):
+    student, teacher = draw(2, 4, 5)
+    with pytest.raises(UserError, match=r"entry by entry, .* shapes \[4, 5\] and \[4, 1\]"):
+        loss(student, teacher[:, :1])
 
 
 @pytest.mark.parametrize("loss", ALL_LOSSES)
@@ -173,7 +199,7 @@ def test_attention_losses_pool_the_larger_map(loss):
     np.testing.assert_allclose(loss(small, large), loss(small, pooled), rtol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(2, 6, 6, 1), (2, 8, 2, 1), (2, 5, 4, 1)])
+@pytest.mark.parametrize("shape", [(2, 6, 6, 1), (2, 8, 2, 1), (2, 2, 8, 1), (2, 5, 4, 1)])
 def test_am_loss_refuses_sizes_without_exact_pooling(shape):
     with pytest.raises(UserError, match="whole multiple"):
         losses.am_loss(jnp.ones(shape), jnp.ones((2, 4, 4, 1)))

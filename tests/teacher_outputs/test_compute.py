@@ -5,7 +5,12 @@ import pytest
 
 from amdjax.errors import UserError
 from amdjax.losses.functional import attention_map
-from amdjax.teacher_outputs.compute import compute_outputs, load_teacher_function, to_arrays
+from amdjax.teacher_outputs.compute import (
+    compute_outputs,
+    load_teacher_function,
+    reads_other_images,
+    to_arrays,
+)
 from tests.teacher_outputs.make_outputs import make_dataset
 
 
@@ -50,6 +55,7 @@ def test_compute_outputs_copies_an_array_that_the_teacher_writes_to_again():
         ((np.zeros((2, 4)),) * 4, "returned 4 values"),
         ((np.zeros((2, 4)), np.zeros(2)), r"embedding are \[2\], not \[2,D\]"),
         ((np.zeros((2, 4)), None, [1]), "features are a list"),
+        ((np.zeros((2, 4)), None, np.zeros((2, 3, 3))), "features are a ndarray"),
         ((np.zeros((2, 4)), None, {"a": np.zeros((2, 3))}), r"'a' has the shape \[2, 3\]; it"),
         ([["a"], ["b"]], "logits are not an array of numbers"),
         ((np.zeros((2, 4)), None, {"a/b": np.zeros((2, 3, 3))}), "feature 'a/b' has a '/' in its"),
@@ -77,6 +83,50 @@ def test_compute_outputs_pads_mirrors_and_keeps_the_order():
     np.testing.assert_array_equal(logits[:, 0], images[:, 0, :4, 0])
     np.testing.assert_array_equal(logits[:, 1], images[:, 0, -1:-5:-1, 0])
     np.testing.assert_array_equal(np.concatenate([batch["labels"] for batch in batches]), labels)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 9])
+def test_teacher_in_training_mode_is_found(batch_size):
+    source, random = make_dataset(6).train, np.random.default_rng(0)
+
+    def alone(images):
+        return images[:, :4, 0, 0] / 255.0
+
+    def normalised(images):
+        logits = alone(images)
+        return (logits - logits.mean(0)) / (logits.std(0) + 1.0)
+
+    def noisy(images):
+        return alone(images) * random.uniform(0.5, 1.5, (len(images), 4))
+
+    assert not reads_other_images(alone, source, 4, batch_size)
+    assert reads_other_images(normalised, source, 4, batch_size) == (batch_size > 1)
+    assert reads_other_images(noisy, source, 4, batch_size)
+
+
+@pytest.mark.parametrize("shape", [(6, 32, 8, 8), (6, 3, 8)])
+def test_compute_outputs_refuses_maps_with_the_channels_first(shape):
+    def teach(images):
+        return np.zeros((6, 4)), None, {"stage1": np.ones(shape)}
+
+    outputs = compute_outputs(
+        teach, make_dataset(6).train, 4, batch_size=6, mirrored=False, description="images"
+    )
+    with pytest.raises(UserError, match=r"'stage1' has maps of \d+x8 for images .* channels last"):
+        next(outputs)
+
+
+def test_error_of_a_teacher_says_what_it_was_called_with():
+    def teach(images):
+        raise RuntimeError("expected 3 channels")
+
+    outputs = compute_outputs(
+        teach, make_dataset(6).train, 4, batch_size=6, mirrored=False, description="images"
+    )
+    with pytest.raises(RuntimeError) as caught:
+        next(outputs)
+    (note,) = caught.value.__notes__
+    assert "uint8 [6, " in note
 
 
 def test_compute_outputs_names_the_image_whose_outputs_are_not_finite():
@@ -130,13 +180,18 @@ def test_compute_outputs_refuses_arrays_of_some_images_only(wrong_call, change, 
 
 def test_load_teacher_function_names_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "my_teacher_module.py").write_text("SIZE = 3\ndef teach(images): ...\n")
+    (tmp_path / "my_teacher_module.py").write_text(
+        "SIZE = 3\ndef teach(images): ...\n"
+        'Linear = type("Linear", (), {"__module__": "torch.nn.modules", "__call__": teach})\n'
+        "network = Linear()\n"
+    )
     assert callable(load_teacher_function("my_teacher_module:teach"))
     for reference, message in (
         ("my_teacher_module", "must be module:function"),
         ("no_such_module:teach", "there is no module 'no_such_module'"),
         ("my_teacher_module:teech", "did you mean teach"),
         ("my_teacher_module:SIZE", "is not a function, but 3"),
+        ("my_teacher_module:network", "is a network of PyTorch; give a function that takes images"),
     ):
         with pytest.raises(UserError, match=message):
             load_teacher_function(reference)

@@ -5,12 +5,16 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import ml_collections
 import numpy as np
 import pytest
 
+from amdjax.data import load_dataset
 from amdjax.errors import UserError
-from amdjax.training.run import run
+from amdjax.teacher_outputs.write import write_outputs
+from amdjax.training.run import prepare, run
 from tests.tiny_run import QUICK_COMPILATION, ROOT, tiny_config
 
 # A teacher that is not a network of amdjax: the classes of the test images differ in their colours.
@@ -80,6 +84,19 @@ def test_command_writes_outputs_that_students_learn_from(images, tmp_path, capsy
     np.savez(moved, **{**arrays, "logits": arrays["logits"] + 1})
     with pytest.raises(UserError, match=r"different config: teacher\.outputs: saved"):
         run(config, tmp_path / "run")
+
+
+def test_outputs_for_images_of_another_size_are_noted(images, tmp_path, capsys):
+    config = tiny_config(images, ("kd",))
+    config.augment.padding, config.teacher.outputs = 0, str(tmp_path / "teacher.npz")
+    larger = ml_collections.ConfigDict({**config.data.to_dict(), "image_size": 20})
+    dataset = load_dataset(larger)
+    logits, labels = np.zeros((64, 2, 4), np.float32), dataset.train.arrays()[1]
+    path = Path(config.teacher.outputs)
+    write_outputs(path, [{"logits": logits, "labels": labels}], dataset, larger)
+    prepare(config, tmp_path / "run")
+    err = capsys.readouterr().err
+    assert f"note: {path} was written for images of 20x20, and those of the students 16x16\n" in err
 
 
 def test_command_refuses_what_it_cannot_write(images, tmp_path):

@@ -116,7 +116,7 @@ def test_check_rows_guards_the_order(tmp_path):
     arrays = {"logits": np.eye(4, dtype=np.float32)[labels]}
     alone = save_outputs(tmp_path / "alone.npz", arrays)
     assert alone.check_rows(dataset, data) == 1.0
-    assert "12 images, one view each; logits; " in alone.describe(1.0)
+    assert "12 images, one view each; logits [4]; " in alone.describe(1.0)
     assert "their order is taken on trust" in alone.describe(1.0)
     with pytest.raises(UserError, match=r"has 12 rows, but there are 8 training images in random"):
         alone.check_rows(make_dataset(8), data)

@@ -48,7 +48,10 @@ def test_check_settings_accepts_odd_batches_for_pairs_that_are_not_computed():
     [
         ({"mix.name": "mixpu"}, "unknown mix 'mixpu'; did you mean mixup"),
         ({"optim.name": "sdg"}, "unknown config.optim.name 'sdg'; did you mean sgd"),
-        ({"methods": ("mlkd",), "augment.strong_policy": "randaugmen"}, "did you mean randaugment"),
+        (
+            {"methods": ("mlkd",), "augment.strong_policy": "randaugmen"},
+            "strong_policy 'randau",
+        ),
         ({"methods": ("simkd",), "ema_decay": 0.9}, "trained layers of simkd are part of the pred"),
         ({"augment.pad_mode": "zeros"}, "did you mean zero"),
         ({"student.name": "resnet9"}, "^config.student.name: unknown network 'resnet9'"),

@@ -20,7 +20,7 @@ def test_prepare_only_prepares_the_data_and_leaves_the_workdir_alone(images, tmp
     words = command(images, workdir, "--prepare_only", f"--config.data.data_dir={prepared}")
     code, out, err = finish(words)
     assert code == 0
-    assert "64 training and 32 test images in 4 classes" in out
+    assert "64 training and 32 test images of 16x16 in 4 classes" in out
     assert out.endswith("the data are prepared and the settings are valid; nothing was trained\n")
     assert err.startswith("note: preparing folder in ")
     assert list(prepared.glob("folder/*/*/dataset_info.json"))

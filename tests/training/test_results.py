@@ -1,10 +1,13 @@
 import dataclasses
+import errno
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from amdjax.data import Fingerprint
+from amdjax.errors import UserError
 from amdjax.run_description import RunDescription
 from amdjax.training import results
 
@@ -126,6 +129,20 @@ def test_write_replaces_a_damaged_file(tmp_path, capsys, content):
     results.write(tmp_path, DATA, {"kd": {0: RESULT}})
     assert list(_read(tmp_path)["methods"]) == ["kd"]
     assert "results.json is damaged" in capsys.readouterr().err
+
+
+def test_write_keeps_a_file_that_cannot_be_read_now(tmp_path, monkeypatch):
+    results.write(tmp_path, DATA, {"kd": {0: RESULT}})
+    before = (tmp_path / "results.json").read_text()
+
+    def fail(_):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fail)
+        with pytest.raises(UserError, match=r"results\.json cannot be read now: Stale file handle"):
+            results.write(tmp_path, DATA, {"at": {0: RESULT}})
+    assert (tmp_path / "results.json").read_text() == before
 
 
 def test_table_has_a_line_for_each_network():
@@ -265,6 +282,9 @@ ELSEWHERE = {"name": "WRN-16-3", "seed": 4, "checkpoint": "/disk/runs/x/teacher"
             {"teacher": GIVEN, "given": {"runs/x/teacher": "1"}},
             {"teacher": ELSEWHERE, "given": {"/disk/runs/x/teacher": "1"}},
         ),
+        # A teacher whose digest is known of one run alone.
+        ({"teacher": GIVEN, "given": {"runs/x/teacher": "1"}}, {"teacher": GIVEN}),
+        ({"teacher": GIVEN}, {"teacher": GIVEN, "given": {"runs/x/teacher": "1"}}),
         # A file of weights has no digest, and its teacher no seed.
         ({"teacher": GIVEN}, {"teacher": {**GIVEN, "seed": 4}}),
         # A teacher that was trained again from a checkpoint before its last.
@@ -329,6 +349,15 @@ def test_comparisons_leave_out_runs_of_other_conditions(tmp_path, capsys, kd, at
     assert note == f"note: at with seed 0 is not compared ({difference})"
     results.write(tmp_path, DATA, {"sp": {0: _result(0.6, **kd)}})
     assert capsys.readouterr().err == ""  # it was said before
+
+
+def test_write_names_an_incomparable_run_each_time_that_it_is_part_of_the_command(tmp_path, capsys):
+    sp = {"sp": {0: _result(0.7, 4)}}
+    results.write(tmp_path, DATA, {"kd": {0: _result(0.5)}})
+    for part, is_named in ((sp, True), ({"at": {0: _result(0.6)}}, False), (sp, True)):
+        results.write(tmp_path, DATA, part)
+        notes = capsys.readouterr().err.splitlines()
+        assert notes == ["note: sp with seed 0 is not compared (epochs: 4, kd 3)"] * is_named
 
 
 def test_settings_of_the_second_view_belong_to_the_methods_that_read_it(tmp_path, capsys):

@@ -80,7 +80,7 @@ def test_run_does_not_train_a_finished_run_again(images, finished, capsys, monke
 def test_run_stops_before_a_run_if_a_signal_came_after_the_last_step(
     images, finished, capsys, monkeypatch
 ):
-    monkeypatch.setattr(distributed.Preemption, "agreed", True)
+    monkeypatch.setattr(distributed.Preemption, "requested", lambda self: True)
     assert not run(tiny_config(images, ("scratch", "amd_gl")), finished)
     assert "stopped before teacher; repeat the command to resume" in capsys.readouterr().out
 

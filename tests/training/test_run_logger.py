@@ -150,6 +150,13 @@ def test_value_that_is_not_finite_is_reported_with_its_step(tmp_path, value):
         log.add(6, 7, {"loss": np.float32(1.5), "am": np.float32(value)})
 
 
+def test_value_that_is_not_finite_before_any_update_is_not_blamed_on_the_learning_rate(tmp_path):
+    with _open(tmp_path) as log, pytest.raises(UserError) as caught:
+        log.add(0, 1, {"am": np.float32(np.nan)})
+    assert "not finite at step 1: am nan; no weight has changed yet" in str(caught.value)
+    assert "learning_rate" not in str(caught.value)
+
+
 def test_disabled_logger_writes_nothing(tmp_path, capsys):
     with _open(tmp_path, enabled=False) as log:
         _train(log, [1])

@@ -19,7 +19,10 @@ def test_run_with_a_validation_split_tests_at_the_end(images, tmp_path, capsys):
     config.data.validation = 0.25
     run(config, tmp_path)
     out = capsys.readouterr().out
-    assert "48 training, 16 validation and 32 test images in 4 classes; 2 epochs of 6 steps" in out
+    assert (
+        "48 training, 16 validation and 32 test images of 16x16 in 4 classes; 2 epochs of 6 steps"
+        in out
+    )
     assert "best: test split, the step that is most accurate on the validation split" in out
     assert "test accuracy" not in out
     lines = map(json.loads, (tmp_path / "scratch/metrics.jsonl").read_text().splitlines())

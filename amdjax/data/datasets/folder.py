@@ -31,7 +31,7 @@ from amdjax.data.image_files import (
 from amdjax.data.image_io import IMAGE_SUFFIXES
 from amdjax.data.preparation import image_info
 from amdjax.data.splits import hold_out
-from amdjax.errors import UserError, first_names, note, one_line, unknown_name
+from amdjax.errors import UserError, first_names, note, one_line, unknown_name, warn
 
 _LAYOUT = (
     "expected train/CLASS/* and test/CLASS/* (or val/CLASS/*) with image files, CLASS/* "
@@ -325,6 +325,9 @@ def _assign_parts(
                 f"a label outside the classes: {place}{part} has {', '.join(map(repr, unknown))}, "
                 f"of which {place}{train} has no images"
             )
+        absent = classes - {image.class_name for image in splits.get(split, ())}
+        if split in splits and absent:
+            warn(f"{place}{part} has no images of {first_names(sorted(absent))}")
     if len(classes) < 2:
         (name,) = classes
         raise UserError(

@@ -241,6 +241,12 @@ def test_val_is_the_test_split_beside_an_unlabelled_test(folder, name, capfd):
     assert f"{folder}/test has no labelled images: val is the test split\n" in err
 
 
+def test_class_without_test_images_is_named(folder, capfd):
+    shutil.rmtree(folder / "test/class_1")
+    assert len(list_folder(folder).files["test"]) == 4
+    assert f"warning: {folder}/test has no images of class_1\n" in capfd.readouterr().err
+
+
 def test_val_beside_test_is_left_out_unless_it_is_the_validation_split(folder, capfd):
     shutil.copytree(folder / "test", folder / "val")
     without = list_folder(folder)
