@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from amdjax.checkpoint_files import checkpoint_digest, newest_checkpoint
-from amdjax.config import default_settings, disabled_by, flatten_settings
+from amdjax.config import default_settings, disabling_setting, flatten_settings
 from amdjax.data.fingerprint import Fingerprint
 from amdjax.data.policies import policy_names
 from amdjax.experiment import EARLY_TEACHER
@@ -237,7 +237,7 @@ def _is_condition(key: str, settings: Mapping[str, Any]) -> bool:
         return False
     if section == "augment" and "." in name:
         return _is_of_policy(key, settings["augment.policy"])
-    return disabled_by(key, settings) is None
+    return disabling_setting(key, settings) is None
 
 
 def _is_of_policy(key: str, policy: str) -> bool:

@@ -152,7 +152,7 @@ def flatten_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return flax.traverse_util.flatten_dict(settings, sep=".")
 
 
-def disabled_by(key: str, settings: Mapping[str, Any]) -> str | None:
+def disabling_setting(key: str, settings: Mapping[str, Any]) -> str | None:
     """Returns the setting whose value leaves another without an effect; None: it may have one.
 
     Args:
@@ -163,7 +163,7 @@ def disabled_by(key: str, settings: Mapping[str, Any]) -> str | None:
     return next((name for name, allows in needs.items() if not allows(settings[name])), None)
 
 
-def image_change(settings: Mapping[str, Any]) -> str:
+def image_changing_setting(settings: Mapping[str, Any]) -> str:
     """Returns the setting that changes training images by more than a flip; "" if none does.
 
     Without one, a teacher's outputs can be computed once for each image.
@@ -189,14 +189,14 @@ def views_per_image(config: ml_collections.ConfigDict) -> int:
     return 2 if config.augment.flip else 1
 
 
-def teacher_setting(config: ml_collections.ConfigDict) -> str:
+def given_teacher_setting(config: ml_collections.ConfigDict) -> str:
     """Returns the setting of `config.teacher` that gives a trained teacher; "" if none does."""
     return next((key for key in _GIVEN_TEACHERS if config.teacher[key]), "")
 
 
 def gives_network(config: ml_collections.ConfigDict) -> bool:
     """Returns whether `config.teacher` gives a trained network, or an ensemble of several."""
-    return teacher_setting(config) in ("checkpoint", "ensemble")
+    return given_teacher_setting(config) in ("checkpoint", "ensemble")
 
 
 def forward_batch_size(config: ml_collections.ConfigDict) -> int:

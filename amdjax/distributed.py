@@ -9,11 +9,9 @@ import faulthandler
 import functools
 import hashlib
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
 import jax
@@ -391,58 +389,3 @@ def differing_processes(value: str) -> list[int]:
     digest = np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint32)
     digests = np.asarray(multihost_utils.process_allgather(digest))
     return [index for index, other in enumerate(digests) if (other != digests[0]).any()]
-
-
-class Preemption:
-    """Requests to stop: SIGTERM or Ctrl-C, which the train loop polls between two steps.
-
-    A context manager: inside it SIGTERM and the first SIGINT are recorded and have no other effect.
-    With several processes JAX's preemption service handles SIGTERM and makes all processes stop
-    after the same step; SIGINT becomes SIGTERM.
-    """
-
-    def __init__(self, check: Callable[[], None] = lambda: None):
-        """Takes a function that is called at each poll; what it raises ends the run unsaved."""
-        self._check = check
-
-    def __enter__(self) -> "Preemption":
-        """Installs the handlers."""
-        self._stop = False
-        self._calls, self._agreed = 0, False
-        self._previous = {}
-        numbers = [signal.SIGINT] if process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
-        for number in numbers:
-            self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Restores the previous handlers."""
-        self._restore()
-
-    def requested(self) -> bool:
-        """Returns whether to save and stop now; to be called by all processes equally often."""
-        self._check()
-        if process_count() > 1:
-            # JAX stops at the call whose number is one above the last that any process has made:
-            # with numbers that do not start at 1 or have gaps, as steps do, it can be missed.
-            self._calls += 1
-            # JAX says so once, perhaps after the last step of a run.
-            self._agreed |= multihost_utils.reached_preemption_sync_point(self._calls)
-            return self._agreed
-        return self._stop
-
-    def _note(self, number: int, frame: Any) -> None:
-        self._stop = True
-        self._restore()  # a second signal ends the process immediately
-        if process_count() > 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}

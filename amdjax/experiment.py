@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from amdjax.config import teacher_setting
+from amdjax.config import given_teacher_setting
 from amdjax.errors import UserError, unknown_name
 from amdjax.losses import Objective, build_objective
 from amdjax.methods import canonical_method_name, method_losses, needs_early_teacher
@@ -90,7 +90,7 @@ def plan_runs(config: ml_collections.ConfigDict) -> list[RunSpec]:
         for seed in config.seeds or (config.seed,)
     ]
     wanted = {spec.teacher for spec in students}
-    if given := teacher_setting(config):
+    if given := given_teacher_setting(config):
         if EARLY_TEACHER in wanted:
             raise UserError(
                 f"eskd trains a teacher that is stopped early, but config.teacher.{given} gives "

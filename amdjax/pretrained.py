@@ -127,22 +127,22 @@ class GivenTeacher(NamedTuple):
 
 
 def load_given_teacher(
-    teacher: ml_collections.ConfigDict, data: Fingerprint, started: bool = False
+    teacher: ml_collections.ConfigDict, data: Fingerprint, resumed: bool = False
 ) -> GivenTeacher:
     """Reads the teacher of `config.teacher.checkpoint` or `config.teacher.ensemble`.
 
     Args:
       teacher: `config.teacher`.
       data: as for `load_teacher`.
-      started: as for `load_teacher`.
+      resumed: as for `load_teacher`.
 
     Raises:
       UserError: see `load_teacher`.
     """
     if not teacher.ensemble:
-        return load_teacher(teacher.checkpoint, teacher.name, data, started=started)
+        return load_teacher(teacher.checkpoint, teacher.name, data, resumed=resumed)
     members = [
-        load_teacher(source.checkpoint, source.model, data, "config.teacher.ensemble", started)
+        load_teacher(source.checkpoint, source.model, data, "config.teacher.ensemble", resumed)
         for source in teacher_sources(teacher)
     ]
     return GivenTeacher(
@@ -156,7 +156,7 @@ def load_teacher(
     name: str,
     data: Fingerprint,
     setting: str = "config.teacher.checkpoint",
-    started: bool = False,
+    resumed: bool = False,
 ) -> GivenTeacher:
     """Reads a network that is the teacher, or a member of an ensemble.
 
@@ -167,7 +167,7 @@ def load_teacher(
       name: the model that the weights belong to.
       data: fingerprint of the data set, whose classes the teacher must have.
       setting: that names the path, for messages.
-      started: whether all students have started with this teacher. Then its run is not refused:
+      resumed: whether all students have started with this teacher. Then its run is not refused:
         what would be an error is a warning on stderr.
 
     Raises:
@@ -181,7 +181,7 @@ def load_teacher(
     else:
         run = describe_source(file)
         if run is not None:
-            _check_run(run, data, f"{setting}: {path}", started)
+            _check_run(run, data, f"{setting}: {path}", resumed)
         teacher = _read_teacher(file, path)
     try:
         check_variables(teacher.variables, name, len(data.class_names), file, data.image_shape)
@@ -205,14 +205,14 @@ def _read_teacher(file: Path, source: str) -> GivenTeacher:
     return GivenTeacher(network_of(state), (read,))
 
 
-def _check_run(run: RunDescription, data: Fingerprint, subject: str, started: bool) -> None:
+def _check_run(run: RunDescription, data: Fingerprint, subject: str, resumed: bool) -> None:
     """Makes sure that students can learn from the outputs of a network of a run.
 
     Args:
       run: that trained the network.
       data: fingerprint of the data set.
       subject: the network, for the message.
-      started: as for `load_teacher`.
+      resumed: as for `load_teacher`.
 
     Raises:
       UserError: if it was trained on other classes, or a loss defines its predictions.
@@ -237,7 +237,7 @@ def _check_run(run: RunDescription, data: Fingerprint, subject: str, started: bo
         )
     else:
         return
-    if not started:
+    if not resumed:
         raise UserError(f"{problem}: {remedy}")
     if distributed.is_primary():
         warn(f"{problem}; the students were started with it and continue")

@@ -11,7 +11,7 @@ import numpy as np
 
 from amdjax.checkpoint import read_network
 from amdjax.checkpoint_files import has_checkpoint
-from amdjax.config import compute_dtype, teacher_setting
+from amdjax.config import compute_dtype, given_teacher_setting
 from amdjax.data.fingerprint import Fingerprint, check_classes, compare_test_images
 from amdjax.errors import UserError, unknown_name
 from amdjax.experiment import TEACHER, TEACHERS, RunIdentity, plan_runs
@@ -271,7 +271,7 @@ def run_names(workdir: Path, config: ml_collections.ConfigDict) -> list[str]:
     planned = [spec.name for spec in plan_runs(config)]
     folders = list(workdir.iterdir())
     found = {path.name for path in folders if (path / RUN_FILE).exists() or has_checkpoint(path)}
-    if teacher_setting(config):
+    if given_teacher_setting(config):
         # A teacher of an earlier command is not the config's.
         found.discard(TEACHER)
     names = [*planned, *sorted(found.difference(planned))]

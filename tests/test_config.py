@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from amdjax.config import check_complete, disabled_by, flat_settings, validate
+from amdjax.config import check_complete, disabling_setting, flat_settings, validate
 from amdjax.configs import default
 from amdjax.errors import UserError
 from amdjax.ranges import check_loss_ranges
@@ -120,9 +120,9 @@ def test_validate_accepts_the_defaults():
     validate(default.get_config())
 
 
-def test_disabled_by_leaves_other_settings_alone():
+def test_disabling_setting_leaves_other_settings_alone():
     settings = flat_settings(default.get_config())
-    assert {key for key in settings if disabled_by(key, settings)} == {
+    assert {key for key in settings if disabling_setting(key, settings)} == {
         *("data.validation_seed", "augment.pad_mode", "optim.end_learning_rate", "sweep.choices"),
         *("mix.alpha", "mix.probability", "mix.layer", "mix.moex_lam", "mix.teacher_sees_mixed"),
         *("optim.beta1", "optim.beta1_end", "optim.beta2"),

@@ -10,17 +10,18 @@ import orbax.checkpoint as ocp
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from amdjax import distributed
 from amdjax.checkpoint import Checkpoints, read_network
 from amdjax.data import Fingerprint
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
 from amdjax.files import check_writable
+from amdjax.preemption import Preemption
 from amdjax.resuming import check_data, check_resumable
 from amdjax.run_description import read_label, write_run
 from amdjax.run_settings import describe_run
 from amdjax.training import results
 from amdjax.training.metrics_file import read_metrics
+from amdjax.training.results_file import write_results
 from amdjax.training.run import run
 from amdjax.training.run_logger import RunLogger
 from amdjax.workdir import read_config, write_config
@@ -66,7 +67,7 @@ def finished(config, spec, tmp_path_factory):
                 log.write_evaluation(step, evaluation)
                 checkpoints.save(step, _state(step), evaluation)
         evaluations = checkpoints.evaluations()
-    results.write(workdir, DATA, {"kd": {0: results.RunResult("resnet8", 1, evaluations)}})
+    write_results(workdir, DATA, {"kd": {0: results.RunResult("resnet8", 1, evaluations)}})
     return workdir
 
 
@@ -99,7 +100,7 @@ def _resume(workdir, config, spec):
     with RunLogger(folder, name="kd", start=step, **LENGTH):
         pass
     if evaluations:
-        results.write(workdir, DATA, {"kd": {0: results.RunResult("resnet8", 1, evaluations)}})
+        write_results(workdir, DATA, {"kd": {0: results.RunResult("resnet8", 1, evaluations)}})
     return step, state
 
 
@@ -175,14 +176,14 @@ def test_run_on_damaged_files_and_stopped_equals_the_unbroken_one(
     with (workdir / "kd/metrics.jsonl").open("ab") as file:
         file.write(b'\xff\n{"split": "tr')
     stop = iter([False, True])
-    monkeypatch.setattr(distributed.Preemption, "requested", lambda _: next(stop))
+    monkeypatch.setattr(Preemption, "requested", lambda _: next(stop))
     assert not run(config, workdir)
     err = capfd.readouterr().err
     assert "kd/checkpoints/16 was damaged or incomplete" in err
     assert "metrics.jsonl: damaged lines that are dropped: 1" in err
     with Checkpoints(workdir / "kd") as checkpoints:
         assert checkpoints.latest_step() == 10
-    monkeypatch.setattr(distributed.Preemption, "requested", lambda _: False)
+    monkeypatch.setattr(Preemption, "requested", lambda _: False)
     assert run(config, workdir)
     _assert_equal(_read_state(workdir), _read_state(trained))
 

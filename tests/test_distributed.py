@@ -306,24 +306,6 @@ def test_compilation_cache_is_kept_on_accelerators(
         jax.config.update("jax_compilation_cache_dir", found)
 
 
-@pytest.fixture
-def interruptible():
-    """Ctrl-C has an effect, also where the tests were started in the background of a shell."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, previous)
-
-
-@pytest.mark.usefixtures("interruptible")
-def test_preemption_stops_one_process_at_ctrl_c():
-    with distributed.Preemption() as preemption:
-        assert not preemption.requested()
-        signal.raise_signal(signal.SIGINT)
-        assert preemption.requested()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-
-
 @pytest.mark.parametrize("devices", [1, 4])
 def test_replicate_gives_the_same_arrays_with_and_without_comparison(devices):
     mesh = distributed.make_mesh(jax.devices()[:devices])
@@ -413,8 +395,9 @@ def test_processes_whose_devices_alternate_share_a_batch_in_its_order(start_proc
 POLL = """
 import time
 from amdjax import distributed
+from amdjax.preemption import Preemption
 distributed.initialize()
-with distributed.Preemption() as preemption:
+with Preemption() as preemption:
     print("ready", flush=True)
     polls = 1
     while not preemption.requested():
@@ -437,19 +420,3 @@ def test_preemption_stops_all_processes_at_ctrl_c_of_one(start_process):
         assert process.returncode == 0, err
         polls.append(re.search(r"\d+ polls", out)[0])
     assert polls[0] == polls[1]
-
-
-def test_preemption_stays_requested_after_the_step_that_all_processes_agreed_on(monkeypatch):
-    monkeypatch.setattr(distributed, "process_count", lambda: 2)
-    reached = "reached_preemption_sync_point"
-    monkeypatch.setattr(distributed.multihost_utils, reached, lambda poll: poll == 2)
-    with distributed.Preemption() as preemption:
-        assert [preemption.requested() for _ in range(4)] == [False, True, True, True]
-
-
-def test_preemption_ends_the_run_with_the_error_of_its_check():
-    def fail():
-        raise UserError("the workdir was taken over")
-
-    with distributed.Preemption(fail) as preemption, pytest.raises(UserError, match="taken over"):
-        preemption.requested()

@@ -150,7 +150,7 @@ def test_load_teacher_refuses_a_run_of_the_same_classes_in_another_order(tmp_pat
         pretrained.load_teacher(str(tmp_path), "flat", data)
     assert "--workdir" not in str(caught.value)
     assert capsys.readouterr().err == ""
-    pretrained.load_teacher(str(tmp_path), "flat", data, started=True)
+    pretrained.load_teacher(str(tmp_path), "flat", data, resumed=True)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: config.teacher.checkpoint: ")
     assert line.endswith("the students were started with it and continue")

@@ -16,7 +16,7 @@ from amdjax.losses import LOSSES
 from amdjax.models import create_model
 from amdjax.predictor import Predictor, create_predictor, predicting_losses
 from amdjax.trained import TrainedModel, restore_student
-from amdjax.training.results import read_evaluations
+from amdjax.training.results_file import read_evaluations
 from amdjax.workdir import UNMOVED, DataPaths, read_config, run_data
 
 Metadata = dict[str, Any]

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from amdjax.config import flat_settings, image_change
+from amdjax.config import flat_settings, image_changing_setting
 from amdjax.data import Dataset, Fingerprint, InMemorySource
 from amdjax.data.unlabeled import NO_LABEL
 from amdjax.errors import UserError, one_line
@@ -274,7 +274,7 @@ def check_images_unchanged(config: ml_collections.ConfigDict, setting: str) -> N
       UserError: if an image is changed by more than a flip.
     """
     settings = flat_settings(config)
-    if change := image_change(settings):
+    if change := image_changing_setting(settings):
         raise UserError(
             f"{setting} has the teacher's outputs once for each image, but "
             f"config.{change}={settings[change]!r} changes the images; switch one of the two off"

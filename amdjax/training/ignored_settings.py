@@ -5,7 +5,7 @@ from typing import Any
 
 import ml_collections
 
-from amdjax.config import disabled_by, flat_settings, image_change
+from amdjax.config import disabling_setting, flat_settings, image_changing_setting
 from amdjax.data.policies import policy_names
 from amdjax.experiment import EARLY_TEACHER, RunSpec
 from amdjax.losses import build_objective
@@ -17,10 +17,10 @@ def ignored_settings(
 ) -> list[str]:
     """Returns a sentence for each setting that has no effect on any run.
 
-    These are the settings of a loss that no method has or that every method with it overrides,
-    those that another setting disables, see `disabled_by`, those of a teacher that is not trained
-    or that no method learns from, those of augmentations and sweeps that no method uses, and a
-    setting of a loss that is swept.
+    These are the settings of a loss that no method has or that every method with it or the sweep
+    overrides, those that another setting disables, see `disabling_setting`, those of a teacher that
+    is not trained or that no method learns from, and those of augmentations and sweeps that no
+    method uses.
 
     Args:
       config: of the experiment.
@@ -40,7 +40,7 @@ def ignored_settings(
 
 def _unread(name: str, settings: Mapping[str, Any], specs: Sequence[RunSpec]) -> str:
     """Returns why no run reads a setting, as the end of a sentence; "" if one does."""
-    if other := disabled_by(name, settings):
+    if other := disabling_setting(name, settings):
         return f" with config.{other}={settings[other]!r}"
     teachers = {spec.method for spec in specs if spec.is_teacher}
     if name == "teacher.early_fraction" and EARLY_TEACHER not in teachers:
@@ -52,7 +52,7 @@ def _unread(name: str, settings: Mapping[str, Any], specs: Sequence[RunSpec]) ->
         return ": no method of config.methods learns from a teacher"
     if name in ("teacher.name", "teacher.cached") and settings["teacher.outputs"]:
         return f" with config.teacher.outputs={settings['teacher.outputs']!r}"
-    if name == "teacher.cached" and settings[name] and (change := image_change(settings)):
+    if name == "teacher.cached" and settings[name] and (change := image_changing_setting(settings)):
         return f" with config.{change}={settings[change]!r}"
     key = settings["sweep.key"]
     if name in ("sweep.key", "sweep.choices") and key and not any(spec.sweep_key for spec in specs):

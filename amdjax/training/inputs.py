@@ -8,7 +8,7 @@ import ml_collections
 
 from amdjax import distributed
 from amdjax.checkpoint_files import has_checkpoint
-from amdjax.config import gives_network, teacher_setting
+from amdjax.config import given_teacher_setting, gives_network
 from amdjax.data import Dataset
 from amdjax.data.registry import DatasetSpec
 from amdjax.data.unlabeled import add_unlabeled
@@ -97,7 +97,7 @@ def load_inputs(
 def _check_sources(config: ml_collections.ConfigDict, specs: list[RunSpec], workdir: Path) -> None:
     """Makes sure that there are weights where the config names some, before data are prepared."""
     if _reads_teacher(config, specs):
-        setting = f"config.teacher.{teacher_setting(config)}"
+        setting = f"config.teacher.{given_teacher_setting(config)}"
         for source in teacher_sources(config.teacher):
             find_source(source.checkpoint, setting)
     if _reads_initial(config, specs, workdir):

@@ -13,6 +13,7 @@ import ml_collections
 from amdjax import distributed
 from amdjax.checkpoint import Checkpoints
 from amdjax.experiment import RunSpec
+from amdjax.preemption import Preemption
 from amdjax.run_description import RunDescription
 from amdjax.training.profiler import Profiler
 from amdjax.training.run_logger import RunLogger
@@ -113,7 +114,7 @@ def train_loop(
     trainer: Trainer,
     runs: list[RunState],
     runner: StepRunner,
-    preemption: distributed.Preemption,
+    preemption: Preemption,
 ) -> bool:
     """Trains runs that have done the same number of steps, and logs, evaluates and saves them.
 

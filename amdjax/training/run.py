@@ -22,8 +22,9 @@ from amdjax.experiment import TEACHER, RunSpec, group_seeds, plan_runs
 from amdjax.files import check_writable, local_path
 from amdjax.imports import apply_imports
 from amdjax.predictor import count_prediction_parameters
+from amdjax.preemption import Preemption
 from amdjax.resuming import check_resumable
-from amdjax.run_description import read_run, write_run
+from amdjax.run_description import RunDescription, read_run, write_run
 from amdjax.run_settings import describe_run
 from amdjax.teacher_outputs.stored import StoredOutputs
 from amdjax.training import results
@@ -34,6 +35,8 @@ from amdjax.training.loop import RunState, train_loop
 from amdjax.training.metrics_file import METRICS_FILE, training_seconds
 from amdjax.training.preflight import check_same_settings, check_settings, check_shapes
 from amdjax.training.preflight_warnings import started_students_warnings
+from amdjax.training.results_file import write_results
+from amdjax.training.results_table import format_results
 from amdjax.training.step_runner import StepRunner
 from amdjax.training.teacher_cache import TeacherCache, is_cacheable
 from amdjax.training.teacher_evaluation import evaluate_given_teacher
@@ -133,7 +136,7 @@ def _train_all(
         teacher_checkpoints = inputs.teacher.checkpoints
     trainer: Trainer | None = None
     built_for: RunSpec | None = None
-    with distributed.Preemption(lock.check) as preemption:
+    with Preemption(lock.check) as preemption:
         for group in group_seeds(specs, config.seeds_at_once):
             if preemption.requested():  # since the last step of the run before
                 if distributed.is_primary():
@@ -170,8 +173,8 @@ def _train_all(
                     teachers[spec.name] = variables
     lock.check()
     if distributed.is_primary():
-        results.write(workdir, inputs.dataset.fingerprint, finished)
-        print(results.table(finished), flush=True)
+        write_results(workdir, inputs.dataset.fingerprint, finished)
+        print(format_results(finished), flush=True)
     return True
 
 
@@ -181,7 +184,7 @@ def train_runs(
     workdir: Path,
     teacher_variables: dict | None,
     teacher_cache: TeacherCache,
-    preemption: distributed.Preemption,
+    preemption: Preemption,
     initial: InitialState | None = None,
     teacher_checkpoints: Sequence[Mapping[str, Any]] = (),
 ) -> list[tuple[dict, results.RunResult]] | None:
@@ -206,30 +209,14 @@ def train_runs(
     Raises:
       UserError: if a value is not finite, or the disk is full.
     """
-    config, teacher_outputs = trainer.config, None
-
-    def open_run(spec: RunSpec) -> RunState:
-        folder = workdir / spec.name
-        description = describe_run(config, spec, trainer.dataset.fingerprint, teacher_checkpoints)
-        checkpoints = stack.enter_context(Checkpoints(folder, description.to_dict()))
-        # A process may not see the newest checkpoint yet on a shared disk.
-        start = distributed.broadcast_from_primary(checkpoints.latest_step() or 0)
-        if start >= trainer.total_steps:
-            # What was recorded is kept: the images, for example, may have changed since.
-            description = read_run(folder)
-        elif distributed.is_primary():
-            write_run(description, folder)
-        if start:
-            checkpoints.wait_for(start)
-            # Into shapes: a run that is resumed does not compile how its initial weights are drawn.
-            state = checkpoints.restore_latest(trainer.state_shapes)
-            partial_sums = checkpoints.restore_partial_sums()
-        else:
-            state, partial_sums = trainer.init_state(spec.seed, initial), {}
-        return RunState(spec, folder, description, checkpoints, state, start, partial_sums)
-
+    config, data, teacher_outputs = trainer.config, trainer.dataset.fingerprint, None
     with contextlib.ExitStack() as stack:
-        runs = [open_run(spec) for spec in specs]
+        runs = []
+        for spec in specs:
+            description = describe_run(config, spec, data, teacher_checkpoints)
+            checkpoints = Checkpoints(workdir / spec.name, description.to_dict())
+            stack.enter_context(checkpoints)
+            runs.append(_open_run(trainer, spec, workdir, description, checkpoints, initial))
         starts = sorted({run.start for run in runs})
         if isinstance(trainer.teacher, StoredOutputs):
             teacher_outputs = trainer.teacher.rows(views_per_image(config))
@@ -248,6 +235,42 @@ def train_runs(
             if not train_loop(trainer, together, runner, preemption):
                 return None
         return [(run.state.eval_variables, _result_of(trainer, run, workdir)) for run in runs]
+
+
+def _open_run(
+    trainer: Trainer,
+    spec: RunSpec,
+    workdir: Path,
+    description: RunDescription,
+    checkpoints: Checkpoints,
+    initial: InitialState | None,
+) -> RunState:
+    """Returns a run in the state of its newest checkpoint, or before its first step.
+
+    Args:
+      trainer: of the run.
+      spec: of the run.
+      workdir: of the experiment.
+      description: of the run, which is written to its folder unless it is finished.
+      checkpoints: in that folder.
+      initial: as for `train_runs`.
+    """
+    folder = workdir / spec.name
+    # A process may not see the newest checkpoint yet on a shared disk.
+    start = distributed.broadcast_from_primary(checkpoints.latest_step() or 0)
+    if start >= trainer.total_steps:
+        # What was recorded is kept: the images, for example, may have changed since.
+        description = read_run(folder)
+    elif distributed.is_primary():
+        write_run(description, folder)
+    if start:
+        checkpoints.wait_for(start)
+        # Into shapes: a run that is resumed does not compile how its initial weights are drawn.
+        state = checkpoints.restore_latest(trainer.state_shapes)
+        partial_sums = checkpoints.restore_partial_sums()
+    else:
+        state, partial_sums = trainer.init_state(spec.seed, initial), {}
+    return RunState(spec, folder, description, checkpoints, state, start, partial_sums)
 
 
 def _result_of(trainer: Trainer, run: RunState, workdir: Path) -> results.RunResult:

@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from amdjax import distributed
-from amdjax.config import flat_settings, forward_batch_size, image_change, views_per_image
+from amdjax.config import flat_settings, forward_batch_size, image_changing_setting, views_per_image
 from amdjax.data import Batch, EvalBatches
 from amdjax.losses.functional import attention_map
 from amdjax.models import Outputs
@@ -28,7 +28,7 @@ def is_cacheable(trainer: Trainer) -> bool:
       trainer: of a run that learns from a network.
     """
     config, objective, source = trainer.config, trainer.objective, trainer.dataset.train
-    if not config.teacher.cached or image_change(flat_settings(config)):
+    if not config.teacher.cached or image_changing_setting(flat_settings(config)):
         return False
     if objective.uncacheable_losses:
         return False

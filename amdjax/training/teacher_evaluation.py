@@ -1,5 +1,7 @@
 """The evaluation of a teacher that the config gives, before students learn from it."""
 
+import functools
+
 import ml_collections
 from jax.sharding import Mesh
 
@@ -47,16 +49,16 @@ def evaluate_given_teacher(
     def known_accuracy(source: TeacherSource) -> float | None:
         return read_evaluation(local_path(source.checkpoint, "config.teacher")).get("accuracy")
 
+    evaluate_one = functools.partial(_evaluate_teacher, config, dataset, mesh)
     if isinstance(model, Ensemble):
         for index, (source, member) in enumerate(zip(sources, model.members, strict=True)):
-            network = member, member_variables(variables, index)
             subject, known = f"teacher {source.checkpoint}", known_accuracy(source)
-            _evaluate_teacher(config, dataset, mesh, *network, subject, known)
+            evaluate_one(member, member_variables(variables, index), subject, known)
         subject, known = f"mean of the {len(sources)} teachers", None
     else:
         subject, known = f"teacher {sources[0].checkpoint}", known_accuracy(sources[0])
         origin = read_origin(local_path(sources[0].checkpoint, "config.teacher"))
-    evaluation = _evaluate_teacher(config, dataset, mesh, model, variables, subject, known)
+    evaluation = evaluate_one(model, variables, subject, known)
     return variables, results.RunResult(
         teacher_name(config.teacher),
         count_parameters(variables),

@@ -24,7 +24,8 @@ from amdjax.export.run import random_images
 from amdjax.export.student import read_student
 from amdjax.predict.loaded_models import load_models
 from amdjax.trained import load_run
-from amdjax.training.results import RESULTS_FILE, RunResult, write
+from amdjax.training.results import RunResult
+from amdjax.training.results_file import RESULTS_FILE, write_results
 from amdjax.workdir import DataPaths
 from tests.registries import temporary_registrations
 from tests.tiny_run import QUICK_COMPILATION, ROOT
@@ -154,7 +155,7 @@ def test_read_student_takes_the_results_of_its_checkpoint(steps, found, workdir,
         )
         for seed, step in steps.items()
     }
-    write(changed, data, {"kd": runs, "scratch": {0: RunResult("resnet8", 100, OTHER)}})
+    write_results(changed, data, {"kd": runs, "scratch": {0: RunResult("resnet8", 100, OTHER)}})
     _, metadata = read_student(changed, "kd")
     assert (metadata["seed"], metadata["step"]) == (0, 16)
     results = metadata["results"]

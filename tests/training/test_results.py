@@ -10,6 +10,8 @@ from amdjax.data import Fingerprint
 from amdjax.errors import UserError
 from amdjax.run_description import RunDescription
 from amdjax.training import results
+from amdjax.training.results_file import write_results
+from amdjax.training.results_table import format_results
 
 DATA = Fingerprint("digits", ("0", "1"), (8, 8, 3), {"train": 8, "test": 4})
 RESULT = results.RunResult(
@@ -29,12 +31,12 @@ def test_final_is_the_last_evaluation_and_best_the_most_accurate():
 
 
 def test_write_keeps_final_and_best_evaluations(tmp_path):
-    results.write(tmp_path, DATA, {"teacher": {0: RESULT}, "kd": {0: RESULT}})
+    write_results(tmp_path, DATA, {"teacher": {0: RESULT}, "kd": {0: RESULT}})
     content = json.loads((tmp_path / "results.json").read_text())
     assert content["data"] == "digits"
     assert content["teacher"]["final"]["accuracy"] == 0.625
     assert content["methods"]["kd"]["best"]["accuracy"] == 0.75
-    results.write(tmp_path, DATA, {"amc": {0: RESULT}})
+    write_results(tmp_path, DATA, {"amc": {0: RESULT}})
     assert _read(tmp_path)["teacher"] is not None
 
 
@@ -43,8 +45,8 @@ def _read(workdir):
 
 
 def test_write_keeps_the_runs_of_earlier_commands(tmp_path):
-    results.write(tmp_path, DATA, {"teacher": {0: RESULT}, "kd": {0: _with_accuracy(0.75)}})
-    results.write(tmp_path, DATA, {"at": {0: RESULT}, "kd": {1: _with_accuracy(0.5)}})
+    write_results(tmp_path, DATA, {"teacher": {0: RESULT}, "kd": {0: _with_accuracy(0.75)}})
+    write_results(tmp_path, DATA, {"at": {0: RESULT}, "kd": {1: _with_accuracy(0.5)}})
     content = _read(tmp_path)
     assert content["teacher"]["final"] == RESULT.final()
     assert list(content["methods"]) == ["at", "kd"]
@@ -73,8 +75,8 @@ def test_origin_of_tells_settings_and_data_apart():
 def test_write_does_not_average_runs_of_different_length(tmp_path, capsys):
     (last,) = list(RESULT.evaluations.values())[-1:]
     longer = dataclasses.replace(RESULT, evaluations={1000: last})
-    results.write(tmp_path, DATA, {"kd": {0: longer}})
-    results.write(tmp_path, DATA, {"kd": {1: RESULT}})
+    write_results(tmp_path, DATA, {"kd": {0: longer}})
+    write_results(tmp_path, DATA, {"kd": {1: RESULT}})
     assert [run["seed"] for run in _read(tmp_path)["runs"]] == [1]
     (note,) = capsys.readouterr().err.splitlines()
     assert note.endswith("no longer has kd with seed 0, which was trained for 1,000 steps, not 9")
@@ -84,8 +86,8 @@ def test_write_keeps_one_given_teacher(tmp_path, capsys):
     (last,) = list(RESULT.evaluations.values())[-1:]
     given = dataclasses.replace(RESULT, evaluations={0: last}, origin=results.origin_of(None, {}))
     other = dataclasses.replace(given, model="wrn_40_2")
-    results.write(tmp_path, DATA, {"teacher": {0: given}, "kd": {0: RESULT}})
-    results.write(tmp_path, DATA, {"teacher": {1: other}, "kd": {1: RESULT}})
+    write_results(tmp_path, DATA, {"teacher": {0: given}, "kd": {0: RESULT}})
+    write_results(tmp_path, DATA, {"teacher": {1: other}, "kd": {1: RESULT}})
     runs = [(run["label"], run["seed"]) for run in _read(tmp_path)["runs"]]
     assert runs == [("teacher", 1), ("kd", 0), ("kd", 1)]
     assert "no longer has" not in capsys.readouterr().err
@@ -97,12 +99,12 @@ def test_write_drops_earlier_seeds_of_other_settings_and_other_classes(tmp_path)
             "resnet8", 1, RESULT.evaluations, results.origin_of(_description(epochs), {})
         )
 
-    results.write(tmp_path, DATA, {"kd": {0: result(3), 1: result(4)}, "at": {0: result(3)}})
-    results.write(tmp_path, DATA, {"kd": {2: result(4)}})
+    write_results(tmp_path, DATA, {"kd": {0: result(3), 1: result(4)}, "at": {0: result(3)}})
+    write_results(tmp_path, DATA, {"kd": {2: result(4)}})
     assert list(_read(tmp_path)["methods"]["kd"]["seeds"]) == ["1", "2"]
     assert "at" in _read(tmp_path)["methods"]
     other = dataclasses.replace(DATA, class_names=("0", "2"))
-    results.write(tmp_path, other, {"kd": {3: result(4)}})
+    write_results(tmp_path, other, {"kd": {3: result(4)}})
     assert [(run["label"], run["seed"]) for run in _read(tmp_path)["runs"]] == [("kd", 3)]
 
 
@@ -112,8 +114,8 @@ def test_write_keeps_the_origin_of_a_run_that_was_finished_before(tmp_path):
         for devices, seconds in ((1, 2.5), (4, None))
     )
     kd = _with_accuracy(0.75)
-    results.write(tmp_path, DATA, {"kd": {0: dataclasses.replace(kd, origin=first)}})
-    results.write(tmp_path, DATA, {"kd": {0: dataclasses.replace(kd, origin=second)}})
+    write_results(tmp_path, DATA, {"kd": {0: dataclasses.replace(kd, origin=first)}})
+    write_results(tmp_path, DATA, {"kd": {0: dataclasses.replace(kd, origin=second)}})
     (run,) = _read(tmp_path)["runs"]
     assert run["origin"] == first
     assert (run["origin"]["seconds"], run["origin"]["devices"]) == (2.5, 1)
@@ -126,13 +128,13 @@ def test_write_keeps_the_origin_of_a_run_that_was_finished_before(tmp_path):
 def test_write_replaces_a_damaged_file(tmp_path, capsys, content):
     path = tmp_path / "results.json"
     path.mkdir() if content is None else path.write_bytes(content)
-    results.write(tmp_path, DATA, {"kd": {0: RESULT}})
+    write_results(tmp_path, DATA, {"kd": {0: RESULT}})
     assert list(_read(tmp_path)["methods"]) == ["kd"]
     assert "results.json is damaged" in capsys.readouterr().err
 
 
 def test_write_keeps_a_file_that_cannot_be_read_now(tmp_path, monkeypatch):
-    results.write(tmp_path, DATA, {"kd": {0: RESULT}})
+    write_results(tmp_path, DATA, {"kd": {0: RESULT}})
     before = (tmp_path / "results.json").read_text()
 
     def fail(_):
@@ -141,12 +143,12 @@ def test_write_keeps_a_file_that_cannot_be_read_now(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", fail)
         with pytest.raises(UserError, match=r"results\.json cannot be read now: Stale file handle"):
-            results.write(tmp_path, DATA, {"at": {0: RESULT}})
+            write_results(tmp_path, DATA, {"at": {0: RESULT}})
     assert (tmp_path / "results.json").read_text() == before
 
 
 def test_table_has_a_line_for_each_network():
-    lines = results.table({"teacher": {0: RESULT}, "amd_gl": {0: RESULT}}).splitlines()
+    lines = format_results({"teacher": {0: RESULT}, "amd_gl": {0: RESULT}}).splitlines()
     assert lines[0].split()[:2] == ["network", "parameters"]
     assert lines[3].split() == ["amd_gl", "resnet8", "78,042", "62.50", "1.0000", "12.50", "75.00"]
     assert len({len(line) for line in lines[2:4]}) == 1
@@ -176,22 +178,22 @@ def test_compare_pairs_methods_by_seed():
 
 
 def test_write_keeps_mean_and_deviation_of_several_seeds(tmp_path):
-    results.write(tmp_path, DATA, SEVERAL)
+    write_results(tmp_path, DATA, SEVERAL)
     content = json.loads((tmp_path / "results.json").read_text())
     row = content["methods"]["amd_gl"]
     np.testing.assert_allclose(row["final"]["accuracy"], 0.8125)
     np.testing.assert_allclose(row["std"]["final"]["accuracy"], 0.0625)
     assert row["seeds"]["1"]["final"]["accuracy"] == 0.875
     assert content["comparisons"][0]["method"] == "amd_gl"
-    table = results.table(SEVERAL)
+    table = format_results(SEVERAL)
     assert "81.25 ± 6.25" in table
     assert "amd_gl - kd  +16.67 points  p = 0.0572" in table
 
 
 def test_write_has_null_for_an_undefined_p_value(tmp_path):
     same = {**SEVERAL, "amd_gl": SEVERAL["kd"]}
-    assert "p not defined" in results.table(same)
-    results.write(tmp_path, DATA, same)
+    assert "p not defined" in format_results(same)
+    write_results(tmp_path, DATA, same)
     content = json.loads((tmp_path / "results.json").read_text())
     assert content["comparisons"][0]["p_value"] is None
 
@@ -226,7 +228,7 @@ def test_comparisons_leave_out_runs_that_differ_in_more_than_the_method(tmp_path
         "ft": {0: _result(0.7, digest="new"), 1: _with_accuracy(0.7)},  # not known of 1
     }
     for method, by_seed in students.items():
-        results.write(tmp_path, DATA, {method: by_seed})
+        write_results(tmp_path, DATA, {method: by_seed})
     compared = [entry["method"] for entry in _read(tmp_path)["comparisons"]]
     assert sorted(compared) == ["eskd", "scratch"]
     notes = set(capsys.readouterr().err.splitlines())
@@ -247,20 +249,20 @@ def test_means_are_of_the_runs_that_are_compared(tmp_path):
         "at": {seed: _result(0.6, step=8) for seed in (0, 3, 4)},
         "sp": {0: _result(0.8)},  # has no other runs
     }
-    results.write(tmp_path, DATA, runs)
+    write_results(tmp_path, DATA, runs)
     rows = _read(tmp_path)["methods"]
     assert list(rows["kd"]["seeds"]) == ["3", "4"]
     np.testing.assert_allclose(rows["kd"]["final"]["accuracy"], 0.6)
     assert rows["sp"]["final"]["accuracy"] == 0.8
-    lines = results.table(runs).splitlines()
+    lines = format_results(runs).splitlines()
     assert any(line.startswith("kd ") and "60.00 ± 14.14" in line for line in lines)
     assert any("standard deviation over 2 or 3 seeds" in line for line in lines)
 
 
 def _not_compared(tmp_path, capsys, kd, **students):
     """Writes the results of kd, then of other methods, and returns the notes."""
-    results.write(tmp_path, DATA, {"kd": kd})
-    results.write(tmp_path, DATA, {method: {0: one} for method, one in students.items()})
+    write_results(tmp_path, DATA, {"kd": kd})
+    write_results(tmp_path, DATA, {method: {0: one} for method, one in students.items()})
     return capsys.readouterr().err.splitlines()
 
 
@@ -308,7 +310,7 @@ def test_comparisons_are_of_runs_that_differ_in_nothing_that_matters(tmp_path, c
     assert _not_compared(tmp_path, capsys, kd, at=_result(0.6, **at)) == []
     # More seeds of a method are averaged with it in the same cases, but for the teacher's kind.
     if "early_fraction" not in at.get("teacher", {}):
-        results.write(tmp_path, DATA, {"kd": {2: _result(0.6, **at)}})
+        write_results(tmp_path, DATA, {"kd": {2: _result(0.6, **at)}})
         assert capsys.readouterr().err == ""
         assert list(_read(tmp_path)["methods"]["kd"]["seeds"]) == ["0", "1", "2"]
 
@@ -347,15 +349,15 @@ def test_comparisons_are_of_runs_that_differ_in_nothing_that_matters(tmp_path, c
 def test_comparisons_leave_out_runs_of_other_conditions(tmp_path, capsys, kd, at, difference):
     (note,) = _not_compared(tmp_path, capsys, {0: _result(0.5, **kd)}, at=_result(0.6, **at))
     assert note == f"note: at with seed 0 is not compared ({difference})"
-    results.write(tmp_path, DATA, {"sp": {0: _result(0.6, **kd)}})
+    write_results(tmp_path, DATA, {"sp": {0: _result(0.6, **kd)}})
     assert capsys.readouterr().err == ""  # it was said before
 
 
 def test_write_names_an_incomparable_run_each_time_that_it_is_part_of_the_command(tmp_path, capsys):
     sp = {"sp": {0: _result(0.7, 4)}}
-    results.write(tmp_path, DATA, {"kd": {0: _result(0.5)}})
+    write_results(tmp_path, DATA, {"kd": {0: _result(0.5)}})
     for part, is_named in ((sp, True), ({"at": {0: _result(0.6)}}, False), (sp, True)):
-        results.write(tmp_path, DATA, part)
+        write_results(tmp_path, DATA, part)
         notes = capsys.readouterr().err.splitlines()
         assert notes == ["note: sp with seed 0 is not compared (epochs: 4, kd 3)"] * is_named
 
@@ -364,7 +366,7 @@ def test_settings_of_the_second_view_belong_to_the_methods_that_read_it(tmp_path
     second = {"strong_policy": "trivialaugment"}
     for method, losses in (("mlkd", {"mlkd": {"weight": 1.0}}), ("kd", KD)):
         for seed, augment in enumerate(({"flip": False}, second)):
-            results.write(
+            write_results(
                 tmp_path, DATA, {method: {seed: _result(0.5, losses=losses, augment=augment)}}
             )
     assert "seed 0, which was trained with other settings or on" in capsys.readouterr().err

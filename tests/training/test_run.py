@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from amdjax import distributed
 from amdjax.checkpoint import Checkpoints
 from amdjax.checkpoint_files import read_evaluation
 from amdjax.data import load_dataset
 from amdjax.errors import UserError
 from amdjax.metrics import negative_log_likelihood
+from amdjax.preemption import Preemption
 from amdjax.trained import load_run
 from amdjax.training.run import run
 from amdjax.training.trainer import Trainer
@@ -80,7 +80,7 @@ def test_run_does_not_train_a_finished_run_again(images, finished, capsys, monke
 def test_run_stops_before_a_run_if_a_signal_came_after_the_last_step(
     images, finished, capsys, monkeypatch
 ):
-    monkeypatch.setattr(distributed.Preemption, "requested", lambda self: True)
+    monkeypatch.setattr(Preemption, "requested", lambda self: True)
     assert not run(tiny_config(images, ("scratch", "amd_gl")), finished)
     assert "stopped before teacher; repeat the command to resume" in capsys.readouterr().out
 
