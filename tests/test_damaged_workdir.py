@@ -175,7 +175,7 @@ def test_run_on_damaged_files_and_stopped_equals_the_unbroken_one(
     FILE_DAMAGES["replaced by a folder"](workdir / "kd/run.json")
     with (workdir / "kd/metrics.jsonl").open("ab") as file:
         file.write(b'\xff\n{"split": "tr')
-    stop = iter([False, True])
+    stop = iter([False, False, False, True])  # before each of two runs, then after its steps
     monkeypatch.setattr(Preemption, "requested", lambda _: next(stop))
     assert not run(config, workdir)
     err = capfd.readouterr().err
