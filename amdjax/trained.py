@@ -175,7 +175,7 @@ def restore_student(
         student of the config that has a checkpoint.
 
     Raises:
-      UserError: if there is no such method, or see `restore`.
+      UserError: if there is no such method, or as `restore`.
     """
     return restore(workdir / _find_student(workdir, config, method))
 

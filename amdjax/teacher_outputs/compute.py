@@ -142,7 +142,7 @@ def compute_outputs(
 
 
 def _call(teacher: Teacher, images: np.ndarray) -> Any:
-    """Calls the teacher; its own errors say with what."""
+    """Calls the teacher, and adds to an error of it what it was called with."""
     try:
         return teacher(images)
     except Exception as error:

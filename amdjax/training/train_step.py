@@ -16,8 +16,8 @@ from amdjax.losses import LossInputs, LossVariables, Objective
 from amdjax.models import Model, Outputs
 from amdjax.training.train_state import TrainState
 
-# The first number that the key of a step is folded with for uses of its own: the numbers below it
-# are those of the examples.
+# The key of a step is folded with the numbers of the examples, and for other uses with this number
+# and those above it.
 _FIRST_USE = 2**31
 
 
