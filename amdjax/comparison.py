@@ -1,7 +1,7 @@
 """Comparison of methods: paired differences, and the conditions that their runs must share."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ class Comparison(NamedTuple):
       difference: mean over the seeds of the method's final accuracy minus the baseline's.
       p_value: of Student's paired t-test, two-sided; NaN where it is not defined.
       seeds: number of seeds.
+      adjusted_p: `holm_adjusted` for all comparisons that are made together.
     """
 
     method: str
@@ -39,6 +40,7 @@ class Comparison(NamedTuple):
     difference: float
     p_value: float
     seeds: int
+    adjusted_p: float = math.nan
 
 
 def baseline_of(methods: Iterable[str], method: str = "") -> str:
@@ -89,7 +91,35 @@ def compare_accuracies(accuracies: dict[str, dict[int, float]]) -> list[Comparis
         comparisons.append(
             Comparison(method, baseline, float(difference.mean()), p_value, len(seeds))
         )
-    return comparisons
+    adjusted = holm_adjusted([comparison.p_value for comparison in comparisons])
+    return [
+        comparison._replace(adjusted_p=p)
+        for comparison, p in zip(comparisons, adjusted, strict=True)
+    ]
+
+
+def holm_adjusted(p_values: Sequence[float]) -> list[float]:
+    """Adjusts p-values for the number of tests.
+
+    With p sorted, p_(1) <= ... <= p_(m): adjusted p_(i) = max_{j <= i} min(1, (m - j + 1) p_(j)).
+    The probability that any true null hypothesis of the m has an adjusted p below alpha is at most
+    alpha, whatever the dependence of the tests. Holm, Scandinavian Journal of Statistics 6 (1979).
+
+    Args:
+      p_values: of the tests; NaN where a test is not defined, which is then not counted.
+
+    Returns:
+      The adjusted p-values in the same order; NaN stays NaN.
+    """
+    adjusted = [math.nan] * len(p_values)
+    order = sorted(
+        (i for i, p in enumerate(p_values) if not math.isnan(p)), key=p_values.__getitem__
+    )
+    largest = 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
 
 
 def compare_conditions(

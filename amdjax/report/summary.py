@@ -1,6 +1,7 @@
 """Statistics of a report: quality, calibration and geometry of each method, over its seeds."""
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from scipy.stats import binomtest
 from amdjax import metrics
 from amdjax.analysis.angles import geodesic_distances
 from amdjax.analysis.calibration import fit_temperature, split_half
-from amdjax.comparison import Comparison, baseline_of, compare_accuracies
+from amdjax.comparison import Comparison, baseline_of, compare_accuracies, holm_adjusted
 from amdjax.report.class_scores import ClassScores, score_classes
 from amdjax.report.report_data import ModelResult, ReportData
 
@@ -48,6 +49,7 @@ class McNemar(NamedTuple):
       gained: number of examples that only the method classifies correctly.
       lost: number of examples that only the baseline classifies correctly.
       p_value: two-sided.
+      adjusted_p: `holm_adjusted` for all tests of the report.
     """
 
     baseline: str
@@ -55,6 +57,7 @@ class McNemar(NamedTuple):
     gained: int
     lost: int
     p_value: float
+    adjusted_p: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +156,7 @@ def summarize(report: ReportData) -> list[MethodSummary]:
             ]
             students[label] = {network.seed: network for network, _ in compared}
             accuracies[label] = {network.seed: accuracy for network, accuracy in compared}
-    t_tests = {entry.method: entry for entry in compare_accuracies(accuracies)}
+    tests = _tests(students, accuracies, report.labels)
     return [
         MethodSummary(
             method=label,
@@ -172,8 +175,8 @@ def summarize(report: ReportData) -> list[MethodSummary]:
                 report.labels,
                 len(report.class_names),
             ),
-            t_test=t_tests.get(label),
-            mcnemar=None if label in t_tests else _mcnemar(students, label, report.labels),
+            t_test=test if isinstance(test := tests.get(label), Comparison) else None,
+            mcnemar=test if isinstance(test, McNemar) else None,
         )
         for label, networks in groups.items()
     ]
@@ -293,6 +296,25 @@ def _over_seeds(values: Iterable[dict[str, float]]) -> dict[str, Stat]:
 def _stat(values: list[float]) -> Stat:
     std = statistics.stdev(values) if len(values) > 1 else None
     return Stat(statistics.fmean(values), std, tuple(values))
+
+
+def _tests(
+    students: dict[str, dict[int, ModelResult]],
+    accuracies: dict[str, dict[int, float]],
+    labels: np.ndarray,
+) -> dict[str, Comparison | McNemar]:
+    """Returns the test of each student against its baseline, with p adjusted for their number."""
+    tests: dict[str, Comparison | McNemar] = {
+        entry.method: entry for entry in compare_accuracies(accuracies)
+    }
+    for label in students.keys() - tests.keys():
+        if test := _mcnemar(students, label, labels):
+            tests[label] = test
+    adjusted = holm_adjusted([test.p_value for test in tests.values()])
+    return {
+        label: test._replace(adjusted_p=p)
+        for (label, test), p in zip(tests.items(), adjusted, strict=True)
+    }
 
 
 def _mcnemar(

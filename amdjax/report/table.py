@@ -9,7 +9,7 @@ from amdjax.methods import METHODS
 from amdjax.report.figures.style import stat_text
 from amdjax.report.open_set import OPEN_SET_SCORES
 from amdjax.report.report_data import ReportData
-from amdjax.report.summary import MethodSummary
+from amdjax.report.summary import McNemar, MethodSummary
 
 
 class Cell(NamedTuple):
@@ -72,7 +72,9 @@ def create_table(summaries: dict[str, MethodSummary], examples: int, unknown: st
     """
     baselines = _baselines(summaries)
     baseline = "baseline" if len(baselines) > 1 else next(iter(baselines), None)
-    compared = (f"top-1 − {baseline}\n(points)", "p") if baselines else ()
+    compared = [f"top-1 − {baseline}\n(points)", "p"] if baselines else []
+    if _count_tests(summaries) > 1:
+        compared.append("p\n(Holm)")
     headings = ("method", "model", "seeds", _COLUMNS["top1"].heading, *compared)
     columns = _COLUMNS | (_OPEN_SET_COLUMNS if unknown else {})
     headings += tuple(column.heading for name, column in columns.items() if name != "top1")
@@ -94,7 +96,7 @@ def create_table(summaries: dict[str, MethodSummary], examples: int, unknown: st
             Cell(_with_prefix(summary.flops)) if summary.flops else _EMPTY,
             Cell(_two_digits(summary.images_per_s)),
         )
-        comparison = _comparison(summary, examples) if baselines else ()
+        comparison = _comparison(summary, examples)[: len(compared)]
         seeds = Cell(str(len(summary.seeds)))
         rows.append((Cell(method), Cell(summary.model), seeds, first, *comparison, *others, *cost))
     return Table(headings, tuple(rows), _notes(summaries, examples, unknown, bool(best)))
@@ -104,6 +106,12 @@ def _baselines(summaries: dict[str, MethodSummary]) -> set[str]:
     """Returns the methods that others are compared with."""
     tests = (summary.t_test or summary.mcnemar for summary in summaries.values())
     return {test.baseline for test in tests if test}
+
+
+def _count_tests(summaries: dict[str, MethodSummary]) -> int:
+    """Returns the number of tests that have a p-value."""
+    tests = (summary.t_test or summary.mcnemar for summary in summaries.values())
+    return sum(test is not None and not math.isnan(test.p_value) for test in tests)
 
 
 def _best(summaries: dict[str, MethodSummary], columns: dict[str, _Column]) -> dict[str, float]:
@@ -120,18 +128,19 @@ def _best(summaries: dict[str, MethodSummary], columns: dict[str, _Column]) -> d
     }
 
 
-def _comparison(summary: MethodSummary, examples: int) -> tuple[Cell, Cell]:
-    """Returns the difference of the accuracies, and the p-value with a letter for the test."""
-    if summary.t_test is not None:
-        difference, p, letter = summary.t_test.difference, summary.t_test.p_value, "t"
-    elif summary.mcnemar is not None:
-        difference = (summary.mcnemar.gained - summary.mcnemar.lost) / examples
-        p, letter = summary.mcnemar.p_value, "M"
+def _comparison(summary: MethodSummary, examples: int) -> tuple[Cell, Cell, Cell]:
+    """Returns the difference of the accuracies, p with a letter for the test, and adjusted p."""
+    test = summary.t_test or summary.mcnemar
+    if test is None:
+        return _EMPTY, _EMPTY, _EMPTY
+    if isinstance(test, McNemar):
+        difference, letter = (test.gained - test.lost) / examples, "M"
     else:
-        return _EMPTY, _EMPTY
+        difference, letter = test.difference, "t"
     return (
         Cell(f"{100 * difference:+.2f}".replace("-", "−")),
-        Cell(f"{_p_value(p)} ({letter})"),
+        Cell(f"{_p_value(test.p_value)} ({letter})"),
+        Cell(_p_value(test.adjusted_p)),
     )
 
 
@@ -194,6 +203,11 @@ def _notes(
         notes.append(
             "p (M): McNemar's exact test over the test images, for the difference of these two "
             "networks; it does not cover the variation between seeds."
+        )
+    if (tests := _count_tests(summaries)) > 1:
+        notes.append(
+            f"p (Holm): p adjusted for the {tests} tests of this table; without the adjustment, "
+            "one test in twenty of methods that do not differ has p < 0.05."
         )
     return tuple(notes)
 

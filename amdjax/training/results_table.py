@@ -44,19 +44,22 @@ def format_results(results: Results) -> str:
     if comparisons := compare(results):
         counts = {len(by_seed) for by_seed in shown.values()}
         seeds = " or ".join(map(str, sorted(counts - {1})))
+        tests = sum(not math.isnan(entry.p_value) for entry in comparisons)
+        adjusted = f", and p after Holm's adjustment for {tests} tests" if tests > 1 else ""
         text += (
             f"\nmean ± standard deviation over {seeds} seeds; paired differences "
-            "of the accuracy and p-values of the t-test:\n"
+            f"of the accuracy with p of the t-test{adjusted}:\n"
         )
         rows = [
             (
                 f"  {entry.method} - {entry.baseline}",
                 f"{100 * entry.difference:+.2f} points",
                 "p not defined" if math.isnan(entry.p_value) else f"p = {entry.p_value:.3g}",
+                *([] if tests < 2 or math.isnan(entry.p_value) else [f"{entry.adjusted_p:.3g}"]),
             )
             for entry in comparisons
         ]
-        align = ("left", "right", "right")
+        align = ("left", "right", "right", "right")[: max(map(len, rows))]
         text += tabulate(
             rows, tablefmt="plain", disable_numparse=True, colalign=align, preserve_whitespace=True
         )

@@ -127,6 +127,20 @@ def test_table_compares_methods_with_the_baseline(written):
     assert "McNemar" in notes and "t-test" not in notes and "several seeds" not in notes
 
 
+def test_table_adjusts_the_p_values_of_several_tests(written):
+    one = _summaries(written.report)
+    other = dataclasses.replace(one["amd_gl"], method="at", t_test=None, mcnemar=None)
+    assert "p\n(Holm)" not in create_table(one | {"at": other}, 40).headings
+    test = one["amd_gl"].t_test._replace(adjusted_p=0.125)
+    several = {**one, "at": dataclasses.replace(other, t_test=test)}
+    table = create_table(several, 40)
+    column = table.headings.index("p\n(Holm)")
+    cells = {row[0].text: row[column].text for row in table.rows}
+    assert cells["at"] == "0.125" and cells["kd"] == "–"
+    assert all(len(row) == len(table.headings) for row in table.rows)
+    assert "adjusted for the 2 tests of this table" in " ".join(table.notes)
+
+
 def test_table_compares_methods_with_the_same_value_of_a_sweep():
     sweep = [
         (method, "losses.kd.temperature", value) for method in ("kd", "amd_g") for value in (1, 2)

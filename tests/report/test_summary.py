@@ -144,12 +144,22 @@ def test_summarize_tests_a_single_seed_over_the_examples():
     assert test.gained + test.lost == (correct != other).sum() > 0
 
 
+def test_summarize_adjusts_p_for_all_tests():
+    runs = [("kd", 0), ("kd", 1), ("at", 0), ("at", 1), ("sp", 0)]
+    report = _report(*(_result(method, _noisy(i), seed) for i, (method, seed) in enumerate(runs)))
+    _, at, sp = summarize(report)
+    p_values = sorted([at.t_test.p_value, sp.mcnemar.p_value])
+    adjusted = [min(1, 2 * p_values[0]), max(min(1, 2 * p_values[0]), p_values[1])]
+    np.testing.assert_allclose(sorted([at.t_test.adjusted_p, sp.mcnemar.adjusted_p]), adjusted)
+
+
 def test_summarize_leaves_students_that_are_not_compared_out_of_the_tests():
     networks = [_result(method, _noisy(seed), seed) for method in ("kd", "at") for seed in (1, 2)]
     report = _report(*networks)
     assert summarize(report)[1].t_test.seeds == 2
     (_, one) = summarize(dataclasses.replace(report, not_compared={"at": (1,)}))
     assert one.t_test is None and one.mcnemar.seed == 2
+    assert one.mcnemar.adjusted_p == one.mcnemar.p_value  # of the only test
     assert len(one.scores["top1"].values) == 2
     (_, none) = summarize(dataclasses.replace(report, not_compared={"at": (1, 2)}))
     assert none.t_test is None and none.mcnemar is None

@@ -1,11 +1,13 @@
 import dataclasses
 import errno
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from amdjax.comparison import holm_adjusted
 from amdjax.data import Fingerprint
 from amdjax.errors import UserError
 from amdjax.run_description import RunDescription
@@ -190,12 +192,32 @@ def test_write_keeps_mean_and_deviation_of_several_seeds(tmp_path):
     assert "amd_gl - kd  +16.67 points  p = 0.0572" in table
 
 
+def test_p_values_are_adjusted_for_the_number_of_tests():
+    # 0.01 * 4, 0.02 * 3, then not below the one before: max(0.06, 0.025 * 2), max(0.06, 0.04 * 1).
+    adjusted = holm_adjusted([0.02, math.nan, 0.01, 0.04, 0.025])
+    np.testing.assert_allclose(adjusted, [0.06, math.nan, 0.04, 0.06, 0.06])
+    assert holm_adjusted([0.7, 0.6]) == [1.0, 1.0] and holm_adjusted([]) == []
+
+
+def test_table_has_adjusted_p_values_if_there_are_several_tests():
+    several = {**SEVERAL, "at": SEVERAL["kd"]}
+    assert "Holm" not in format_results(several)  # the test of equal runs has no p-value
+    several["sp"] = dict(enumerate(map(_with_accuracy, (0.625, 0.75, 0.6875))))
+    amd_gl, _, sp = results.compare(several)
+    np.testing.assert_allclose(amd_gl.adjusted_p, 2 * amd_gl.p_value)
+    *_, heading, one, other, last = format_results(several).splitlines()
+    assert "p after Holm's adjustment for 2 tests" in heading
+    assert one.split()[-4:] == ["p", "=", "0.0572", "0.114"]
+    assert other.split() == ["at", "-", "kd", "+0.00", "points", "p", "not", "defined"]
+    assert last.split()[-1] == f"{sp.adjusted_p:.3g}"
+
+
 def test_write_has_null_for_an_undefined_p_value(tmp_path):
     same = {**SEVERAL, "amd_gl": SEVERAL["kd"]}
     assert "p not defined" in format_results(same)
     write_results(tmp_path, DATA, same)
     content = json.loads((tmp_path / "results.json").read_text())
-    assert content["comparisons"][0]["p_value"] is None
+    assert content["comparisons"][0]["p_value"] is content["comparisons"][0]["adjusted_p"] is None
 
 
 def _given(digests):
