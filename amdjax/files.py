@@ -63,18 +63,28 @@ def write_atomically(path: Path, text: str) -> None:
     """
     if path.is_dir():
         set_aside(path)
-    # Another process may write the same file now.
+    # File names that are not UTF-8 may be part of the text.
+    with (
+        replacing(path) as partial,
+        partial.open("w", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields the path of a file to write; after the block it takes the place of `path`.
+
+    Another process may write the same file at the same time. After an error nothing is left.
+    """
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        # File names that are not UTF-8 may be part of the text.
-        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield partial
         partial.replace(path)
-    except BaseException:
+    finally:
         partial.unlink(missing_ok=True)
-        raise
 
 
 def set_aside(path: Path) -> None:

@@ -2,14 +2,13 @@
 
 import contextlib
 import os
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from amdjax.data.sources import ImageSource, read_entries
+from amdjax.files import replacing
 
 
 def prepared_entries(
@@ -43,17 +42,6 @@ def prepared_entries(
             return [name.decode(errors="surrogateescape") for name in names], labels
     names, labels = read_entries(source)
     encoded = [name.encode(errors="surrogateescape") for name in names]
-    with contextlib.suppress(OSError):
-        _write(cache, stamp=stamp, labels=labels, names=encoded)
+    with contextlib.suppress(OSError), replacing(cache) as partial, partial.open("wb") as file:
+        np.savez(file, stamp=stamp, labels=labels, names=encoded)
     return names, labels
-
-
-def _write(path: Path, **arrays: Any) -> None:
-    """Writes arrays whole or not at all; several processes may do so at the same time."""
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
