@@ -9,7 +9,8 @@ import ml_collections
 
 from amdjax.config import given_teacher_setting
 from amdjax.errors import UserError, unknown_name
-from amdjax.losses import Objective, build_objective
+from amdjax.losses import LOSSES, Objective, build_objective
+from amdjax.losses.spec import SCHEDULE
 from amdjax.methods import canonical_method_name, method_losses, needs_early_teacher
 from amdjax.models import canonical_model_name
 from amdjax.ranges import check_loss_ranges
@@ -100,6 +101,8 @@ def plan_runs(config: ml_collections.ConfigDict) -> list[RunSpec]:
             )
         return students
     losses = method_losses("scratch", config.losses)
+    # The schedule of cross-entropy is that of the students.
+    losses["ce"] |= {key: LOSSES["ce"].defaults()[key] for key in SCHEDULE}
     fractions = {TEACHER: 1.0, EARLY_TEACHER: config.teacher.early_fraction}
     teachers = [
         RunSpec(

@@ -74,7 +74,7 @@ def get_config(*, imports: Sequence[str] = ()) -> ml_collections.ConfigDict:
     # `amdjax-teacher-outputs` writes: logits, embedding and attention maps, for images that are not
     # changed by more than flips.
     config.teacher.outputs = ""
-    # Computes its outputs once for each training image, where that is exact and saves time: not
+    # Computes its outputs once for each training image, where that is exact, apart from rounding, and saves time: not
     # with crops, noise or mixed images, nor for losses that read more than logits, embedding and
     # attention maps, nor for more than another `data.memory_gib`. False: in every step.
     config.teacher.cached = True

@@ -1,10 +1,9 @@
 """A short training on CIFAR-10, CINIC-10 or Tiny-ImageNet: 20 epochs with Adam.
 
 Not from a paper: for a first comparison of methods, in 20 epochs in place of 200, or of 100 on
-Tiny-ImageNet. Batches of 64 and a
-constant learning rate of 5e-4, without weight decay; everything else, such as the pair of networks
-(WRN-16-3 -> WRN-16-1), the augmentation and the weights of the losses, is that of set-up (a)
-of the data set's recipe.
+Tiny-ImageNet. Batches of 64 and a constant learning rate of 5e-4, without weight decay; everything
+else, such as the pair of networks (WRN-16-3 -> WRN-16-1), the augmentation and the weights of the
+losses, is that of set-up (a) of the data set's recipe.
 Command: amdjax --config=short.py:cinic10 --workdir=runs/short-cinic10
 """
 

@@ -36,6 +36,17 @@ def test_plan_runs_repeats_the_methods_that_a_sweep_concerns():
         plan_runs(config)
 
 
+def test_plan_runs_gives_the_schedule_of_cross_entropy_to_the_students_alone():
+    config = default.get_config()
+    config.methods = ("kd",)
+    schedule = {"ramp_up_epochs": 30, "ramp": "linear", "end_fraction": 0.25, "end_weight": 0.5}
+    config.losses.ce.update(schedule | {"label_smoothing": 0.1})
+    teacher, student = (spec.losses["ce"] for spec in plan_runs(config))
+    assert student.items() >= (schedule | {"label_smoothing": 0.1}).items()
+    assert teacher["weight"] == teacher["end_fraction"] == 1.0
+    assert teacher["ramp_up_epochs"] == 0 and teacher["label_smoothing"] == 0.1
+
+
 @pytest.mark.parametrize(
     ("method", "choices", "message"),
     [

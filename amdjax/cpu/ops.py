@@ -1,8 +1,9 @@
 """Convolution and reductions in the forms that are fast on CPU, where plain JAX takes 2 to 10 times
 as long.
 
-Only for code that is compiled for CPU, see `amdjax.cpu.enabled`. Values and gradients are those of
-the plain forms up to rounding. Those with a custom gradient have reverse-mode derivatives only.
+Only for code that is compiled for CPU, see `amdjax.cpu.workarounds_enabled`. Values and gradients
+are those of the plain forms up to rounding. Those with a custom gradient have reverse-mode
+derivatives only.
 """
 
 from collections.abc import Sequence

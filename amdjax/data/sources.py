@@ -25,7 +25,7 @@ class ImageSource(Protocol):
         ...
 
     def read(
-        self, indices: np.ndarray, crop_seed: tuple[int, int] = (0, 0)
+        self, indices: np.ndarray, crop_seed: tuple[int, ...] = (0, 0)
     ) -> tuple[np.ndarray, np.ndarray]:
         """Reads examples.
 
@@ -138,7 +138,7 @@ class StreamedSource:
         return len(self._records)
 
     def read(
-        self, indices: np.ndarray, crop_seed: tuple[int, int] = (0, 0)
+        self, indices: np.ndarray, crop_seed: tuple[int, ...] = (0, 0)
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `ImageSource.read`."""
         images = np.empty([len(indices), *self.image_shape], np.uint8)
@@ -172,7 +172,7 @@ class StreamedSource:
             ) from error
 
     def _decode(
-        self, index: int, example: dict[str, Any], crop_seed: tuple[int, int]
+        self, index: int, example: dict[str, Any], crop_seed: tuple[int, ...]
     ) -> tuple[np.ndarray, int]:
         name = f"{self.name} example {index}"
         if "id" in example:
@@ -207,7 +207,7 @@ class InMemorySource:
         return len(self._labels)
 
     def read(
-        self, indices: np.ndarray, crop_seed: tuple[int, int] = (0, 0)
+        self, indices: np.ndarray, crop_seed: tuple[int, ...] = (0, 0)
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `ImageSource.read`."""
         return self._images[indices], self._labels[indices]
@@ -264,9 +264,7 @@ def read_entries(source: ImageSource) -> tuple[list[str], np.ndarray]:
 
 def num_cpus() -> int:
     """Returns the number of processors that this process may use; a batch system may limit it."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))
 
 
 def _for_all_rows(count: int, action: Callable[[np.ndarray], None], description: str) -> None:

@@ -21,6 +21,7 @@ from amdjax.errors import UserError
 from amdjax.files import local_path
 
 NO_LABEL = -1
+_UNLABELED = 2**32 - 1  # part of the seed: the labelled image of the same index has other crops
 
 
 def add_unlabeled(dataset: Dataset, data: ml_collections.ConfigDict) -> Dataset:
@@ -87,9 +88,9 @@ class _Unlabeled:
         return len(self._source)
 
     def read(
-        self, indices: np.ndarray, crop_seed: tuple[int, int] = (0, 0)
+        self, indices: np.ndarray, crop_seed: tuple[int, ...] = (0, 0)
     ) -> tuple[np.ndarray, np.ndarray]:
-        images, _ = self._source.read(indices, crop_seed)
+        images, _ = self._source.read(indices, (*crop_seed, _UNLABELED))
         return images, np.full(len(images), NO_LABEL, np.int32)
 
     def entries(self, indices: np.ndarray) -> list[tuple[str, int]]:
@@ -106,7 +107,7 @@ class _Joined:
         return len(self._first) + len(self._second)
 
     def read(
-        self, indices: np.ndarray, crop_seed: tuple[int, int] = (0, 0)
+        self, indices: np.ndarray, crop_seed: tuple[int, ...] = (0, 0)
     ) -> tuple[np.ndarray, np.ndarray]:
         parts = [source.read(own, crop_seed) for source, own in self._by_source(indices)]
         order = self._order(indices)

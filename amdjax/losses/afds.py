@@ -4,6 +4,8 @@ Only the distillation, with the sigmoid attention of the common implementation; 
 (pruning) of channels is not included.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,10 @@ from amdjax.losses import functional
 from amdjax.losses.connectors import conv
 
 _EPS = 1e-6  # added to the norm of a channel, as published
+# The published distribution of the initial kernels, Kaiming's for the number of outputs.
+_attention = functools.partial(
+    nn.Dense, kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+)
 
 
 class AttentiveFeature(nn.Module):
@@ -47,9 +53,9 @@ class AttentiveFeature(nn.Module):
                 f"channels and the teacher {channels}: set config.losses.afds.adapter=True, or "
                 "choose a teacher and a student of equal width"
             )
-        hidden = nn.relu(nn.Dense(channels, name="attention_0")(teacher.mean(axis=(1, 2))))
+        hidden = nn.relu(_attention(channels, name="attention_0")(teacher.mean(axis=(1, 2))))
         # The sigmoids divided by their sum, also where all of them are smaller than any float32.
-        rho = nn.softmax(nn.log_sigmoid(nn.Dense(channels, name="attention_1")(hidden)))
+        rho = nn.softmax(nn.log_sigmoid(_attention(channels, name="attention_1")(hidden)))
         student, teacher = (
             x / (functional.safe_norm(x, axis=(1, 2)) + _EPS) for x in (student, teacher)
         )

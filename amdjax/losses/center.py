@@ -10,10 +10,10 @@ from amdjax.losses import functional
 class Center(nn.Module):
     """The squared distance of each embedding from the centre of its class.
 
-    `|x - c_y|^2` for each sample (Eq. 2 without its factor 1/2, as in the common code). In each
-    training step the centres take one step of gradient descent on the mean over the batch,
-    `c_j -= rate * 2 / B * sum_(y = j) (c_j - x)`, independent of the optimiser and of the weight
-    of the loss.
+    `|x - c_y|^2` for each sample (Eq. 2 without its factor 1/2, as in the common code). For each
+    batch, or part of it (`config.accumulate`), the centres take one step of gradient descent on the
+    mean over its B images, `c_j -= rate * 2 / B * sum_(y = j) (c_j - x)`, independent of the
+    optimiser and of the weight of the loss.
 
     Attributes:
       rate: learning rate of the centres.

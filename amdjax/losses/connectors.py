@@ -13,6 +13,10 @@ from amdjax.models.layers import PYTORCH_KERNEL_INIT
 # variance. Biases start at zero.
 conv = functools.partial(nn.Conv, kernel_init=PYTORCH_KERNEL_INIT)
 dense = functools.partial(nn.Dense, kernel_init=PYTORCH_KERNEL_INIT)
+# PyTorch takes the outputs of a transposed convolution for its inputs.
+_transposed_conv = functools.partial(
+    nn.ConvTranspose, kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
+)
 
 
 class BatchStatisticsNorm(nn.Module):
@@ -55,7 +59,7 @@ class Regressor(nn.Module):
         if (height, width) == (2 * to_height, 2 * to_width):
             x = conv(channels, (3, 3), strides=2, padding=1, name="conv")(x)
         elif (2 * height, 2 * width) == (to_height, to_width):
-            x = nn.ConvTranspose(channels, (4, 4), strides=(2, 2), padding="SAME", name="conv")(x)
+            x = _transposed_conv(channels, (4, 4), strides=(2, 2), padding="SAME", name="conv")(x)
         elif height >= to_height and width >= to_width:
             kernel = (1 + height - to_height, 1 + width - to_width)
             x = conv(channels, kernel, padding="VALID", name="conv")(x)

@@ -159,8 +159,7 @@ class ContrastiveRepresentation(nn.Module):
 
         def embed(x: jax.Array, name: str) -> jax.Array:
             x = dense(self.dimension, name=name)(functional.promote_to_float32(x))
-            # The gradient of a row of zeros, of which all units are dead, is that of x / eps.
-            return functional.l2_normalize(x, axis=1, eps=1e-4)
+            return functional.l2_normalize(x, axis=1)
 
         student = embed(student_embedding, "student")
         teacher = embed(jax.lax.stop_gradient(teacher_embedding), "teacher")

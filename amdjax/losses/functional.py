@@ -1,6 +1,6 @@
 """Operations on logits and feature maps that the losses share.
 
-Every function is finite, in value and in gradient, on maps that are all zero.
+Every function is finite on maps that are all zero, and its gradient there is not large.
 """
 
 import itertools
@@ -48,20 +48,24 @@ def clip_cosine(cosine: jax.Array) -> jax.Array:
 
 
 def l2_normalize(x: jax.Array, axis: int | tuple[int, ...], eps: float = 1e-12) -> jax.Array:
-    """Scales x to unit L2 norm over `axis`: `x / max(|x|, eps)`.
+    """Scales x to unit L2 norm over `axis`: `x / |x|`; 0, with gradient 0, where `|x| <= eps`.
+
+    PyTorch's `x / max(|x|, eps)` has the gradient 1 / eps there: 1e12 for one pair of equal
+    embeddings in a batch.
 
     Args:
       x: float array.
       axis: the axes over which the norm is taken.
-      eps: the smallest divisor; a zero vector stays zero.
+      eps: the largest norm that counts as zero.
 
     Returns:
       The scaled array, of x's shape and dtype.
     """
+    square = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
+    is_zero = square <= eps * eps  # false for NaN, which stays
     # Not rsqrt: it is less exact on some platforms, and the losses are small differences of unit
     # vectors.
-    square = jnp.maximum(jnp.sum(jnp.square(x), axis=axis, keepdims=True), eps * eps)
-    return x / jnp.sqrt(square)
+    return jnp.where(is_zero, 0.0, x / jnp.sqrt(jnp.where(is_zero, 1.0, square)))
 
 
 def log_binary(log_p: jax.Array, is_class: jax.Array) -> jax.Array:

@@ -77,6 +77,31 @@ def test_add_unlabeled_takes_the_memory_that_the_data_set_leaves(
     assert dataset.train.arrays()[1].tolist() == [0, 1, 2, 0, 1, 2]
 
 
+def test_random_crops_of_unlabeled_images_are_not_those_of_the_labeled_ones(folder, monkeypatch):
+    monkeypatch.setattr(unlabeled, "StreamedSource", _CropSeeds)
+    dataset = dataclasses.replace(_dataset(), train=_CropSeeds())
+    joined = add_unlabeled(dataset, _settings(folder, memory_gib=0.0)).train
+    seeds = [joined.read(np.array([row]), (5, 1))[0][0] for row in range(11)]
+    assert len({tuple(np.random.SeedSequence(seed).generate_state(4)) for seed in seeds}) == 11
+
+
+class _CropSeeds:
+    """A source of six images, in place of which it returns the seeds of their random crops."""
+
+    image_shape, has_random_crop = (16, 16, 3), True
+
+    def __init__(self, *arguments):
+        pass
+
+    def __len__(self):
+        return 6
+
+    def read(self, indices, crop_seed=(0, 0)):
+        seeds = np.empty(len(indices), object)
+        seeds[:] = [(*crop_seed, int(index)) for index in indices]
+        return seeds, np.zeros(len(indices), np.int32)
+
+
 def test_add_unlabeled_changes_the_fingerprint(folder):
     dataset, data = _dataset(), _settings(folder)
     joined = add_unlabeled(dataset, data)

@@ -124,6 +124,45 @@ def test_contrastive_losses_of_equal_embeddings_are_finite(loss, same_embedding)
         assert np.all(np.isfinite(gradient))
 
 
+def _rkd_of_two_equal_embeddings(student):
+    return losses.rkd_loss(student.at[1].set(student[0]), draw(4, 3, seed=2))
+
+
+def _sp_of_a_zero_feature(student):
+    feature = student.at[0].set(0.0)[:, None, None]
+    return losses.sp_loss(feature, draw(4, 1, 1, 3, seed=2))
+
+
+def _amc_of_a_zero_embedding(student):
+    return losses.amc_loss(student.at[0].set(0.0), jnp.array([0, 0, 1, 1]))
+
+
+def _cosface_of_a_zero_embedding(student):
+    labels, weights = jnp.array([0, 0, 1, 1]), draw(3, 2, seed=2)
+    return losses.cosface_loss(student.at[0].set(0.0), weights, labels).sum()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        _rkd_of_two_equal_embeddings,
+        _sp_of_a_zero_feature,
+        _amc_of_a_zero_embedding,
+        _cosface_of_a_zero_embedding,
+    ],
+)
+def test_one_degenerate_embedding_does_not_dominate_the_gradient(loss):
+    # Vectors that are zero are unit vectors of no direction: their gradient was 1e12.
+    for scale in (1.0, 1e-3):
+        assert np.abs(jax.grad(loss)(scale * draw(4, 3, seed=1))).max() < 100 / scale
+
+
+def test_l2_normalize_keeps_what_is_not_finite():
+    x = jnp.array([[3.0, 4.0], [0.0, 0.0], [jnp.nan, 1.0]])
+    expected = [[0.6, 0.8], [0.0, 0.0], [jnp.nan, jnp.nan]]
+    np.testing.assert_allclose(functional.l2_normalize(x, axis=1), expected, rtol=1e-6)
+
+
 def test_amc_loss_refuses_an_odd_batch():
     with pytest.raises(UserError, match="even batch size, not 5"):
         losses.amc_loss(jnp.ones((5, 3)), jnp.zeros(5, int))

@@ -359,6 +359,17 @@ def test_regressor_maps_to_the_shape_of_the_teacher(size, to, kernel):
     assert variables["params"]["conv"]["kernel"].shape == (*kernel, 3, 5)
 
 
+@pytest.mark.parametrize(("size", "to"), [(8, 4), (4, 8), (4, 4)])
+def test_regressor_starts_from_the_distribution_of_pytorch(size, to):
+    # U(+-1 / sqrt(n)) for n inputs of a convolution, and n outputs of a transposed one.
+    kernel = Regressor((to, to, 64)).init(jax.random.key(0), draw(1, size, size, 32))["params"][
+        "conv"
+    ]["kernel"]
+    bound = (kernel[..., 0].size if to <= size else kernel[..., 0, :].size) ** -0.5
+    np.testing.assert_allclose(np.abs(kernel).max(), bound, rtol=0.01)
+    np.testing.assert_allclose(kernel.std(), bound / np.sqrt(3), rtol=0.02)
+
+
 def test_regressor_refuses_to_enlarge_other_than_twice():
     with pytest.raises(UserError, match="4x4 of the student has no regressor to the teacher's 6x6"):
         Regressor((6, 6, 5)).init(jax.random.key(0), draw(2, 4, 4, 3))

@@ -45,6 +45,13 @@ def test_vid_variance_starts_at_the_published_value():
     np.testing.assert_allclose(params["log_scale"], load("vid")["log_scale"][0], rtol=1e-5)
 
 
+def test_afds_attention_starts_from_the_published_distribution():
+    feature = draw(1, 2, 2, 128)
+    params = AttentiveFeature().init(jax.random.key(0), feature, feature)["params"]
+    for name in ("attention_0", "attention_1"):  # Kaiming normal, by the number of outputs
+        np.testing.assert_allclose(params[name]["kernel"].std(), (2 / 128) ** 0.5, rtol=0.03)
+
+
 def test_afd_value_and_gradient_are_those_of_the_published_code():
     arrays = load("afd")
     prefix = "param_attention_"
