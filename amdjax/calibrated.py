@@ -1,4 +1,4 @@
-"""Trained networks with their calibration temperature, which is fitted on the test split once."""
+"""Trained networks with their calibration temperature, which is fitted once on held-out images."""
 
 import dataclasses
 import functools
@@ -135,12 +135,15 @@ def _fit_all(
 
 
 def _fit(network: TrainedModel, dataset: Dataset) -> float:
-    fit, _ = split_half(len(dataset.test))
-    note(f"{network.name}: fitting the temperature on {len(fit)} test images (once)")
+    """Fits on the validation split, or without one on the half of the test split of the report."""
+    source = dataset.selection
+    fit = split_half(len(source))[0] if dataset.validation is None else np.arange(len(source))
+    split = dataset.selection_split
+    note(f"{network.name}: fitting the temperature on {len(fit)} {split} images (once)")
     logits, labels = [], []
     for start in tqdm(range(0, len(fit), BATCH_SIZE), disable=None, leave=False):
         rows = fit[start : start + BATCH_SIZE]
-        images, classes = dataset.test.read(np.resize(rows, BATCH_SIZE))  # repeated to a full batch
+        images, classes = source.read(np.resize(rows, BATCH_SIZE))  # repeated to a full batch
         logits.append(np.asarray(network.logits(images))[: len(rows)])
         labels.append(classes[: len(rows)])
     return fit_temperature(np.concatenate(logits), np.concatenate(labels))

@@ -45,14 +45,39 @@ _PEER_FAILURES = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "Gloo", "NCCL", "coordinat
 def initialize() -> None:
     """Connects to the other processes, where the environment says that there are any.
 
+    It does so once, and must be called before the first computation with JAX.
+
     It reads JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID, or else the
     variables of Slurm, Open MPI or a TPU slice on Kubernetes. Without them there is one process.
     Under Slurm and Open MPI each process uses one GPU, that of its local task, unless
     JAX_LOCAL_DEVICE_IDS says otherwise.
 
     Raises:
-      UserError: if variables are missing or have wrong values, or there is no device.
+      UserError: if variables are missing or have wrong values, there is no device, or JAX has
+        computed something without the other processes.
     """
+    if jax.distributed.is_initialized():
+        return
+    try:
+        _initialize()
+    except RuntimeError as error:
+        if "before any JAX calls" not in str(error):
+            raise
+        raise UserError(
+            "the environment says that this is one of several processes, but JAX has computed "
+            "something before it could connect to the others: call jax.distributed.initialize() "
+            "first"
+        ) from error
+    check_devices()
+    if process_count() > 1:
+        _warm_up_collectives()
+        # Where the coordinator dies, a thread of JAX's reports it and aborts; tracebacks of all
+        # Python threads would bury the report.
+        faulthandler.disable()
+
+
+def _initialize() -> None:
+    """Calls JAX's function with what the environment says, if there are several processes."""
     environment = os.environ
     # The address alone may come with Slurm's variables.
     if "JAX_NUM_PROCESSES" in environment or "JAX_PROCESS_ID" in environment:
@@ -80,12 +105,6 @@ def initialize() -> None:
         "TPU_WORKER_HOSTNAMES", ""
     ):
         jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
-    check_devices()
-    if process_count() > 1:
-        _warm_up_collectives()
-        # Where the coordinator dies, a thread of JAX's reports it and aborts; tracebacks of all
-        # Python threads would bury the report.
-        faulthandler.disable()
 
 
 def check_devices() -> None:
@@ -125,6 +144,15 @@ def _warm_up_collectives() -> None:
     jax.block_until_ready(jax.jit(jnp.sum)(ones))  # the group of all devices
 
 
+def is_preempted(call: int) -> bool:
+    """Returns whether JAX's preemption service says that all processes stop at this call.
+
+    Args:
+      call: its number, from 1 without gaps; all processes must make the same calls.
+    """
+    return multihost_utils.reached_preemption_sync_point(call)
+
+
 def wait_for_all(name: str) -> None:
     """Waits until all processes have come to the point of this name."""
     if process_count() > 1:
@@ -161,7 +189,7 @@ def check_batch_size(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
         each = "" if parts == 1 else f" in {parts} parts (config.accumulate) each"
         raise UserError(
             f"batch_size={batch_size} cannot be divided among {mesh.size} devices{each}: "
-            f"use a positive multiple of {pieces}"
+            f"use a positive multiple of {pieces}, or, to resume a run, fewer devices"
         )
 
 

@@ -15,7 +15,10 @@ from amdjax.listing import list_registries
 from amdjax.training.run import prepare, run
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Name of a recipe, such as cifar10.py:b, or a file of your own."
+    "config",
+    None,
+    "Name of a recipe, such as cifar10.py:b, or a file of your own. Each setting is a flag: "
+    "--config.methods=kd,at --config.optim.learning_rate=0.05.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of checkpoints, metrics and results; default: runs/CONFIG (-SETUP)."

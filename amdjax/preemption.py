@@ -2,11 +2,10 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
-
-from jax.experimental import multihost_utils
 
 from amdjax import distributed
 
@@ -16,7 +15,8 @@ class Preemption:
 
     A context manager: inside it SIGTERM and the first SIGINT are recorded and have no other effect.
     With several processes JAX's preemption service handles SIGTERM and makes all processes stop
-    after the same step; SIGINT becomes SIGTERM.
+    after the same step; SIGINT becomes SIGTERM. In a thread that is not the main one, which Python
+    does not allow to handle signals, none is recorded.
     """
 
     def __init__(self, check: Callable[[], None] = lambda: None):
@@ -28,6 +28,8 @@ class Preemption:
         self._stop = False
         self._calls, self._agreed = 0, False
         self._previous = {}
+        if threading.current_thread() is not threading.main_thread():
+            return self
         numbers = [signal.SIGINT]
         if distributed.process_count() == 1:
             numbers.append(signal.SIGTERM)
@@ -52,7 +54,7 @@ class Preemption:
             # with numbers that do not start at 1 or have gaps, as steps do, it can be missed.
             self._calls += 1
             # JAX says so once, perhaps after the last step of a run.
-            self._agreed |= multihost_utils.reached_preemption_sync_point(self._calls)
+            self._agreed |= distributed.is_preempted(self._calls)
             return self._agreed
         return self._stop
 

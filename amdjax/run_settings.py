@@ -17,7 +17,7 @@ from amdjax.run_description import RunDescription
 from amdjax.teacher_outputs.stored import open_outputs
 
 # Settings that may change when a run is resumed: its numbers do not depend on them, apart from
-# rounding (whether a teacher's outputs are computed once).
+# rounding (whether a teacher's outputs are computed once, and seeds trained as one program).
 _FREE_SETTINGS = (
     "imports",
     "methods",

@@ -13,7 +13,7 @@ from amdjax.checkpoint import read_network
 from amdjax.checkpoint_files import has_checkpoint
 from amdjax.config import compute_dtype, given_teacher_setting
 from amdjax.data.fingerprint import Fingerprint, check_classes, compare_test_images
-from amdjax.errors import UserError, unknown_name
+from amdjax.errors import UserError, unknown_name, warn
 from amdjax.experiment import TEACHER, TEACHERS, RunIdentity, plan_runs
 from amdjax.imports import import_again
 from amdjax.methods import canonical_method_name
@@ -168,6 +168,8 @@ def restore_student(
 ) -> TrainedModel:
     """Reads a student of a workdir: the first seed of a method that has a checkpoint.
 
+    A warning says if it is not the last student of the config, or if its training is not finished.
+
     Args:
       workdir: of an experiment.
       config: of that experiment.
@@ -177,7 +179,12 @@ def restore_student(
     Raises:
       UserError: if there is no such method, or as `restore`.
     """
-    return restore(workdir / _find_student(workdir, config, method))
+    network = restore(workdir / _find_student(workdir, config, method))
+    if method is None and network.label != (last := _last_students(config)[0]):
+        warn(f"{last} has no checkpoint yet; this is {network.name}")
+    if network.step < (total := network.planned_steps(config.max_steps)):
+        warn(f"{network.name} was trained for {network.step:,} of {total:,} steps so far")
+    return network
 
 
 def restore_given_teacher(config: ml_collections.ConfigDict, data: Fingerprint) -> TrainedModel:
@@ -260,6 +267,15 @@ def restore_all(
         for network in networks
         if network.step < (total := network.planned_steps(config.max_steps))
     ]
+    cut: dict[str, list[str]] = {}
+    for network in networks:
+        if network.step == network.planned_steps(config.max_steps) < network.planned_steps(0):
+            steps = f"{network.step:,} of {network.planned_steps(0):,} steps"
+            cut.setdefault(steps, []).append(network.name)
+    notes += [
+        f"{', '.join(names)}: trained for {steps} (config.max_steps={config.max_steps})"
+        for steps, names in cut.items()
+    ]
     return networks, notes
 
 
@@ -278,12 +294,17 @@ def run_names(workdir: Path, config: ml_collections.ConfigDict) -> list[str]:
     return sorted(names, key=lambda name: (*TEACHERS, name).index(name))
 
 
+def _last_students(config: ml_collections.ConfigDict) -> list[str]:
+    """Returns the labels of the students of a config, the last one first."""
+    return [spec.label for spec in reversed(plan_runs(config)) if not spec.is_teacher]
+
+
 def _find_student(workdir: Path, config: ml_collections.ConfigDict, method: str | None) -> str:
     """Returns the name of the folder that `restore_student` reads."""
     names = run_names(workdir, config)
     labels = {name: read_label(workdir / name) or name for name in names}
     if method is None:
-        wanted = [spec.label for spec in reversed(plan_runs(config)) if not spec.is_teacher]
+        wanted = _last_students(config)
     elif method in names or method in labels.values():
         wanted = [method]
     elif canonical_method_name(method) in labels.values():

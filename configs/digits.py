@@ -1,4 +1,4 @@
-"""Hand-written digits that scikit-learn ships: the whole path in two minutes on two CPU cores.
+"""Hand-written digits that scikit-learn ships: the whole pipeline in two minutes on two CPU cores.
 
 Command: amdjax --config=digits.py --workdir=runs/digits
 Test accuracy (%): teacher 97.2, student without a teacher 96.4, KD 96.7, AMD(g+l) 96.9; on another

@@ -5,8 +5,8 @@
 # It needs bash 5.1 or newer. Paths are relative to the repository's folder. JAX is installed for
 # CPU; for NVIDIA GPUs, once:
 #   bash launch/install.sh requirements.txt && .venv/bin/pip install "jax[cuda13]"
-# SIGTERM and Ctrl-C make all of them save and stop (exit code 75); when one dies, the others are
-# stopped, too. Repeat the command to resume from the last checkpoint.
+# SIGTERM and Ctrl-C make all of them save and stop (exit code 75; before the training 143); when one
+# dies, the others are stopped, too. Repeat the command to resume from the last checkpoint.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -42,7 +42,8 @@ export JAX_COORDINATOR_ADDRESS JAX_NUM_PROCESSES=$count
 
 stopped=75 # the exit code after SIGTERM
 processes=()
-trap 'kill -TERM "${processes[@]}" 2>/dev/null || true' TERM INT
+signal=
+trap 'signal=yes; kill -TERM "${processes[@]}" 2>/dev/null || true' TERM INT
 for ((index = 0; index < count; index++)); do
   gpu=()
   ((${#gpus[@]} == 0)) || gpu=("CUDA_VISIBLE_DEVICES=${gpus[index]}")
@@ -56,7 +57,11 @@ while ((left > 0)); do
   wait -n -p ended 2>/dev/null || code=$?
   [[ $code -le 128 || -n ${ended:-} ]] || continue # a signal came, no process ended
   if ((code != 0 && code != stopped)); then
-    echo "error: a process ended with code $code; the others are stopped" >&2
+    if [[ -n $signal && $code == 1[34]? ]]; then
+      echo "stopped before the training began; repeat the command" >&2
+    else
+      echo "error: a process ended with code $code; the others are stopped" >&2
+    fi
     { kill -KILL "${processes[@]}" && wait; } 2>/dev/null || true
     exit "$code"
   fi

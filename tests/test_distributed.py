@@ -15,12 +15,14 @@ import pytest
 from amdjax import distributed
 from amdjax.checkpoint import wait_for_folder
 from amdjax.errors import UserError
+from amdjax.training.run import run
 from tests.tiny_run import (
     QUICK_COMPILATION,
     command,
     complete_steps,
     finish,
     metrics_lines,
+    tiny_config,
     wait_for_lines,
 )
 
@@ -243,6 +245,17 @@ def test_initialize_refuses_variables_that_do_not_fit(monkeypatch, environment, 
         monkeypatch.setenv(f"JAX_{name}", value)
     with pytest.raises(UserError, match=message):
         distributed.initialize()
+
+
+def test_initialize_names_a_computation_before_it(images, monkeypatch):
+    jax.devices()
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "x:1")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    monkeypatch.setenv("JAX_PROCESS_ID", "1")
+    with pytest.raises(UserError, match=r"one of several processes.*before it could connect"):
+        distributed.initialize()
+    with pytest.raises(UserError, match="one of several processes"):
+        run(tiny_config(images, ("kd",)), "unused")
 
 
 def test_check_devices_names_a_plugin_that_is_not_installed(monkeypatch):

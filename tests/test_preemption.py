@@ -1,11 +1,12 @@
 """Requests to stop are recorded, and polled between two steps."""
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from jax.experimental import multihost_utils
 
 from amdjax import distributed
-from amdjax import preemption as preemption_module
 from amdjax.errors import UserError
 from amdjax.preemption import Preemption
 
@@ -31,9 +32,19 @@ def test_preemption_stops_one_process_at_ctrl_c():
 def test_preemption_stays_requested_after_the_step_that_all_processes_agreed_on(monkeypatch):
     monkeypatch.setattr(distributed, "process_count", lambda: 2)
     reached = "reached_preemption_sync_point"
-    monkeypatch.setattr(preemption_module.multihost_utils, reached, lambda poll: poll == 2)
+    monkeypatch.setattr(multihost_utils, reached, lambda poll: poll == 2)
     with Preemption() as preemption:
         assert [preemption.requested() for _ in range(4)] == [False, True, True, True]
+
+
+def test_preemption_leaves_signals_alone_in_other_threads_than_the_main_one():
+    def use():
+        with Preemption() as preemption:
+            return preemption.requested(), signal.getsignal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(use).result() == (False, before)
 
 
 def test_preemption_ends_the_run_with_the_error_of_its_check():

@@ -147,9 +147,15 @@ def _results(metadata: Metadata) -> str:
     if metadata["temperature"] != 1:
         text += (
             f". This file has the temperature {metadata['temperature']:.4g}, which minimises the "
-            "NLL of half of the test split"
+            f"NLL of {_fitted_on(metadata)}"
         )
     return text + "."
+
+
+def _fitted_on(metadata: Metadata) -> str:
+    """Returns the images on which a temperature is fitted, in words."""
+    has_validation = "validation" in metadata["data"]["num_images"]
+    return "the validation split" if has_validation else "half of the test split"
 
 
 def _quantised(evaluations: dict[str, Evaluation]) -> str:

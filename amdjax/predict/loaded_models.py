@@ -37,9 +37,10 @@ def load_models(
 ) -> LoadedModels:
     """Reads a student and its teacher from a workdir, and calibrates them.
 
-    The temperatures are fitted on the same half of the test split as in the report. They are stored
-    in the workdir with a digest of the network's variables, so that later calls do not need the
-    data. A network whose temperature cannot be fitted is not calibrated, and stderr says so.
+    The temperatures are fitted on the validation split, or without one on the same half of the test
+    split as in the report. They are stored in the workdir with a digest of the network's variables,
+    so that later calls do not need the data. A network whose temperature cannot be fitted is not
+    calibrated, and stderr says so.
 
     Args:
       workdir: of an experiment.

@@ -1,4 +1,4 @@
-"""The files of a report: a self-contained HTML page, figures as PNG, numbers as JSON and CSV."""
+"""The files of a report: a self-contained page, its figures, and its numbers in other formats."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ from amdjax.report.class_scores import accuracy_csv, confusion_csv
 from amdjax.report.figures import FigureSpec, create_sections, figure_style
 from amdjax.report.report_data import ReportData
 from amdjax.report.summary import MethodSummary
-from amdjax.report.table import create_table, describe_methods
+from amdjax.report.table import create_table, describe_methods, table_csv, table_latex
 
 _CSS_PIXELS = 96  # per inch, in a browser
 
@@ -30,7 +30,10 @@ class _Image(NamedTuple):
 
 
 def write_report(report: ReportData, summaries: list[MethodSummary], folder: Path) -> Path:
-    """Writes `index.html`, `report.json`, `classes.csv`, `confusion.csv` and the figures as PNG.
+    """Writes `index.html`, its figures as PNG, and its numbers as JSON, CSV and LaTeX.
+
+    The files of numbers are `report.json`, `table.csv`, `table.tex`, `classes.csv` and
+    `confusion.csv`.
 
     Args:
       report: its contents.
@@ -66,10 +69,11 @@ def _write(report: ReportData, summaries: list[MethodSummary], folder: Path) -> 
         lstrip_blocks=True,
     )
     environment.filters["code"] = _code
+    table = create_table(by_method, len(report.labels), report.unknown) if summaries else None
     page = environment.get_template("page.html").render(
         report=report,
         summaries=by_method,
-        table=create_table(by_method, len(report.labels), report.unknown) if summaries else None,
+        table=table,
         methods=describe_methods(report),
         config=json.dumps(report.config, indent=2),
         sections=sections,
@@ -77,6 +81,9 @@ def _write(report: ReportData, summaries: list[MethodSummary], folder: Path) -> 
     )
     numbers = json.dumps(to_json(report, summaries), indent=2)
     write_atomically(folder / "report.json", numbers + "\n")
+    if table:
+        write_atomically(folder / "table.csv", table_csv(table))
+        write_atomically(folder / "table.tex", table_latex(table))
     classes = {method: summary.classes for method, summary in by_method.items()}
     accuracy = accuracy_csv(classes, report.labels, report.class_names)
     write_atomically(folder / "classes.csv", accuracy)

@@ -87,11 +87,12 @@ class MethodSummary:
       parameters: `count_prediction_parameters`.
       flops: of one image's forward pass; 0 if unknown.
       images_per_s: of the forward pass.
-      scores: "top1", "top5", "nll", "ece", "v_measure", "homogeneity", "completeness" (of the
-        predicted against the true classes), "temperature", "ece_before", "ece_after",
-        "nll_before", "nll_after" (see `TemperatureScaling`), "geodesic_intra", "geodesic_inter"
-        (mean distance of two embeddings of one class and of two classes, in degrees; left out if
-        there are no such pairs), and those of `evaluate_open_set`.
+      scores: "top1", "best" (the highest of all evaluations on the test split), "top5", "nll",
+        "ece", "v_measure", "homogeneity", "completeness" (of the predicted against the true
+        classes), "temperature", "ece_before", "ece_after", "nll_before", "nll_after" (see
+        `TemperatureScaling`), "geodesic_intra", "geodesic_inter" (mean distance of two embeddings
+        of one class and of two classes, in degrees; left out if there are no such pairs), and those
+        of `evaluate_open_set`.
       similarity: layer -> mean `map_cosine` with the teacher's map.
       am_distance: layer -> mean AM loss to the teacher.
       angles: layer -> mean `map_angles`, in degrees.
@@ -266,8 +267,20 @@ def _scores(network: ModelResult, labels: np.ndarray, sample: np.ndarray) -> dic
             for name, pairs in zip(names, distances, strict=True)
             if pairs.size
         },
+        **_best_accuracy(network),
         **network.open_set,
     }
+
+
+def _best_accuracy(network: ModelResult) -> dict[str, float]:
+    """Returns the highest accuracy of the evaluations of a training on the test split, if any."""
+    accuracies = {
+        split: [line["accuracy"] for line in network.curve if line["split"] == split]
+        for split in ("test", "validation")
+    }
+    if accuracies["validation"] or not accuracies["test"]:
+        return {}
+    return {"best": max(accuracies["test"])}
 
 
 def _evaluate(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

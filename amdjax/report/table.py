@@ -1,7 +1,11 @@
 """The table of a report: its cells and notes."""
 
+import csv
+import io
 import math
 from typing import NamedTuple
+
+from tabulate import tabulate
 
 from amdjax.comparison import baseline_of
 from amdjax.experiment import EARLY_TEACHER, TEACHER
@@ -38,6 +42,7 @@ class _Column(NamedTuple):
 
 _COLUMNS = {
     "top1": _Column("top-1\n(%)", 2, 100.0, 1),
+    "best": _Column("best\ntop-1 (%)", 2, 100.0, 1),
     "top5": _Column("top-5\n(%)", 2, 100.0, 1),
     "nll": _Column("NLL\n(nats)", 3, 1.0, -1),
     "ece": _Column("ECE\n(%)", 2, 100.0, -1),
@@ -77,6 +82,8 @@ def create_table(summaries: dict[str, MethodSummary], examples: int, unknown: st
         compared.append("p\n(Holm)")
     headings = ("method", "model", "seeds", _COLUMNS["top1"].heading, *compared)
     columns = _COLUMNS | (_OPEN_SET_COLUMNS if unknown else {})
+    if not (has_best := any("best" in summary.scores for summary in summaries.values())):
+        columns = {name: column for name, column in columns.items() if name != "best"}
     headings += tuple(column.heading for name, column in columns.items() if name != "top1")
     headings += ("para-\nmeters", "FLOPs", "images/s")
     best = _best(summaries, columns)
@@ -99,7 +106,29 @@ def create_table(summaries: dict[str, MethodSummary], examples: int, unknown: st
         comparison = _comparison(summary, examples)[: len(compared)]
         seeds = Cell(str(len(summary.seeds)))
         rows.append((Cell(method), Cell(summary.model), seeds, first, *comparison, *others, *cost))
-    return Table(headings, tuple(rows), _notes(summaries, examples, unknown, bool(best)))
+    return Table(headings, tuple(rows), _notes(summaries, examples, unknown, bool(best), has_best))
+
+
+def table_csv(table: Table) -> str:
+    """Returns a table as CSV, with its headings in the first row."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_one_line(heading) for heading in table.headings)
+    writer.writerows([cell.text for cell in row] for row in table.rows)
+    return text.getvalue()
+
+
+def table_latex(table: Table) -> str:
+    """Returns a table for LaTeX with the package booktabs."""
+    rows = [[cell.text for cell in row] for row in table.rows]
+    headings = [_one_line(heading) for heading in table.headings]
+    align = ("left", "left", *("right",) * (len(headings) - 2))
+    text = tabulate(rows, headings, "latex_booktabs", disable_numparse=True, colalign=align)
+    return text.replace("±", "$\\pm$").replace("−", "$-$").replace("–", "--") + "\n"
+
+
+def _one_line(heading: str) -> str:
+    return heading.replace("-\n", "").replace("\n", " ")
 
 
 def _baselines(summaries: dict[str, MethodSummary]) -> set[str]:
@@ -163,7 +192,11 @@ def describe_methods(report: ReportData) -> dict[str, str]:
 
 
 def _notes(
-    summaries: dict[str, MethodSummary], examples: int, unknown: str, has_best: bool
+    summaries: dict[str, MethodSummary],
+    examples: int,
+    unknown: str,
+    has_bold: bool,
+    has_best_epochs: bool,
 ) -> tuple[str, ...]:
     notes = [
         "Test split, last checkpoint. ECE: 15 bins. V-measure, homogeneity and completeness "
@@ -177,6 +210,11 @@ def _notes(
         f"One test image is {100 / examples:.2g} points of top-1; the standard error of top-1 due "
         f"to the choice of the test images is about {error:.2g} points."
     )
+    if has_best_epochs:
+        notes.append(
+            "Best top-1: the highest of all evaluations during the training, which papers often "
+            "report; it is chosen on the test split and so too high, the more evaluations the more."
+        )
     if unknown:
         notes.append(
             f"AUROC and FPR95 (false-positive rate at a true-positive rate of 95 %): the test "
@@ -186,8 +224,10 @@ def _notes(
         )
     if any(len(summary.seeds) > 1 for summary in summaries.values()):
         notes.append("With several seeds: mean ± standard deviation (n − 1).")
-    if has_best:
-        notes.append("Bold: best student.")
+    if has_bold:
+        notes.append(
+            "Bold: the best mean of the students, whether it differs significantly or not."
+        )
     if len(_baselines(summaries)) > 1:
         default = baseline_of(name for name, summary in summaries.items() if not summary.is_teacher)
         notes.append(
@@ -196,8 +236,8 @@ def _notes(
         )
     if any(summary.t_test for summary in summaries.values()):
         notes.append(
-            "p (t): paired t-test over the seeds, for the difference due to training; undefined "
-            "if the difference is the same for all seeds."
+            "p (t): paired t-test over the seeds of the students, which have one teacher; "
+            "undefined if the difference is the same for all seeds."
         )
     if any(summary.mcnemar for summary in summaries.values()):
         notes.append(

@@ -25,6 +25,7 @@ from amdjax.teacher_outputs.stored import StoredOutputs
 from amdjax.training.ignored_settings import ignored_settings
 from amdjax.training.inputs import Inputs
 from amdjax.training.preflight_warnings import (
+    long_ramp_warnings,
     seen_validation_warnings,
     small_data_warnings,
     teacher_warnings,
@@ -53,6 +54,7 @@ def print_plan(
     note(*ignored_settings(config, specs, overridden), *_same_start(config, specs))
     warn(*unlabeled_warnings(config.data))
     warn(*small_data_warnings(config, [len(inputs.data_of(spec).train) for spec in specs]))
+    warn(*long_ramp_warnings(config, specs))
     if inputs.teacher is not None:
         for source in teacher_sources(config.teacher):
             warn(*teacher_warnings(config, source))

@@ -41,6 +41,26 @@ def small_data_warnings(config: ml_collections.ConfigDict, sizes: Iterable[int])
     return warnings
 
 
+def long_ramp_warnings(config: ml_collections.ConfigDict, specs: Sequence[RunSpec]) -> list[str]:
+    """Returns a warning for each loss whose weight is still rising when the training ends.
+
+    Args:
+      config: of the experiment.
+      specs: its runs.
+    """
+    methods: dict[tuple[str, float], list[str]] = {}
+    for spec in specs:
+        for loss, settings in spec.losses.items():
+            if settings["weight"] and settings["ramp_up_epochs"] > config.epochs:
+                methods.setdefault((loss, settings["ramp_up_epochs"]), []).append(spec.label)
+    return [
+        f"config.losses.{loss}.ramp_up_epochs={length:g} of {', '.join(dict.fromkeys(labels))} is "
+        f"longer than the {config.epochs} epochs of the training, so the loss never has its full "
+        "weight; scale it with config.epochs"
+        for (loss, length), labels in methods.items()
+    ]
+
+
 def unlabeled_warnings(data: ml_collections.ConfigDict) -> list[str]:
     """Returns a warning if images without labels may be those of another split, else none.
 

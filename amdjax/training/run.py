@@ -106,6 +106,7 @@ def _plan(config: ml_collections.ConfigDict) -> tuple[list[RunSpec], DatasetSpec
     apply_imports(config)
     validate(config)
     specs = plan_runs(config)
+    distributed.initialize()
     mesh = distributed.make_mesh()
     distributed.check_batch_size(config.batch_size, mesh, config.accumulate)
     check_settings(config, specs)

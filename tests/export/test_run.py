@@ -23,7 +23,7 @@ from amdjax.export.formats import FORMATS, PLATFORMS
 from amdjax.export.run import random_images
 from amdjax.export.student import read_student
 from amdjax.predict.loaded_models import load_models
-from amdjax.trained import load_run
+from amdjax.trained import TrainedModel, load_run
 from amdjax.training.results import RunResult
 from amdjax.training.results_file import RESULTS_FILE, write_results
 from amdjax.workdir import DataPaths
@@ -288,6 +288,14 @@ def test_export_makes_no_folder_before_the_network_is_read(workdir, tmp_path):
     assert not (tmp_path / "new").exists()
     export(workdir, "flax", tmp_path / "new" / "s.msgpack", method="KD")
     assert (tmp_path / "new" / "s.msgpack").exists()
+
+
+def test_export_of_an_unfinished_training_says_so(workdir, tmp_path, monkeypatch, capsys):
+    export(workdir, "flax", tmp_path / "finished.msgpack")
+    assert "steps so far" not in capsys.readouterr().err
+    monkeypatch.setattr(TrainedModel, "planned_steps", lambda self, max_steps: 1000)
+    export(workdir, "flax", tmp_path / "stopped.msgpack")
+    assert re.search(r"warning: kd was trained for \d+ of 1,000 steps", capsys.readouterr().err)
 
 
 def test_export_without_a_checkpoint_says_so(workdir, tmp_path):

@@ -90,6 +90,22 @@ def test_multiprocess_reports_mistakes_in_one_line(print_environment, words, mes
     assert len(err.splitlines()) == 1
 
 
+def test_multiprocess_says_that_it_was_stopped_before_the_training(tmp_path, start_process):
+    started, python = tmp_path / "started", tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\n[ "$1" = -m ] || exec {sys.executable} "$@"\n'
+        f'echo "$JAX_PROCESS_ID" >> {started}\nexec sleep 60\n'
+    )
+    python.chmod(0o755)
+    environment = {"AMDJAX_PYTHON": str(python), "CUDA_VISIBLE_DEVICES": ""}
+    job = start_process([*SCRIPT, "2", "--config=digits.py"], **environment)
+    wait_for_lines(started, 2, job)
+    job.send_signal(signal.SIGTERM)
+    _, err = job.communicate(timeout=60)
+    assert err == "stopped before the training began; repeat the command\n"
+    assert job.returncode == 128 + signal.SIGTERM
+
+
 @pytest.mark.slow
 def test_multiprocess_ends_all_after_a_death_and_saves_after_sigterm(
     images, tmp_path, start_process

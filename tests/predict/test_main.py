@@ -292,9 +292,10 @@ def test_load_models_finds_the_student(workdir, tmp_path, capsys):
     def loaded(method: str | None = None) -> list[str]:
         return [one.name for one in load_models(changed, method).models]
 
+    assert loaded() == ["at-seed3", "teacher"] and "warning" not in capsys.readouterr().err
+    change(changed / "config.json", methods=["kd", "at", "sp"])
     assert loaded() == ["at-seed3", "teacher"]
-    change(changed / "config.json", methods=["kd", "at", "sp"])  # sp has no checkpoint yet
-    assert loaded() == ["at-seed3", "teacher"]
+    assert "warning: sp has no checkpoint yet; this is at-seed3" in capsys.readouterr().err
     assert loaded("kd") == loaded("KD") == ["kd", "teacher"]
     assert loaded("at") == loaded("at-seed3") == ["at-seed3", "teacher"]
     assert loaded("teacher") == ["teacher"]

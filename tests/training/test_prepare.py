@@ -9,7 +9,11 @@ from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
 from amdjax.run_settings import describe_run
 from amdjax.training.inputs import load_inputs
-from amdjax.training.preflight_warnings import seen_validation_warnings, small_data_warnings
+from amdjax.training.preflight_warnings import (
+    long_ramp_warnings,
+    seen_validation_warnings,
+    small_data_warnings,
+)
 from amdjax.training.run import prepare
 from amdjax.weight_sources import describe_source
 from tests.tiny_run import command, finish, tiny_config
@@ -80,6 +84,21 @@ def test_small_data_warnings_names_boundaries_that_are_not_reached(images):
     assert line.startswith("config.optim.boundaries 2, 7 are not reached in 2 epochs")
     config.max_steps = 3
     assert small_data_warnings(config, [64, 32]) == []
+
+
+def test_long_ramp_warnings_names_losses_that_never_have_their_weight(images):
+    config = tiny_config(images, ("kd", "dkd", "dkd_ls"))
+    config.epochs = 20
+    assert long_ramp_warnings(config, plan_runs(config)) == []
+    config.epochs = 8
+    (line,) = long_ramp_warnings(config, plan_runs(config))
+    assert "losses.dkd.ramp_up_epochs=20 of dkd, dkd_ls is longer than the 8 epochs" in line
+    config.methods = ("kd",)
+    config.losses.kd.ramp_up_epochs = 9
+    assert (
+        "config.losses.kd.ramp_up_epochs=9 of kd"
+        in long_ramp_warnings(config, plan_runs(config))[0]
+    )
 
 
 def test_small_data_warnings_names_images_that_do_not_fill_a_batch(images):

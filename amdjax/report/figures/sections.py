@@ -157,8 +157,9 @@ def _calibration(report: ReportData, summaries: style.Summaries) -> _Content:
             f"Calibration error before and after temperature scaling of {_methods(summaries)}.",
             "The temperature T minimises the negative log-likelihood on a random half of the test "
             f"split. The calibration errors are measured on the other half, {held_out:,} images "
-            "(ECE is larger for fewer images). T > 1 means that the network is overconfident, "
-            f"T < 1 that it is underconfident.{_over_seeds(summaries)}",
+            "(for few images ECE is too high on average). T > 1 makes the probabilities softer, "
+            "T < 1 sharper; the ECE may rise, since T minimises the likelihood's negative "
+            f"logarithm and not the ECE.{_over_seeds(summaries)}",
             functools.partial(calibration.temperature_scaling, report, summaries),
         ),
     ), ()
@@ -169,7 +170,7 @@ def _embedding(report: ReportData, summaries: style.Summaries) -> _Content:
     classes = len(set(report.labels[examples].tolist()))
     points = (
         f"The same {len(examples)} test images for every network, coloured by class, with the "
-        "class number at the median of each class"
+        "class number at the median of each class, unless two would overlap"
     )
     if classes < len(report.class_names):
         points += f" ({classes} of {len(report.class_names)} classes)"
@@ -239,7 +240,8 @@ def _activation(report: ReportData, summaries: style.Summaries) -> _Content:
                 "Grad-CAM",
                 f"Grad-CAM for {grid}, at {_levels(report)}.",
                 f"Grad-CAM of the predicted class for {images}. Left: true class and index of the "
-                f"image. Below each map: predicted class; ✗ marks errors.{_first_seeds(summaries)}",
+                "image. Below each map: predicted class; ✗ marks errors. A map without colours is "
+                f"zero.{_first_seeds(summaries)}",
                 functools.partial(activation.grad_cams, report),
             ),
         ]
@@ -356,7 +358,8 @@ def _training(report: ReportData, summaries: style.Summaries) -> _Content:
                 "Accuracy against AM loss",
                 "Test accuracy of each student against its AM loss to the teacher's maps.",
                 "Accuracy against the AM loss on the test split, averaged over the levels, "
-                f"{_am_settings(report)}; one marker for each run (Figure 6 of the AMD paper).",
+                f"{_am_settings(report)}; one marker for each run (Figure 6 of the AMD paper). The "
+                "axis is logarithmic where the losses differ by more than a factor of ten.",
                 functools.partial(training.am_against_accuracy, report, summaries),
             )
         )
@@ -378,7 +381,8 @@ def _sweeps(report: ReportData, summaries: style.Summaries) -> _Content:
             f"Accuracy against {key}",
             f"Test accuracy for each value of {key}.",
             f"Accuracy on the test split for each value of {key}; methods that do not use this "
-            f"setting are shown for comparison.{_over_seeds(summaries)}",
+            "setting are shown for comparison. The best value here is chosen on the test split."
+            f"{_over_seeds(summaries)}",
             functools.partial(
                 sweeps.curves if sweeps.is_numeric(report, key) else sweeps.bars,
                 report,

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -90,32 +90,35 @@ def figure_style() -> Iterator[None]:
 
 
 def method_styles(report: ReportData) -> dict[str, MethodStyle]:
+    """Returns the style of each method with its swept value."""
+    return styles_of({network.label: network.is_teacher for network in report.first_seeds})
+
+
+def styles_of(methods: Mapping[str, bool]) -> dict[str, MethodStyle]:
     """Returns the style of each method.
 
     Teachers have the colour of text, some common methods fixed colours, and the other methods the
     remaining colours in turn.
+
+    Args:
+      methods: name -> whether it is a teacher.
     """
     styles: dict[str, MethodStyle] = {}
-    networks = report.first_seeds
-    fixed = {
-        network.label: _FIXED.index(network.label)
-        for network in networks
-        if network.label in _FIXED
-    }
+    fixed = {name: _FIXED.index(name) for name in methods if name in _FIXED}
     free = (rank for rank in itertools.count() if rank not in fixed.values())
     teachers = itertools.count()
-    for network in networks:
-        if network.is_teacher:
+    for name, is_teacher in methods.items():
+        if is_teacher:
             turn = next(teachers) % len(_LINES)
-            styles[network.label] = MethodStyle(INK, _LINES[turn], "P*"[turn % 2])
+            styles[name] = MethodStyle(INK, _LINES[turn], "P*"[turn % 2])
         else:
-            rank = fixed[network.label] if network.label in fixed else next(free)
+            rank = fixed[name] if name in fixed else next(free)
             # Lines of the same colour differ in their dashes, and so do consecutive methods, whose
             # lines may cover each other.
             turn = (rank + rank // CYCLE) % _TURNS + _TURNS * (rank // (CYCLE * _TURNS))
             turn %= len(_LINES)
             color = _COLORS[rank % CYCLE]
-            styles[network.label] = MethodStyle(color, _LINES[turn], _MARKERS[turn])
+            styles[name] = MethodStyle(color, _LINES[turn], _MARKERS[turn])
     return styles
 
 

@@ -36,24 +36,26 @@ def curves(report: ReportData, summaries: style.Summaries, key: str) -> Figure:
       seeds, and a horizontal line for each other method; if there are many of these, only for the
       teachers and the baseline.
     """
-    styles, networks = style.method_styles(report), swept_networks(report, key)
+    networks, references = swept_networks(report, key), _not_swept(report)
+    swept = dict.fromkeys(network.method for network in networks.values())
+    # By method: the values of one have one colour.
+    teachers = {name: summaries[name].is_teacher for name in references}
+    styles = style.styles_of(dict.fromkeys(swept, False) | teachers)
     figure = Figure(figsize=(8.0, 4.4))
     axes = figure.subplots()
-    for method in dict.fromkeys(network.method for network in networks.values()):
+    for method in swept:
         points = [network for network in networks.values() if network.method == method]
         points.sort(key=lambda network: network.sweep_value)
-        first = styles[points[0].label]
         means, stds = zip(*(_accuracy(summaries[network.label]) for network in points), strict=True)
         axes.errorbar(
             [network.sweep_value for network in points],
             means,
             yerr=stds,
-            color=first.color,
-            marker=first.marker,
+            color=styles[method].color,
+            marker=styles[method].marker,
             capsize=3,
             label=method,
         )
-    references = _not_swept(report)
     if len(references) > _MAX_REFERENCES:
         baseline = baseline_of(
             name for name, summary in summaries.items() if not summary.is_teacher

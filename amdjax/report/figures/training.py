@@ -172,7 +172,11 @@ def am_against_accuracy(report: ReportData, summaries: style.Summaries) -> Figur
             linestyle="none",
         )
     axes.set(xlabel="AM loss to the teacher's maps", ylabel="test accuracy (%)")
-    axes.ticklabel_format(axis="x", style="sci", scilimits=(0, 0), useMathText=True)
+    losses = np.concatenate([x for x, _ in points.values()])
+    if 0 < 10 * losses.min() < losses.max():  # one method would squeeze the others together
+        axes.set_xscale("log")
+    else:
+        axes.ticklabel_format(axis="x", style="sci", scilimits=(0, 0), useMathText=True)
     axes.margins(0.12)
     style.add_legend(figure, report, list(points), with_marker=True)
     return figure
