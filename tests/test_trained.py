@@ -110,6 +110,20 @@ def test_restore_all_reports_missing_networks(workdir, tmp_path):
     assert all(len(sentence.splitlines()) == 1 for sentence in missing)
 
 
+def test_restore_all_says_that_max_steps_ended_the_training(workdir, tmp_path):
+    there = copy(workdir, tmp_path / "run")
+    config = read_config(there)
+    steps = read_run(there / "kd").length.steps(64)
+    change(there / "config.json", max_steps=steps)
+    for name in ("teacher", "kd"):
+        change_settings(there / name, epochs=50)
+    _, notes = restore_all(there, read_config(there), read_run(there / "kd").data)
+    assert len(notes) == 1, notes
+    assert notes[0].startswith("teacher, kd: trained for ")
+    assert notes[0].endswith(f" steps (config.max_steps={steps})")
+    assert config.max_steps == 0
+
+
 def test_restore_all_prefers_an_imported_teacher(workdir, tmp_path):
     there = copy(workdir, tmp_path / "run")
     config = read_config(there)

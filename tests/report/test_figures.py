@@ -512,6 +512,36 @@ def test_sweep_figures_contain_the_methods_of_their_sweep():
     assert labels == ["kd", *(f"amd_g-terms={terms}" for terms in ("A", "P", "N", "A+P+N"))]
 
 
+def test_sweep_curves_of_one_method_have_one_colour_that_no_other_has():
+    values = [("amd_g", "losses.am.margin", margin) for margin in (1.1, 1.35, 1.5)]
+    report = fake_report((("scratch", "", None), ("kd", "", None), *values), examples=20)
+    with style.figure_style():
+        axes = sweeps.curves(report, _summaries(report), "losses.am.margin").axes[0]
+    handles, names = axes.get_legend_handles_labels()
+    assert sorted(names) == ["amd_g", "kd", "scratch", "teacher"]
+    colors = {
+        name: handle.lines[0].get_color() if name == "amd_g" else handle.get_color()
+        for handle, name in zip(handles, names, strict=True)
+    }
+    assert len(set(colors.values())) == 4
+    fixed = style.styles_of({"amd_g": False})
+    assert colors["amd_g"] == fixed["amd_g"].color  # as in every report
+
+
+@pytest.mark.parametrize(("largest", "scale"), [(9e-5, "linear"), (2e-4, "log")])
+def test_axis_of_the_am_loss_is_logarithmic_for_losses_of_several_magnitudes(largest, scale):
+    report = fake_report(examples=20)
+    networks = list(report.networks)
+    for i, network in enumerate(networks):
+        loss = largest if i == len(networks) - 1 else 1e-5
+        distances = dict.fromkeys(network.am_distance, loss)
+        networks[i] = dataclasses.replace(network, am_distance=distances)
+    report = dataclasses.replace(report, networks=tuple(networks))
+    with style.figure_style():
+        figure = training.am_against_accuracy(report, _summaries(report))
+    assert figure.axes[0].get_xscale() == scale
+
+
 def test_sweep_curves_of_many_methods_show_teacher_and_baseline_only():
     report = fake_report((*METHODS, ("amd_g", "losses.am.weight", 1.0)), examples=20)
     with style.figure_style():

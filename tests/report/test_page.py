@@ -127,6 +127,18 @@ def test_table_compares_methods_with_the_baseline(written):
     assert "McNemar" in notes and "t-test" not in notes and "several seeds" not in notes
 
 
+def test_table_files_have_the_cells_of_the_page(written):
+    summaries = _summaries(written.report)
+    table = create_table(summaries, len(written.report.labels))
+    headings, *rows = csv.reader((written.folder / "table.csv").read_text().splitlines())
+    assert headings[3] == "top-1 (%)" and "parameters" in headings and "completeness" in headings
+    assert rows == [[cell.text for cell in row] for row in table.rows]
+    latex = (written.folder / "table.tex").read_text()
+    assert latex.startswith("\\begin{tabular}{ll") and "\\toprule" in latex
+    assert latex.isascii()
+    assert all(summary.model.replace("_", "\\_") in latex for summary in summaries.values())
+
+
 def test_table_adjusts_the_p_values_of_several_tests(written):
     one = _summaries(written.report)
     other = dataclasses.replace(one["amd_gl"], method="at", t_test=None, mcnemar=None)

@@ -89,6 +89,19 @@ def test_summarize_gives_the_results_of_the_run(trained):
             np.testing.assert_allclose(row.scores[ours].mean, final[theirs], rtol=1e-5, atol=1e-6)
 
 
+def test_best_accuracy_is_that_of_the_evaluations_on_the_test_split():
+    def scores(*lines):
+        curve = [{"split": split, "accuracy": accuracy} for split, accuracy in lines]
+        return summarize(_report(dataclasses.replace(_result("kd", _noisy(0)), curve=curve)))[
+            0
+        ].scores
+
+    evaluations = (("train", 0.9), ("test", 0.5), ("test", 0.75), ("test", 0.25))
+    assert scores(*evaluations)["best"].mean == 0.75
+    assert "best" not in scores(*evaluations[:1])
+    assert "best" not in scores(("validation", 0.8), ("test", 0.5))  # the test split is seen once
+
+
 def test_temperature_scaling_is_evaluated_on_the_held_out_half():
     logits = 3.0 * REFERENCE["logits"]
     scaling = temperature_scaling(logits, LABELS)

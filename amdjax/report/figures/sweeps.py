@@ -63,7 +63,11 @@ def curves(report: ReportData, summaries: style.Summaries, key: str) -> Figure:
         references = [name for name in references if summaries[name].is_teacher or name == baseline]
     for method in references:
         color, (mean, std) = styles[method].color, _accuracy(summaries[method])
-        axes.axhline(mean, color=color, linestyle=(0, (4, 2)), label=method)
+        # Solid lines are the swept methods; several others may have one colour.
+        line = styles[method].linestyle
+        axes.axhline(
+            mean, color=color, linestyle=(0, (4, 2)) if line == "-" else line, label=method
+        )
         if std:
             axes.axhspan(mean - std, mean + std, color=color, alpha=0.15, lw=0)
     values = [network.sweep_value for network in networks.values()]
