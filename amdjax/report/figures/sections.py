@@ -158,8 +158,8 @@ def _calibration(report: ReportData, summaries: style.Summaries) -> _Content:
             "The temperature T minimises the negative log-likelihood on a random half of the test "
             f"split. The calibration errors are measured on the other half, {held_out:,} images "
             "(for few images ECE is too high on average). T > 1 makes the probabilities softer, "
-            "T < 1 sharper; the ECE may rise, since T minimises the likelihood's negative "
-            f"logarithm and not the ECE.{_over_seeds(summaries)}",
+            "T < 1 sharper; the ECE may rise, since T does not minimise it."
+            f"{_over_seeds(summaries)}",
             functools.partial(calibration.temperature_scaling, report, summaries),
         ),
     ), ()
