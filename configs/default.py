@@ -74,9 +74,10 @@ def get_config(*, imports: Sequence[str] = ()) -> ml_collections.ConfigDict:
     # `amdjax-teacher-outputs` writes: logits, embedding and attention maps, for images that are not
     # changed by more than flips.
     config.teacher.outputs = ""
-    # Computes its outputs once for each training image, where that is exact, apart from rounding, and saves time: not
-    # with crops, noise or mixed images, nor for losses that read more than logits, embedding and
-    # attention maps, nor for more than another `data.memory_gib`. False: in every step.
+    # Computes its outputs once for each training image, where that is exact, apart from rounding,
+    # and saves time: not with crops, noise or mixed images, nor for losses that read more than
+    # logits, embedding and attention maps, nor for more than another `data.memory_gib`. False: in
+    # every step.
     config.teacher.cached = True
     config.teacher.early_fraction = 0.25  # of the epochs, after which the teacher of eskd stops
     config.teacher.learning_rate = 0.0  # of its training; 0: that of `optim`
