@@ -1,9 +1,9 @@
 """Batches as pure functions of the step: there is no iterator state to save.
 
 The order of epoch e is a permutation that depends only on `(seed, e)`, and on NumPy, whose
-generators may change with a version. It is cut into global
-batches, of which each process reads a part of the rows. So the global batches do not depend on
-the number of processes, and a run resumes at step k by reading batch k.
+generators may change with a version. It is cut into global batches, of which each process reads a
+part of the rows. So the global batches do not depend on the number of processes, and a run resumes
+at step k by reading batch k.
 """
 
 import dataclasses

@@ -31,8 +31,8 @@ class ImageSource(Protocol):
 
         Args:
           indices: integers [n] in 0..len(self) - 1.
-          crop_seed: seed and epoch. With the index of an example they determine its random crop;
-            sources without random crops ignore them.
+          crop_seed: seed and epoch, for some sources more. With the index of an example they
+            determine its random crop; sources without random crops ignore them.
 
         Returns:
           Images, uint8 [n,H,W,3], and labels, int32 [n].

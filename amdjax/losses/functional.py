@@ -13,6 +13,7 @@ from amdjax import cpu
 from amdjax.errors import UserError
 
 COSINE_EPS = 1e-7  # the published distance of a clipped cosine from -1 and 1
+_ZERO_NORM = 1e-12  # the largest norm that counts as that of a vector of zeros
 _TINY = 1e-30  # below the square of any float32 norm of interest, above float32's underflow
 
 
@@ -47,22 +48,21 @@ def clip_cosine(cosine: jax.Array) -> jax.Array:
     return jnp.clip(cosine, -1.0 + COSINE_EPS, 1.0 - COSINE_EPS)
 
 
-def l2_normalize(x: jax.Array, axis: int | tuple[int, ...], eps: float = 1e-12) -> jax.Array:
-    """Scales x to unit L2 norm over `axis`: `x / |x|`; 0, with gradient 0, where `|x| <= eps`.
+def l2_normalize(x: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
+    """Scales x to unit L2 norm over `axis`: `x / |x|`; 0, with gradient 0, where `|x| <= 1e-12`.
 
-    PyTorch's `x / max(|x|, eps)` has the gradient 1 / eps there: 1e12 for one pair of equal
+    PyTorch's `x / max(|x|, 1e-12)` has the gradient 1e12 there, such as for one pair of equal
     embeddings in a batch.
 
     Args:
       x: float array.
       axis: the axes over which the norm is taken.
-      eps: the largest norm that counts as zero.
 
     Returns:
       The scaled array, of x's shape and dtype.
     """
     square = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
-    is_zero = square <= eps * eps  # false for NaN, which stays
+    is_zero = square <= _ZERO_NORM**2  # false for NaN, which stays
     # Not rsqrt: it is less exact on some platforms, and the losses are small differences of unit
     # vectors.
     return jnp.where(is_zero, 0.0, x / jnp.sqrt(jnp.where(is_zero, 1.0, square)))

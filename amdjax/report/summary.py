@@ -118,6 +118,11 @@ class MethodSummary:
     t_test: Comparison | None
     mcnemar: McNemar | None
 
+    @property
+    def test(self) -> Comparison | McNemar | None:
+        """The test against the baseline, `t_test` or `mcnemar`."""
+        return self.t_test or self.mcnemar
+
     def to_json(self) -> dict:
         """Returns the summary for `json.dumps`, without `classes`; undefined values are None."""
         summary = dataclasses.asdict(self)

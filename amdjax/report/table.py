@@ -133,14 +133,13 @@ def _one_line(heading: str) -> str:
 
 def _baselines(summaries: dict[str, MethodSummary]) -> set[str]:
     """Returns the methods that others are compared with."""
-    tests = (summary.t_test or summary.mcnemar for summary in summaries.values())
-    return {test.baseline for test in tests if test}
+    return {summary.test.baseline for summary in summaries.values() if summary.test}
 
 
 def _count_tests(summaries: dict[str, MethodSummary]) -> int:
     """Returns the number of tests that have a p-value."""
-    tests = (summary.t_test or summary.mcnemar for summary in summaries.values())
-    return sum(test is not None and not math.isnan(test.p_value) for test in tests)
+    tests = [summary.test for summary in summaries.values() if summary.test]
+    return sum(not math.isnan(test.p_value) for test in tests)
 
 
 def _best(summaries: dict[str, MethodSummary], columns: dict[str, _Column]) -> dict[str, float]:
@@ -159,7 +158,7 @@ def _best(summaries: dict[str, MethodSummary], columns: dict[str, _Column]) -> d
 
 def _comparison(summary: MethodSummary, examples: int) -> tuple[Cell, Cell, Cell]:
     """Returns the difference of the accuracies, p with a letter for the test, and adjusted p."""
-    test = summary.t_test or summary.mcnemar
+    test = summary.test
     if test is None:
         return _EMPTY, _EMPTY, _EMPTY
     if isinstance(test, McNemar):
