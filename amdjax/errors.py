@@ -22,7 +22,13 @@ class UserError(ValueError):
     """
 
 
-def unknown_name(kind: str, name: object, known: Iterable[str], cutoff: float = 0.5) -> UserError:
+class UnknownNameError(UserError):
+    """A name that is not in a registry."""
+
+
+def unknown_name(
+    kind: str, name: object, known: Iterable[str], cutoff: float = 0.5
+) -> UnknownNameError:
     """Returns the error for a name that is not in a registry.
 
     Args:
@@ -32,12 +38,12 @@ def unknown_name(kind: str, name: object, known: Iterable[str], cutoff: float = 
       cutoff: how similar a name must be to be suggested, see `difflib.get_close_matches`.
 
     Returns:
-      A `UserError` with the most similar names, or with all of them if none is similar.
+      The error with the most similar names, or with all of them if none is similar.
     """
     known = sorted(known)
     near = difflib.get_close_matches(str(name), known, n=3, cutoff=cutoff)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
-    return UserError(f"unknown {kind} {name!r}; {hint}")
+    return UnknownNameError(f"unknown {kind} {name!r}; {hint}")
 
 
 def first_names(names: Sequence[str]) -> str:

@@ -58,11 +58,11 @@ class TrainedModel(RunIdentity):
     model: str
     teacher: str
     data: Fingerprint | None
-    predictor: Predictor
-    variables: dict
+    predictor: Predictor = dataclasses.field(repr=False)
+    variables: dict = dataclasses.field(repr=False)
     step: int
     length: TrainingLength | None
-    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     imports: tuple[str, ...] = ()
     teacher_checkpoints: tuple[Mapping[str, Any], ...] = ()
 

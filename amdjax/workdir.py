@@ -11,7 +11,7 @@ import ml_collections
 from amdjax.config import flatten_settings, validate
 from amdjax.configs import default
 from amdjax.data import Dataset, load_dataset
-from amdjax.errors import UserError, note
+from amdjax.errors import UnknownNameError, UserError, note
 from amdjax.experiment import plan_runs
 from amdjax.files import local_path, write_atomically
 from amdjax.imports import import_again, imported_files
@@ -79,6 +79,11 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
         config.update(flax.traverse_util.unflatten_dict(kept, sep="."))
         validate(config)
         plan_runs(config)
+    except UnknownNameError as error:
+        raise UserError(
+            f"{path}: {error}; if a module of yours registers that name, repeat the run's command "
+            "with --config.imports=MODULE"
+        ) from error
     except UserError:
         raise
     except (OSError, ValueError, TypeError, AttributeError) as error:  # no file, JSON or config

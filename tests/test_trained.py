@@ -204,6 +204,8 @@ def test_load_run_reads_a_network_without_its_data(workdir):
     assert (network.method, network.label, network.seed, network.teacher) == (
         *("kd", "kd", 0, "teacher"),
     )
+    assert repr(network).startswith("TrainedModel(method='kd', seed=0")
+    assert "array" not in repr(network)  # a notebook shows it at the end of a cell
     assert network.logits(np.zeros((2, 16, 16, 3), np.uint8)).shape == (2, 4)
     for shape, dtype in (
         ((2, 16, 16, 3), np.float32),

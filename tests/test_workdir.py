@@ -40,6 +40,12 @@ def test_read_config_leaves_out_unknown_settings_with_a_note(workdir, tmp_path, 
     assert "has unknown settings: data.q, dtypf" in capsys.readouterr().err
 
 
+def test_read_config_says_how_to_name_the_module_of_an_unknown_method(workdir, tmp_path):
+    change(copy(workdir, tmp_path / "run") / "config.json", methods=["kd", "mine_in_a_notebook"])
+    with pytest.raises(UserError, match=r"'mine_in_a_notebook'.*--config\.imports=MODULE$"):
+        read_config(tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
