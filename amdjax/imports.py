@@ -17,6 +17,8 @@ from amdjax.losses import default_losses
 from amdjax.registry import registering_files
 
 _IMPORTLIB = Path(importlib.__file__)
+# name -> (spec, digest of the code) of a module as it was imported: a reload makes another spec.
+_IMPORTED: dict[str, tuple[Any, str | None]] = {}
 
 
 def search_folders(folders: Iterable[Path]) -> None:
@@ -53,6 +55,9 @@ def import_modules(names: Sequence[str], subject: str = "config.imports") -> Non
             importlib.import_module(name)
         except Exception as error:  # a module may raise anything
             raise UserError(f"{subject}: {_reason(name, error)}") from error
+        spec = sys.modules[name].__spec__
+        if name not in _IMPORTED or _IMPORTED[name][0] is not spec:
+            _IMPORTED[name] = (spec, _read_digest(name))
 
 
 def apply_imports(config: ml_collections.ConfigDict) -> None:
@@ -90,17 +95,36 @@ def imported_files(names: Iterable[str]) -> dict[str, str]:
     return {name: getattr(sys.modules.get(name), "__file__", None) or "" for name in names}
 
 
-def code_digests(files: Mapping[str, str]) -> dict[str, str]:
-    """Returns name -> digest of the code of imported modules.
+def code_digests(names: Iterable[str]) -> dict[str, str]:
+    """Returns name -> digest of the code of modules, as they were imported.
 
     Args:
-      files: from `imported_files`; those that cannot be read are left out.
+      names: of the modules; those that are not imported, or have no file, are left out.
     """
-    digests = {}
-    for name, file in files.items():
-        with contextlib.suppress(OSError):
-            digests[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
-    return digests
+    digests = {name: _IMPORTED[name][1] for name in names if name in _IMPORTED}
+    return {name: digest for name, digest in digests.items() if digest}
+
+
+def outdated(names: Iterable[str]) -> list[str]:
+    """Returns a sentence for each module whose file has changed since it was imported.
+
+    Args:
+      names: of imported modules.
+    """
+    return [
+        f"{file} has changed since this process imported it, and the former code is used; restart "
+        f"the process, or the kernel of a notebook, or call importlib.reload({name})"
+        for name, file in imported_files(names).items()
+        if code_digests((name,)).get(name) not in (None, _read_digest(name))
+    ]
+
+
+def _read_digest(name: str) -> str | None:
+    """Returns the digest of the file of an imported module; None if it cannot be read."""
+    with contextlib.suppress(OSError):
+        code = Path(imported_files((name,))[name]).read_bytes()
+        return hashlib.sha256(code).hexdigest()[:16]
+    return None
 
 
 def import_again(files: Mapping[str, str], folder: Path) -> None:

@@ -13,7 +13,7 @@ from amdjax.data.fingerprint import Fingerprint, check_classes, check_images
 from amdjax.errors import UserError, first_names
 from amdjax.experiment import RunSpec
 from amdjax.files import local_path
-from amdjax.imports import code_digests, imported_files
+from amdjax.imports import code_digests
 from amdjax.run_description import RUN_FILE, RunDescription, read_run
 from amdjax.run_settings import run_settings
 from amdjax.workdir import OLD_RUN_FILE, old_workdir
@@ -124,7 +124,7 @@ def changed_code(folders: Iterable[Path]) -> list[str]:
         run = _read_started(folder)
         if run is None:
             continue
-        current = code_digests(imported_files(run.imports))
+        current = code_digests(run.imports)
         for name, digest in run.code.items():
             if current.get(name, digest) != digest:
                 changed.setdefault(name, []).append(folder.name)

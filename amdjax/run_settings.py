@@ -60,7 +60,6 @@ def describe_run(
       data: fingerprint of its data.
       teacher_checkpoints: the checkpoints of the teacher that the config gives, see `GivenTeacher`.
     """
-    imports = imported_files(config.imports)
     return RunDescription(
         method=spec.method,
         seed=spec.seed,
@@ -69,8 +68,8 @@ def describe_run(
         settings=run_settings(config, spec),
         sweep_key=spec.sweep_key,
         sweep_value=spec.sweep_value,
-        imports=imports,
-        code=code_digests(imports),
+        imports=imported_files(config.imports),
+        code=code_digests(config.imports),
         teacher_checkpoints=tuple(teacher_checkpoints) if spec.teacher is not None else (),
     )
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import json
 import sys
 
@@ -18,7 +19,7 @@ from amdjax.data.policies import AUGMENTATIONS
 from amdjax.data.splits import known_labels
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
-from amdjax.imports import import_modules, unrecorded
+from amdjax.imports import import_modules, outdated, unrecorded
 from amdjax.listing import list_registries
 from amdjax.losses import LOSSES
 from amdjax.methods import METHODS
@@ -581,6 +582,17 @@ def nothing(keys, images, strength=1.0):
     for registry, name in ((LOSSES, "gap"), (METHODS, "gap_only"), (AUGMENTATIONS, "nothing")):
         del registry[name]  # as in another process
     check_resumable(default.get_config(), spec, folder / "run")
+
+
+def test_a_module_that_has_changed_since_it_was_imported_is_reported(folder):
+    default.get_config(imports=("lab",))
+    assert outdated(("lab",)) == []
+    (folder / "lab.py").write_text(LAB.replace("scale=1.0", "scale=20.0"))
+    (sentence,) = outdated(("lab",))
+    assert sentence.startswith(f"{folder / 'lab.py'} has changed since this process imported it")
+    importlib.reload(sys.modules["lab"])
+    assert default.get_config(imports=("lab",)).losses.gap.scale == 20.0
+    assert outdated(("lab",)) == []
 
 
 def test_registrations_without_imports_are_reported():

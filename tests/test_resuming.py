@@ -1,9 +1,11 @@
 """A run is resumed with the settings, the teacher and the data with which it was started."""
 
 import dataclasses
+import importlib
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,7 +133,10 @@ def test_changed_code_names_the_module_and_its_runs(tmp_path, monkeypatch):
         folder.mkdir()
         _start(config, plan_runs(config)[-1], folder)
     assert changed_code([*folders, tmp_path / "new"]) == []
-    module.write_text("POWER = 4\n")
+    module.write_text("POWER = 16\n")
+    assert changed_code(folders) == []  # this process has the former code
+    importlib.reload(sys.modules["code_that_changes"])
+    default.get_config(imports=("code_that_changes",))
     (sentence,) = changed_code(folders)
     assert sentence.startswith("the code of code_that_changes has changed since these runs were")
     assert "started: kd, at; they continue with the new code" in sentence

@@ -11,7 +11,7 @@ from amdjax.data import Dataset
 from amdjax.errors import note, warn
 from amdjax.experiment import RunSpec
 from amdjax.files import local_path
-from amdjax.imports import unrecorded
+from amdjax.imports import outdated, unrecorded
 from amdjax.models import (
     Model,
     abstract_variables,
@@ -52,6 +52,7 @@ def print_plan(
     """
     note(*inputs.changes, *unrecorded(config))
     note(*ignored_settings(config, specs, overridden), *_same_start(config, specs))
+    warn(*outdated(config.imports))
     warn(*unlabeled_warnings(config.data))
     warn(*small_data_warnings(config, [len(inputs.data_of(spec).train) for spec in specs]))
     warn(*long_ramp_warnings(config, specs))
