@@ -56,7 +56,8 @@ class RunSpec(RunIdentity):
         `config.seed`.
       model: name of the network that is trained, see `canonical_model_name`.
       losses: name -> settings, for `build_objective`.
-      teacher: name of the run that trains the teacher; None where no loss reads one.
+      teacher: that the losses read: `TEACHER`, which the config may give in place of a run of that
+        name, or `EARLY_TEACHER`; None where no loss reads one.
       epoch_fraction: fraction of `config.epochs` to train; the schedules still span all epochs.
     """
 
@@ -210,14 +211,14 @@ def _student(
     teacher = None
     if objective.needs_teacher:
         teacher = EARLY_TEACHER if needs_early_teacher(method) else TEACHER
-    if (hard := objective.hard_label_losses) and config.mix.name != "none":
+    if (unmixable := objective.unmixable_losses) and config.mix.name != "none":
         hints = [
             f", or config.losses.{name}.pair_labels to predicted"
-            for name in hard
+            for name in unmixable
             if "pair_labels" in losses[name]
         ]
         raise UserError(
-            f"{method}: {' and '.join(hard)} needs class labels and cannot use the mixed labels of "
+            f"{method}: {' and '.join(unmixable)} cannot be computed for the mixed images of "
             f"config.mix.name={config.mix.name!r}; set it to none{''.join(hints)}"
         )
     if config.data.unlabeled:

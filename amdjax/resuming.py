@@ -14,9 +14,14 @@ from amdjax.errors import UserError, first_names
 from amdjax.experiment import RunSpec
 from amdjax.files import local_path
 from amdjax.imports import code_digests
-from amdjax.run_description import RUN_FILE, RunDescription, read_run
+from amdjax.run_description import (
+    OLD_RUN_FILE,
+    RUN_FILE,
+    RunDescription,
+    old_workdir,
+    read_run,
+)
 from amdjax.run_settings import run_settings
-from amdjax.workdir import OLD_RUN_FILE, old_workdir
 
 
 def check_resumable(config: ml_collections.ConfigDict, spec: RunSpec, folder: Path) -> None:

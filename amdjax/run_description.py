@@ -17,6 +17,7 @@ from amdjax.files import write_atomically
 from amdjax.models import canonical_model_name
 
 RUN_FILE = "run.json"
+OLD_RUN_FILE = "recipe.json"  # of version 0.1
 _SECTIONS = ("augment", "data", "losses")  # of the settings; every run has them
 
 
@@ -49,7 +50,7 @@ class RunDescription(RunIdentity):
     """The recorded description of a run: its identity, its data, and its settings.
 
     Attributes:
-      teacher: name of the run that trains its teacher; None where no loss reads one.
+      teacher: see `RunSpec`.
       data: fingerprint of its data.
       settings: those that its numbers depend on, as JSON values. All runs have a "model",
         "losses", "augment", "data", a "dtype" and what `TrainingLength` reads; a setting that
@@ -181,8 +182,16 @@ def read_run(folder: Path) -> RunDescription:
     """
     if (description := read_saved_run(folder)) is not None:
         return description
+    path = folder / RUN_FILE
+    if not path.exists():
+        if (folder / OLD_RUN_FILE).exists():
+            raise old_workdir(folder)
+        raise UserError(
+            f"{folder} has no {RUN_FILE}, and no checkpoint that describes its run; copy the whole "
+            "folder of the run"
+        )
     try:
-        values = json.loads((folder / RUN_FILE).read_bytes())
+        values = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise _damaged(folder, str(error)) from error
     return RunDescription.from_dict(values, folder)
@@ -204,6 +213,14 @@ def read_label(folder: Path) -> str | None:
         return read_run(folder).label
     except UserError:
         return None
+
+
+def old_workdir(folder: Path) -> UserError:
+    """Returns the error of a workdir, or a folder in it, that version 0.1 has written."""
+    return UserError(
+        f"{folder} was written by amdjax 0.1, whose runs this version cannot resume: finish them "
+        "with that version, or choose another --workdir"
+    )
 
 
 def with_tuples(value: Any) -> Any:

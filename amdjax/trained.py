@@ -25,10 +25,16 @@ from amdjax.predictor import (
     trained_predicting_losses,
 )
 from amdjax.pretrained import create_teacher, load_given_teacher, teacher_name
-from amdjax.run_description import RUN_FILE, TrainingLength, read_label, read_run
+from amdjax.run_description import (
+    OLD_RUN_FILE,
+    RUN_FILE,
+    TrainingLength,
+    old_workdir,
+    read_label,
+    read_run,
+)
 from amdjax.run_settings import teacher_settings
 from amdjax.weight_sources import check_variables, count_classes, find_source
-from amdjax.workdir import OLD_RUN_FILE, old_workdir
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

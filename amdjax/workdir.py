@@ -15,9 +15,8 @@ from amdjax.errors import UnknownNameError, UserError, note
 from amdjax.experiment import plan_runs
 from amdjax.files import local_path, write_atomically
 from amdjax.imports import import_again, imported_files
-from amdjax.run_description import RUN_FILE, with_tuples
+from amdjax.run_description import OLD_RUN_FILE, RUN_FILE, old_workdir, with_tuples
 
-OLD_RUN_FILE = "recipe.json"  # of version 0.1
 _CONFIG_FILE = "config.json"
 
 
@@ -93,14 +92,6 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     if unknown:
         note(f"{path} has unknown settings: {', '.join(unknown)}")
     return config
-
-
-def old_workdir(folder: Path) -> UserError:
-    """Returns the error of a workdir, or a folder in it, that version 0.1 has written."""
-    return UserError(
-        f"{folder} was written by amdjax 0.1, whose runs this version cannot resume: finish them "
-        "with that version, or choose another --workdir"
-    )
 
 
 def load_data_again(data: ml_collections.ConfigDict) -> Dataset:

@@ -148,7 +148,14 @@ def test_restore_all_prefers_an_imported_teacher(workdir, tmp_path):
         (lambda folder: (folder / "run.json").write_text("{"), "run.json is damaged"),
         (lambda folder: (folder / "run.json").write_text("{}"), "run.json is damaged"),
         (lambda folder: (folder / "run.json").write_bytes(b"\xff"), "run.json is damaged"),
-        (lambda folder: (folder / "run.json").unlink(), "run.json is damaged"),
+        (
+            lambda folder: (folder / "run.json").unlink(),
+            r"has no run\.json, and no checkpoint that describes its run; copy the whole folder",
+        ),
+        (
+            lambda folder: (folder / "run.json").rename(folder / "recipe.json"),
+            r"was written by amdjax 0\.1",
+        ),
         (lambda folder: change(folder / "run.json", settings={}), "run.json is damaged"),
         (lambda folder: change(folder / "run.json", data=None), "run.json is damaged"),
     ],

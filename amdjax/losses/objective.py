@@ -235,10 +235,10 @@ class Objective:
         )
 
     @property
-    def hard_label_losses(self) -> tuple[str, ...]:
-        """Names of the losses that cannot use class probabilities as labels."""
+    def unmixable_losses(self) -> tuple[str, ...]:
+        """Names of the losses that cannot be computed for a batch of mixed images."""
         return tuple(
-            term.name for term in self.terms if term.spec.needs_hard_labels(term.selection)
+            term.name for term in self.terms if term.spec.refuses_mixed_batches(term.selection)
         )
 
     @property

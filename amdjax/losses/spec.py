@@ -182,8 +182,10 @@ class LossSpec:
         """Whether the loss is a linen module."""
         return inspect.isclass(self.function)
 
-    def needs_hard_labels(self, selection: Mapping[str, Any]) -> bool:
-        """Returns whether the loss cannot use class probabilities as labels.
+    def refuses_mixed_batches(self, selection: Mapping[str, Any]) -> bool:
+        """Returns whether the loss cannot be computed for a batch of mixed images.
+
+        It reads classes, not probabilities, or the second view of the images, which is not mixed.
 
         Args:
           selection: as for `calls`.

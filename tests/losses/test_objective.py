@@ -118,7 +118,7 @@ def test_loss_spec_properties_are_those_of_the_table():
     properties = {
         name: (
             spec.needs_teacher,
-            spec.needs_hard_labels({}),
+            spec.refuses_mixed_batches({}),
             not spec.uncacheable_inputs,
             spec.whole_batch,
             spec.has_variables,
@@ -293,7 +293,7 @@ def test_user_loss_is_applied_and_has_a_gradient(inputs, register):
     )
     objective = build_objective({"ce": {}, "confident_mse": {"scale": 3.0}})
     assert objective.needs_teacher
-    assert objective.hard_label_losses == ("confident_mse",)
+    assert objective.unmixable_losses == ("confident_mse",)
     assert objective.uncacheable_losses == ()
     assert losses.default_losses().confident_mse.to_dict() == {
         "weight": 0.5,
@@ -509,15 +509,15 @@ def test_build_objective_refuses_two_losses_with_predictions():
 def test_objective_names_losses_by_requirement():
     combinable = {name: {} for name, spec in LOSSES.items() if spec.logits_fn is None}
     objective = build_objective(combinable)
-    hard = {"center", "amc", "contrastive", "dkd", "nkd", "rld", "wkd_l", "crd"}
-    hard |= {"ce_strong", "mlkd"}
-    assert set(objective.hard_label_losses) == hard
+    unmixable = {"center", "amc", "contrastive", "dkd", "nkd", "rld", "wkd_l", "crd"}
+    unmixable |= {"ce_strong", "mlkd"}
+    assert set(objective.unmixable_losses) == unmixable
     uncacheable = {"ft", "fitnet", "nst", "vid", "afd", "afds", "sp", "ab", "fsp", "ft_factor"}
     uncacheable |= {"reviewkd", "wkd_f", "wkd_l", "mlkd"}
     assert set(objective.uncacheable_losses) == uncacheable
     assert objective.attention_features == STAGES
-    assert build_objective({"amc": {"pair_labels": "predicted"}}).hard_label_losses == ()
-    assert build_objective({"arcface": {}}).hard_label_losses == ("arcface",)
+    assert build_objective({"amc": {"pair_labels": "predicted"}}).unmixable_losses == ()
+    assert build_objective({"arcface": {}}).unmixable_losses == ("arcface",)
     chosen = {"at": {"features": ("stage3", "stage1")}, "am": {"features": ("stage1",)}}
     assert build_objective(chosen).attention_features == ("stage1", "stage3")
     assert build_objective({"ce": {}, "kd": {}}).attention_features == ()
