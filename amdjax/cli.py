@@ -17,7 +17,7 @@ from ml_collections.config_flags.config_flags import (
 )
 
 from amdjax import cpu, distributed
-from amdjax.config import check_complete
+from amdjax.config import check_complete, paths_of
 from amdjax.data.load import prepared_folder
 from amdjax.errors import (
     UserError,
@@ -168,10 +168,7 @@ def _folders_in_use() -> list[Path]:
     folders = [values.get("workdir") or "runs", prepared_folder("")]
     folders += [values.get(key) for key in ("data_dir", "data_folder")]
     if isinstance(config := values.get("config"), ConfigDict):
-        data, teacher = config.get("data", {}), config.get("teacher", {})
-        folders += [data.get(key) for key in ("data_dir", "folder", "unlabeled", "unknown")]
-        folders += [config.get("init_from"), *teacher.get("ensemble", ())]
-        folders += [teacher.get(key) for key in ("checkpoint", "outputs")]
+        folders += paths_of(config)
     # Path.expanduser raises an error where the user has no home folder.
     return [Path(os.path.expanduser(str(folder))) for folder in folders if folder]  # noqa: PTH111
 

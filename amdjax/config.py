@@ -16,6 +16,17 @@ from amdjax.ranges import AT_LEAST_0, POSITIVE, SEED, check_loss_ranges, check_r
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
+# Settings that are paths, or in case of the ensemble several, by their dotted names.
+PATH_SETTINGS = (
+    "data.data_dir",
+    "data.folder",
+    "data.unlabeled",
+    "data.unknown",
+    "init_from",
+    "teacher.checkpoint",
+    "teacher.ensemble",
+    "teacher.outputs",
+)
 _GIVEN_TEACHERS = ("checkpoint", "ensemble", "outputs")  # settings of config.teacher
 
 
@@ -130,6 +141,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
         if isinstance(epoch, bool) or not isinstance(epoch, int | float):
             raise UserError(f"config.optim.boundaries must be numbers of epochs, not {epoch!r}")
         check_range("config.optim.boundaries", epoch, AT_LEAST_0)
+
+
+def paths_of(config: ml_collections.ConfigDict) -> list[str]:
+    """Returns the files and folders that a config names: the values of `PATH_SETTINGS`."""
+    settings = flat_settings(config)
+    values = [settings.get(name) for name in PATH_SETTINGS]
+    lists = ([value] if isinstance(value, str) else value or () for value in values)
+    return [path for paths in lists for path in paths if path]
 
 
 def flat_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import ml_collections
 
 from amdjax import __version__, distributed
-from amdjax.config import flat_settings
+from amdjax.config import PATH_SETTINGS, flat_settings
 from amdjax.data import DATASETS
 from amdjax.data.augment import create_augment, create_strong_augment
 from amdjax.data.mixing import create_mix
@@ -22,17 +22,7 @@ from amdjax.training.network_checks import check_networks
 from amdjax.training.optimizer import create_optimizer
 from amdjax.training.trackers import check_trackers
 
-# Settings by their dotted names: paths, which each process may have under another name; and what
-# does not concern the other processes.
-_PATHS = (
-    "data.folder",
-    "data.unlabeled",
-    "data.unknown",
-    "init_from",
-    "teacher.checkpoint",
-    "teacher.outputs",
-)
-_OF_PROCESS = ("data.data_dir", "trackers")
+_OF_PROCESS = ("data.data_dir", "trackers")  # settings that do not concern the other processes
 
 
 def check_same_settings(config: ml_collections.ConfigDict) -> None:
@@ -47,11 +37,12 @@ def check_same_settings(config: ml_collections.ConfigDict) -> None:
       UserError: in all processes, naming those that differ from the first one.
     """
     settings = flat_settings(config)
-    settings |= {name: bool(settings[name]) for name in _PATHS}
-    settings["teacher.ensemble"] = len(settings["teacher.ensemble"])
+    for name in PATH_SETTINGS:  # another process may have the same files under other names
+        value = settings[name]
+        settings[name] = bool(value) if isinstance(value, str) else len(value)
     compared = {name: settings[name] for name in settings if name not in _OF_PROCESS}
-    value = json.dumps([__version__, compared], sort_keys=True, default=str)
-    if differing := distributed.differing_processes(value):
+    text = json.dumps([__version__, compared], sort_keys=True, default=str)
+    if differing := distributed.differing_processes(text):
         raise UserError(
             f"process {', '.join(map(str, differing))} has different settings, or a different "
             "version of amdjax, from process 0; start all with the same flags, in the same "
