@@ -11,8 +11,8 @@ from amdjax.checkpoint_files import checkpoint_digest, newest_checkpoint
 from amdjax.config import default_settings, disabling_setting, flatten_settings
 from amdjax.data.fingerprint import Fingerprint
 from amdjax.data.policies import policy_names
-from amdjax.experiment import EARLY_TEACHER
 from amdjax.losses import LOSSES
+from amdjax.methods import EARLY_TEACHER
 from amdjax.trained import TrainedModel
 
 _BASELINE = "kd"

@@ -11,13 +11,16 @@ from amdjax.config import given_teacher_setting
 from amdjax.errors import UserError, unknown_name
 from amdjax.losses import LOSSES, Objective, build_objective
 from amdjax.losses.spec import SCHEDULE
-from amdjax.methods import canonical_method_name, method_losses, needs_early_teacher
+from amdjax.methods import (
+    EARLY_TEACHER,
+    TEACHER,
+    TEACHERS,
+    canonical_method_name,
+    method_losses,
+    needs_early_teacher,
+)
 from amdjax.models import canonical_model_name
 from amdjax.ranges import check_loss_ranges
-
-TEACHER = "teacher"
-EARLY_TEACHER = "teacher_early"
-TEACHERS = (TEACHER, EARLY_TEACHER)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +28,7 @@ class RunIdentity:
     """Identity of a run: method, seed and swept value.
 
     Attributes:
-      method: a student's method, or "teacher" or "teacher_early".
+      method: a student's method, or one of `TEACHERS`.
       seed: of all random numbers.
       sweep_key: `config.sweep.key`, "losses.am.margin", where it concerns the method; else "".
       sweep_value: the value of that setting.

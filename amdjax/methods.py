@@ -25,7 +25,11 @@ class Method(NamedTuple):
 
 
 # Folders of a workdir that are not those of students.
-_RESERVED = ("teacher", "teacher_early", "report")
+TEACHER = "teacher"
+EARLY_TEACHER = "teacher_early"
+TEACHERS = (TEACHER, EARLY_TEACHER)
+REPORT_FOLDER = "report"
+_RESERVED = (*TEACHERS, REPORT_FOLDER)
 
 _UNIT = {"weight": 1.0}
 _GLOBAL = {"global_weight": 1.0}

@@ -10,8 +10,8 @@ import ml_collections
 
 from amdjax import distributed
 from amdjax.data.augment import normalize
-from amdjax.losses import LOSSES, Objective, build_objective
-from amdjax.losses.objective import is_computed
+from amdjax.losses import LOSSES, Objective
+from amdjax.losses.objective import build_prediction_rule, is_computed
 from amdjax.models import Model, Outputs, count_parameters
 
 # Names of running statistics in the "state" of losses, as in `models.layers.BatchNorm`.
@@ -27,13 +27,13 @@ class Predictor:
 
     Attributes:
       network: without its variables.
-      objective: of cross-entropy and the `predicting_losses`; its `predict` is the prediction rule.
+      rule: the objective of the `predicting_losses` alone, whose `predict` is the prediction rule.
       mean: of each channel of the images, on the scale 0 to 1.
       std: of each channel of the images, on the scale 0 to 1.
     """
 
     network: Model
-    objective: Objective
+    rule: Objective
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -59,8 +59,8 @@ class Predictor:
             with variables defines the prediction.
         """
         if "losses" not in variables:
-            return self.objective.predict
-        return functools.partial(self.objective.predict, variables=variables["losses"])
+            return self.rule.predict
+        return functools.partial(self.rule.predict, variables=variables["losses"])
 
 
 def create_predictor(
@@ -75,10 +75,9 @@ def create_predictor(
       augment: `config.augment`, of which mean and standard deviation are read.
       losses: name -> settings; the `predicting_losses` count.
     """
-    rules = {name: losses[name] for name in predicting_losses(losses)}
     return Predictor(
         network,
-        build_objective({"ce": {}, **rules}),
+        build_prediction_rule({name: losses[name] for name in predicting_losses(losses)}),
         tuple(map(float, augment.mean)),
         tuple(map(float, augment.std)),
     )

@@ -10,8 +10,9 @@ import ml_collections
 from amdjax.config import flat_settings
 from amdjax.data.fingerprint import Fingerprint
 from amdjax.data.policies import AUGMENTATIONS, policy_names
-from amdjax.experiment import EARLY_TEACHER, RunSpec, optim_of
+from amdjax.experiment import RunSpec, optim_of
 from amdjax.imports import code_digests, imported_files
+from amdjax.methods import EARLY_TEACHER
 from amdjax.pretrained import teacher_name, teacher_sources
 from amdjax.run_description import RunDescription
 from amdjax.teacher_outputs.stored import open_outputs

@@ -14,9 +14,9 @@ from amdjax.checkpoint_files import has_checkpoint
 from amdjax.config import compute_dtype, given_teacher_setting
 from amdjax.data.fingerprint import Fingerprint, check_classes, compare_test_images
 from amdjax.errors import UserError, unknown_name, warn
-from amdjax.experiment import TEACHER, TEACHERS, RunIdentity, plan_runs
+from amdjax.experiment import RunIdentity, plan_runs
 from amdjax.imports import import_again
-from amdjax.methods import canonical_method_name
+from amdjax.methods import TEACHER, TEACHERS, canonical_method_name
 from amdjax.models import create_model
 from amdjax.predictor import (
     Predictor,

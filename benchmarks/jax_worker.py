@@ -13,7 +13,8 @@ import numpy as np
 from amdjax import cpu, distributed
 from amdjax.configs import default
 from amdjax.data import Dataset, InMemorySource
-from amdjax.experiment import TEACHER, RunSpec
+from amdjax.experiment import RunSpec
+from amdjax.methods import TEACHER
 from amdjax.models import Model, Outputs, count_parameters, init_variables
 from amdjax.training.evaluation import compiled_eval_step
 from amdjax.training.step_runner import RunSteps, StepRunner

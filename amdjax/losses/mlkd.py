@@ -76,5 +76,7 @@ def _fraction_up_to_median(values: jax.Array) -> jax.Array:
 
 def _square_distance(student: jax.Array, teacher: jax.Array) -> jax.Array:
     """Returns `|X X^T - Y Y^T|^2` of matrices [n,m]."""
-    products = (jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST) for x in (student, teacher))
-    return jnp.sum(jnp.square(next(products) - next(products)))
+    ours, theirs = (
+        jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST) for x in (student, teacher)
+    )
+    return jnp.sum(jnp.square(ours - theirs))

@@ -397,6 +397,15 @@ def build_objective(
     return Objective(tuple(terms), steps_per_epoch, epochs, some_unlabeled)
 
 
+def build_prediction_rule(losses: Mapping[str, Mapping[str, Any]]) -> Objective:
+    """Builds the objective of losses that define the prediction, of which only that is used.
+
+    Args:
+      losses: name -> settings, at most one; without any the logits are the network's.
+    """
+    return Objective(tuple(_term(name, settings) for name, settings in losses.items()))
+
+
 def is_computed(name: str, settings: Mapping[str, Any]) -> bool:
     """Returns whether a loss has a weight other than zero, in all steps or after `end_fraction`.
 

@@ -35,11 +35,11 @@ from amdjax.losses.rkd import rkd_loss
 from amdjax.losses.rld import rld_loss
 from amdjax.losses.simkd import SimKD
 from amdjax.losses.sp import sp_loss
-from amdjax.losses.spec import SCHEDULE, STAGES, LossSpec, keyword_defaults
+from amdjax.losses.spec import SCHEDULE, LossSpec, keyword_defaults
 from amdjax.losses.ttm import ttm_loss, wttm_loss
 from amdjax.losses.vid import VariationalInformation
 from amdjax.losses.wkd import WassersteinFeature, wkd_class_weight_loss
-from amdjax.models.layers import Outputs
+from amdjax.models.layers import STAGES, Outputs
 from amdjax.registry import register
 
 
@@ -315,11 +315,8 @@ LOSSES: dict[str, LossSpec] = {
 
 _Loss = TypeVar("_Loss", bound=Callable)
 
-# The other values of a step, which have the names of losses beside them.
-_METRICS = (
-    *("split", "step", "epoch", "loss", "accuracy"),
-    *("grad_norm", "param_norm", "learning_rate", "images_per_s"),
-)
+STEP_METRICS = ("loss", "accuracy", "grad_norm", "param_norm")  # of a step, beside its losses
+_LINE_KEYS = ("split", "step", "epoch", *STEP_METRICS, "learning_rate", "images_per_s")
 
 
 def register_loss(
@@ -353,7 +350,7 @@ def register_loss(
 
 def _check_arguments(name: str, spec: LossSpec) -> None:
     """Makes sure that a function takes its inputs, and that its defaults can be settings."""
-    if name in _METRICS:
+    if name in _LINE_KEYS:
         raise UserError(f"{name!r} cannot be the name of a loss: metrics.jsonl uses it")
     function: Any = spec.function
     call = function.__call__ if spec.has_variables else function

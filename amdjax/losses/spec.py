@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from amdjax.errors import UserError, unknown_name
-from amdjax.models.layers import Outputs
+from amdjax.models.layers import STAGES, Outputs
 
-STAGES = ("stage1", "stage2", "stage3")  # the layers that most losses of features compare
 _PAIR_LABELS = ("true", "predicted")
 
 # The settings of a weight, see `Objective`.

@@ -13,6 +13,8 @@ from amdjax import cpu
 # The default of PyTorch's layers: U(±1/√fan-in).
 PYTORCH_KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
+STAGES = ("stage1", "stage2", "stage3")  # layers that all families of networks record
+
 Dtype = Any
 FeatureHook = Callable[[str, jax.Array], jax.Array]
 

@@ -29,13 +29,13 @@ from amdjax.models.layers import (
 
 _STEM, _LAST = 8, 640
 # TGD's definition has 12 channels in the second group and rounds them to a multiple of 8.
-STAGES = (
+_STAGES = (
     ((1, 8, 1, 1), (6, 16, 2, 1)),
     ((6, 16, 3, 2), (6, 32, 4, 1), (6, 48, 3, 1)),
     ((6, 80, 3, 2), (6, 160, 1, 1)),
 )
 _HALF_STEM, _HALF_LAST = 16, 1280  # RepDistiller halves the stem, but not the last layer
-HALF_STAGES = (
+_HALF_STAGES = (
     ((1, 8, 1, 1), (6, 12, 2, 1)),
     ((6, 16, 3, 2),),
     ((6, 32, 4, 2), (6, 48, 3, 1)),
@@ -54,7 +54,7 @@ class MobileNetV2(Model):
       stages: for each stage, groups of (expansion, channels, blocks, stride of the first block).
     """
 
-    stages: Sequence[Sequence[tuple[int, int, int, int]]] = STAGES
+    stages: Sequence[Sequence[tuple[int, int, int, int]]] = _STAGES
 
     @nn.compact
     def __call__(
@@ -121,7 +121,7 @@ class MobileNetV2Half(Model):
       stages: for each stage, groups of (expansion, channels, blocks, stride of the first block).
     """
 
-    stages: Sequence[Sequence[tuple[int, int, int, int]]] = HALF_STAGES
+    stages: Sequence[Sequence[tuple[int, int, int, int]]] = _HALF_STAGES
 
     @nn.compact
     def __call__(

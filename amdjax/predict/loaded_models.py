@@ -10,7 +10,7 @@ from amdjax.comparison import learned_from
 from amdjax.config import gives_network
 from amdjax.data.fingerprint import Fingerprint
 from amdjax.errors import UserError, note
-from amdjax.experiment import TEACHER
+from amdjax.methods import TEACHER
 from amdjax.trained import TrainedModel, restore, restore_given_teacher, restore_student
 from amdjax.workdir import UNMOVED, DataPaths, read_config, run_data
 

@@ -6,6 +6,7 @@ from amdjax import distributed, workdir_flags
 from amdjax.cli import check_no_arguments, run_command
 from amdjax.errors import UserError, note
 from amdjax.files import check_writable
+from amdjax.methods import REPORT_FOLDER
 from amdjax.report.evaluate import evaluate_workdir
 from amdjax.report.page import write_report
 from amdjax.report.summary import summarize
@@ -30,7 +31,7 @@ def main(arguments: list[str]) -> None:
     distributed.check_devices()
     distributed.enable_compilation_cache()
     indices = _indices(_IMAGES.value)
-    folder = workdir / "report"
+    folder = workdir / REPORT_FOLDER
     if workdir.is_dir():  # otherwise `evaluate_workdir` raises the error
         check_writable(folder if folder.exists() else workdir)
     report = evaluate_workdir(

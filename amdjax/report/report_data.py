@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from amdjax.experiment import RunIdentity
+from amdjax.models.layers import STAGES
 
-LEVELS = {"stage1": "low", "stage2": "middle", "stage3": "high"}  # layers whose maps are drawn
+LEVELS = dict(zip(STAGES, ("low", "middle", "high"), strict=True))  # layers whose maps are drawn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

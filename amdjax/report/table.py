@@ -8,8 +8,7 @@ from typing import NamedTuple
 from tabulate import tabulate
 
 from amdjax.comparison import baseline_of
-from amdjax.experiment import EARLY_TEACHER, TEACHER
-from amdjax.methods import METHODS
+from amdjax.methods import EARLY_TEACHER, METHODS, TEACHER
 from amdjax.report.figures.style import stat_text
 from amdjax.report.open_set import OPEN_SET_SCORES
 from amdjax.report.report_data import ReportData

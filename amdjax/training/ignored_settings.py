@@ -7,9 +7,10 @@ import ml_collections
 
 from amdjax.config import disabling_setting, flat_settings, image_changing_setting
 from amdjax.data.policies import policy_names
-from amdjax.experiment import EARLY_TEACHER, RunSpec
+from amdjax.experiment import RunSpec
 from amdjax.losses import build_objective
 from amdjax.losses.objective import is_computed
+from amdjax.methods import EARLY_TEACHER
 
 
 def ignored_settings(

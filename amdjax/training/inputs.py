@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 
@@ -47,6 +47,15 @@ class Inputs(NamedTuple):
     def data_of(self, spec: RunSpec) -> Dataset:
         """Returns the data set that a run is trained on."""
         return self.dataset if spec.is_teacher else self.student_dataset
+
+    def initial_of(self, spec: RunSpec) -> InitialState | None:
+        """Returns what a run starts from; None: random variables."""
+        return None if spec.is_teacher else self.initial
+
+    @property
+    def teacher_checkpoints(self) -> tuple[dict[str, Any], ...]:
+        """The checkpoints of the teacher that the config gives, see `GivenTeacher`."""
+        return () if self.teacher is None else self.teacher.checkpoints
 
 
 def load_inputs(

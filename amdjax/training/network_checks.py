@@ -13,8 +13,8 @@ import numpy as np
 from amdjax.config import compute_dtype
 from amdjax.errors import UserError, error_summary, user_line
 from amdjax.experiment import RunSpec
-from amdjax.losses.spec import STAGES
 from amdjax.models import Model, Outputs, create_model
+from amdjax.models.layers import STAGES
 from amdjax.pretrained import teacher_sources
 from amdjax.training import dummy_outputs
 from amdjax.training.dummy_outputs import NotOutputs, output_shapes

@@ -18,7 +18,7 @@ from amdjax.comparison import (
 )
 from amdjax.config import flatten_settings
 from amdjax.data import Fingerprint
-from amdjax.experiment import TEACHERS
+from amdjax.methods import TEACHERS
 from amdjax.run_description import RunDescription
 
 VALIDATION_ACCURACY = "validation_accuracy"  # key of an evaluation: that on the validation split

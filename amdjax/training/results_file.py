@@ -12,8 +12,8 @@ from amdjax.comparison import difference_of
 from amdjax.config import default_settings
 from amdjax.data import Fingerprint
 from amdjax.errors import UserError, note
-from amdjax.experiment import TEACHERS
 from amdjax.files import set_aside, write_atomically
+from amdjax.methods import TEACHERS
 from amdjax.training.results import Results, RunResult, averaged, compare, find_incomparable
 
 RESULTS_FILE = "results.json"

@@ -2,9 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import ml_collections
 from jax.sharding import Mesh
@@ -18,9 +17,10 @@ from amdjax.data import describe_dataset
 from amdjax.data.registry import DatasetSpec
 from amdjax.data.unknown import check_unknown
 from amdjax.errors import warn
-from amdjax.experiment import TEACHER, RunSpec, group_seeds, plan_runs
+from amdjax.experiment import RunSpec, group_seeds, plan_runs
 from amdjax.files import check_writable, local_path
 from amdjax.imports import apply_imports
+from amdjax.methods import TEACHER
 from amdjax.predictor import count_prediction_parameters
 from amdjax.preemption import Preemption
 from amdjax.resuming import check_resumable
@@ -128,13 +128,11 @@ def _train_all(
     teachers: dict[str, dict] = {}
     teacher_cache = TeacherCache()
     finished: results.Results = {}
-    teacher_checkpoints: Sequence[Mapping[str, Any]] = ()
     if inputs.teacher is not None:
         teachers[TEACHER], result = evaluate_given_teacher(
             config, inputs.teacher, inputs.dataset, mesh
         )
         finished[TEACHER] = {config.seed: result}
-        teacher_checkpoints = inputs.teacher.checkpoints
     trainer: Trainer | None = None
     built_for: RunSpec | None = None
     with Preemption(lock.check) as preemption:
@@ -153,16 +151,8 @@ def _train_all(
             teacher = None
             if shared.teacher is not None and inputs.teacher_outputs is None:
                 teacher = teachers[shared.teacher]
-            initial = None if shared.is_teacher else inputs.initial
-            trained = train_runs(
-                trainer,
-                group,
-                workdir,
-                teacher,
-                teacher_cache,
-                preemption,
-                initial,
-                teacher_checkpoints,
+            trained = _train_runs(
+                trainer, group, inputs, workdir, teacher, teacher_cache, preemption
             )
             if trained is None:
                 if distributed.is_primary():
@@ -179,15 +169,14 @@ def _train_all(
     return True
 
 
-def train_runs(
+def _train_runs(
     trainer: Trainer,
     specs: tuple[RunSpec, ...],
+    inputs: Inputs,
     workdir: Path,
     teacher_variables: dict | None,
     teacher_cache: TeacherCache,
     preemption: Preemption,
-    initial: InitialState | None = None,
-    teacher_checkpoints: Sequence[Mapping[str, Any]] = (),
 ) -> list[tuple[dict, results.RunResult]] | None:
     """Trains runs that differ only in their seeds, several of them as one program.
 
@@ -197,12 +186,11 @@ def train_runs(
     Args:
       trainer: of these runs.
       specs: of the runs.
+      inputs: of the experiment.
       workdir: of the experiment.
       teacher_variables: the teacher's; None where no loss reads it.
       teacher_cache: of the experiment.
       preemption: polled after every step, and after every batch of the teacher cache.
-      initial: what the runs start from; None: random weights.
-      teacher_checkpoints: the checkpoints of the teacher that the config gives, see `GivenTeacher`.
 
     Returns:
       For each run the network's variables and its result; None if a signal stopped them.
@@ -214,9 +202,10 @@ def train_runs(
     with contextlib.ExitStack() as stack:
         runs = []
         for spec in specs:
-            description = describe_run(config, spec, data, teacher_checkpoints)
+            description = describe_run(config, spec, data, inputs.teacher_checkpoints)
             checkpoints = Checkpoints(workdir / spec.name, description.to_dict())
             stack.enter_context(checkpoints)
+            initial = inputs.initial_of(spec)
             runs.append(_open_run(trainer, spec, workdir, description, checkpoints, initial))
         starts = sorted({run.start for run in runs})
         if isinstance(trainer.teacher, StoredOutputs):
@@ -254,7 +243,7 @@ def _open_run(
       workdir: of the experiment.
       description: of the run, which is written to its folder unless it is finished.
       checkpoints: in that folder.
-      initial: as for `train_runs`.
+      initial: what it starts from; None: random variables.
     """
     folder = workdir / spec.name
     # A process may not see the newest checkpoint yet on a shared disk.

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from amdjax.errors import UserError
 from amdjax.files import set_aside
+from amdjax.losses.registry import STEP_METRICS
 from amdjax.training.metrics_file import METRICS_FILE, drop_lines
 from amdjax.training.trackers import RunTrackers
 
@@ -220,8 +221,8 @@ def _not_finite(name: str, step: int, values: dict[str, float]) -> UserError:
 
 def _describe(values: dict[str, float]) -> str:
     """Returns the text of a training line: the total loss, its parts and the accuracy."""
-    apart = ("loss", "accuracy", "grad_norm", "param_norm")
-    parts = " ".join(f"{name} {value:.4g}" for name, value in values.items() if name not in apart)
+    losses = {name: value for name, value in values.items() if name not in STEP_METRICS}
+    parts = " ".join(f"{name} {value:.4g}" for name, value in losses.items())
     return f"loss {values['loss']:.4g} ({parts})  accuracy {values['accuracy']:.4f}"
 
 

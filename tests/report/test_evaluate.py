@@ -224,7 +224,7 @@ def test_evaluate_workdir_computes_maps_and_cams_of_the_samples(workdir, report)
         restored.predictor.normalize(report.images),
         result.logits[report.samples].argmax(1),
         "stage3",
-        restored.predictor.objective.predict,
+        restored.predictor.rule.predict,
     )
     np.testing.assert_allclose(result.cams["stage3"], cam, rtol=1e-3, atol=1e-6)
 

@@ -12,6 +12,7 @@ from amdjax.configs import default
 from amdjax.data.augment import create_augment
 from amdjax.data.mixing import MixedBatch
 from amdjax.losses import LOSSES, build_objective
+from amdjax.losses.registry import STEP_METRICS
 from amdjax.models import Outputs, create_model, import_torch_state_dict, init_variables
 from amdjax.models.layers import Dropout
 from amdjax.predictor import Predictor
@@ -74,6 +75,7 @@ def test_train_step_follows_the_pytorch_trajectory_of_amd(devices):
         state, metrics = step(state, given, distributed.shard(batch, mesh), 0)
         ours = [metrics[name] for name in ("loss", "ce", "kd", "am")]
         np.testing.assert_allclose(ours, expected, rtol=1e-3)
+    assert set(metrics) == {*AMD, *STEP_METRICS}
     jax.tree.map(np.testing.assert_array_equal, given, teacher)
     final = import_torch_state_dict(
         "wrn_10_1", {**prefixed(arrays, "student"), **prefixed(arrays, "final")}

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize, PowerNorm
 from matplotlib.figure import Figure
 
-from amdjax.experiment import TEACHER
+from amdjax.methods import TEACHER
 from amdjax.report.figures import style
 from amdjax.report.report_data import ReportData
 

@@ -167,13 +167,13 @@ def _calibration(report: ReportData, summaries: style.Summaries) -> _Content:
 
 def _embedding(report: ReportData, summaries: style.Summaries) -> _Content:
     examples = embedding.choose_examples(report)
-    classes = len(set(report.labels[examples].tolist()))
+    num_classes = len(set(report.labels[examples].tolist()))
     points = (
         f"The same {len(examples)} test images for every network, coloured by class, with the "
         "class number at the median of each class, unless two would overlap"
     )
-    if classes < len(report.class_names):
-        points += f" ({classes} of {len(report.class_names)} classes)"
+    if num_classes < len(report.class_names):
+        points += f" ({num_classes} of {len(report.class_names)} classes)"
     names = _class_numbers(report, examples)
     figures, notes = [], []
     layout, errors = embedding.layouts(report.first_seeds, examples)
