@@ -133,33 +133,37 @@ def run_command(main: Callable[[list[str]], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         distributed.exit_process(1)
     except Exception as error:
-        code = 2
-        if isinstance(error, UserError):
-            message = str(error)
-        elif is_out_of_memory(error):
-            message = (
-                f"the memory is full ({first_line(error)}); end other programs that use it. "
-                "Training needs less memory with a larger config.accumulate, a smaller "
-                "config.batch_size, or config.data.device_gib=0"
-            )
-        elif isinstance(error, OSError) and (reason := disk_error(error)):
-            message = f"{error}; {remedy(reason)} or choose another folder"
-        elif distributed.is_peer_failure(error):
-            message = (
-                "another process of this job ended or cannot be reached; start all of them again "
-                f"to resume from the last checkpoint ({first_line(error)})"
-            )
-            code = 1  # starting again helps
-        elif reason := removed_file(error, _folders_in_use()):
-            message = (
-                f"a file was removed while it was in use: {reason}; repeat the command to continue "
-                "from what is left"
-            )
-        else:
+        message, code = _explain(error)
+        if message is None:
             traceback.print_exc()
-            distributed.exit_process(1)
-        print(f"error: {message}", file=sys.stderr)
+        else:
+            print(f"error: {message}", file=sys.stderr)
         distributed.exit_process(code)
+
+
+def _explain(error: Exception) -> tuple[str | None, int]:
+    """Returns the message for the user and the exit code; no message for an error of the code."""
+    if isinstance(error, UserError):
+        return str(error), 2
+    if is_out_of_memory(error):
+        return (
+            f"the memory is full ({first_line(error)}); end other programs that use it. Training "
+            "needs less memory with a larger config.accumulate, a smaller config.batch_size, or "
+            "config.data.device_gib=0"
+        ), 2
+    if isinstance(error, OSError) and (reason := disk_error(error)):
+        return f"{error}; {remedy(reason)} or choose another folder", 2
+    if distributed.is_peer_failure(error):
+        return (
+            "another process of this job ended or cannot be reached; start all of them again to "
+            f"resume from the last checkpoint ({first_line(error)})"
+        ), 1  # starting again helps
+    if reason := removed_file(error, _folders_in_use()):
+        return (
+            f"a file was removed while it was in use: {reason}; repeat the command to continue "
+            "from what is left"
+        ), 2
+    return None, 1
 
 
 def _folders_in_use() -> list[Path]:

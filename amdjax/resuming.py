@@ -84,7 +84,7 @@ def check_given_teacher(folder: Path, checkpoints: Sequence[Mapping[str, Any]]) 
       UserError: naming a teacher that was trained on, or replaced, since the run was started.
     """
     run = _read_started(folder)
-    if run is None or not run.teacher_checkpoints:  # descriptions of earlier versions have none
+    if run is None:
         return
     for saved, current in itertools.zip_longest(run.teacher_checkpoints, checkpoints):
         if saved is None or (current is not None and _version(saved) == _version(current)):

@@ -14,7 +14,6 @@ from amdjax.data.fingerprint import Fingerprint
 from amdjax.errors import UserError
 from amdjax.experiment import RunIdentity, total_steps
 from amdjax.files import write_atomically
-from amdjax.models import canonical_model_name
 
 RUN_FILE = "run.json"
 OLD_RUN_FILE = "recipe.json"  # of version 0.1
@@ -105,7 +104,7 @@ class RunDescription(RunIdentity):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], folder: Path) -> "RunDescription":
-        """Returns the description in JSON values, which an earlier version may have written.
+        """Returns the description in JSON values.
 
         Args:
           values: from `to_dict`.
@@ -124,19 +123,16 @@ class RunDescription(RunIdentity):
                 settings=_checked(values["settings"]),
                 sweep_key=str(sweep["key"]),
                 sweep_value=with_tuples(sweep["value"]),
-                # Earlier versions have none of these.
-                imports=dict(values.get("imports", {})),
-                code=dict(values.get("code", {})),
-                teacher_checkpoints=tuple(values.get("given_teacher", ())),
+                imports=dict(values["imports"]),
+                code=dict(values["code"]),
+                teacher_checkpoints=tuple(values["given_teacher"]),
             )
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise _damaged(folder, str(error)) from error
 
 
 def _checked(settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a run in which networks have the names of the registry.
-
-    Those of earlier versions have the names as the command had them, such as "WRN-16-1".
+    """Returns the settings of a run.
 
     Raises:
       LookupError, TypeError, ValueError, AttributeError: if settings are missing that all runs
@@ -154,17 +150,8 @@ def _checked(settings: dict[str, Any]) -> dict[str, Any]:
         tuple(map(float, settings["augment"][key]))
     compute_dtype(ml_collections.ConfigDict({"dtype": settings["dtype"]}))
     TrainingLength.of(settings)
-    settings = {**settings, "model": canonical_model_name(settings["model"])}
-    if teacher := settings.get("teacher"):
-        teacher = dict(teacher)
-        if "name" in teacher:
-            teacher["name"] = canonical_model_name(teacher["name"])
-        if "ensemble" in teacher:
-            teacher["ensemble"] = [
-                {**member, "model": canonical_model_name(member["model"])}
-                for member in teacher["ensemble"]
-            ]
-        settings["teacher"] = teacher
+    if not isinstance(settings["model"], str):
+        raise TypeError("the name of the network is not a text")
     return settings
 
 

@@ -17,7 +17,7 @@ from amdjax.data import Fingerprint
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
 from amdjax.resuming import changed_code, check_data, check_given_teacher, check_resumable
-from amdjax.run_description import read_run, write_run
+from amdjax.run_description import write_run
 from amdjax.run_settings import describe_run
 from tests.trained_run import change
 
@@ -82,27 +82,6 @@ def test_check_resumable_accepts_another_name_of_the_same_network(tmp_path):
     check_resumable(config, plan_runs(config)[-1], tmp_path)
 
 
-@pytest.mark.parametrize("ensemble", [False, True])
-def test_descriptions_of_earlier_versions_have_the_names_of_the_registry(tmp_path, ensemble):
-    config = figure9.get_config()
-    config.student.name, config.teacher.name = "wrn_16_1", "wrn_16_3"
-    if ensemble:
-        config.teacher.ensemble, config.teacher.ensemble_models = ("a", "b"), ("resnet20", "mine")
-    spec = plan_runs(config)[-1]
-    _start(config, spec, tmp_path)
-    settings = json.loads((tmp_path / "run.json").read_text())["settings"]
-    settings["model"] = "WRN-16-1"
-    if ensemble:
-        settings["teacher"]["ensemble"][0]["model"] = "ResNet-20"
-    else:
-        settings["teacher"]["name"] = "WRN-16-3"
-    change(tmp_path / "run.json", settings=settings)
-    check_resumable(config, spec, tmp_path)
-    assert (read_run(tmp_path).model, read_run(tmp_path).data) == ("wrn_16_1", DATA)
-    change(tmp_path / "run.json", settings={**settings, "model": "My-Network"})
-    assert read_run(tmp_path).model == "My-Network"
-
-
 def test_check_resumable_accepts_other_settings_where_there_is_no_checkpoint(tmp_path):
     config = figure9.get_config()
     spec = plan_runs(config)[-1]
@@ -154,10 +133,6 @@ def test_check_given_teacher_refuses_one_that_was_trained_on(tmp_path):
     check_given_teacher(tmp_path, first)
     with pytest.raises(UserError, match=r"checkpoint of step 4 in runs/x/teacher, .* of step 8"):
         check_given_teacher(tmp_path, then)
-    run = json.loads((tmp_path / "run.json").read_text())
-    del run["given_teacher"]  # as in earlier versions
-    (tmp_path / "run.json").write_text(json.dumps(run))
-    check_given_teacher(tmp_path, then)
 
 
 def _checkpoint(folder, content, step=4):

@@ -27,7 +27,7 @@ from amdjax.report.selection import (
     comparison_teachers,
     drop_incomparable,
     drop_other_inputs,
-    find_incomparable,
+    find_not_compared,
 )
 from amdjax.trained import TrainedModel, restore_all
 from amdjax.training.metrics_file import METRICS_FILE, read_metrics
@@ -86,7 +86,7 @@ def evaluate_workdir(
     notes += skipped
     if not networks:
         return _empty_report(workdir, config, notes)
-    different = find_incomparable(networks, workdir, config.max_steps)
+    different = find_not_compared(networks, workdir, config.max_steps)
     networks, left_out = drop_incomparable(networks, different)
     notes += left_out
     notes += _comparison_notes(networks, teachers, outputs)

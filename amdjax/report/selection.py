@@ -39,7 +39,7 @@ def drop_other_inputs(
     return kept, skipped
 
 
-def find_incomparable(
+def find_not_compared(
     networks: Sequence[TrainedModel], workdir: Path, max_steps: int
 ) -> dict[str, dict[int, str]]:
     """Returns the students that are not compared, and why.
@@ -84,7 +84,7 @@ def drop_incomparable(
 ) -> tuple[list[TrainedModel], list[str]]:
     """Returns the networks that are shown, and a sentence for each that is not compared.
 
-    A mean over seeds is one of comparable runs: those of `find_incomparable` are shown only if
+    A mean over seeds is one of comparable runs: those of `find_not_compared` are shown only if
     their method has no others.
     """
 

@@ -135,9 +135,10 @@ def train_loop(
     if start >= total:
         return True
     schedule = HostSchedule.create(config, start, total, trainer.steps_per_epoch)
-    primary = distributed.is_primary()
     loggers: list[RunLogger] = []
-    profiler = Profiler(runs[0].folder / "profile", enabled=config.profile and primary)
+    profiler = Profiler(
+        runs[0].folder / "profile", enabled=config.profile and distributed.is_primary()
+    )
 
     def start_clocks() -> None:
         trainer.learning_rate(start)  # compiled now, and not in the time of the first line
@@ -151,19 +152,7 @@ def train_loop(
     stopped = False
     saved_at = time.monotonic()
     with contextlib.ExitStack() as stack:
-        for run in runs:
-            logger = RunLogger(
-                run.folder,
-                name=run.spec.name,
-                start=start,
-                total=total,
-                steps_per_epoch=trainer.steps_per_epoch,
-                batch_size=config.batch_size,
-                partial_sums=run.partial_sums,
-                enabled=primary,
-                trackers=_start_trackers(config, run) if primary else None,
-            )
-            loggers.append(stack.enter_context(logger))
+        loggers.extend(stack.enter_context(_open_logger(trainer, run)) for run in runs)
         stack.enter_context(profiler)
         run_steps = stack.enter_context(runner.open(start, total, start_clocks))
         states, unfetched, first = tuple(run.state for run in runs), None, start
@@ -220,6 +209,20 @@ def _save(
     run.checkpoints.save(step, state, evaluation, logger.partial_sums())
 
 
-def _start_trackers(config: ml_collections.ConfigDict, run: RunState) -> RunTrackers:
-    settings = {"method": run.description.method, **run.description.settings}
-    return RunTrackers(config.trackers, run.spec.name, run.folder, settings)
+def _open_logger(trainer: Trainer, run: RunState) -> RunLogger:
+    """Opens the files and the trackers of a run; only the first process has any."""
+    trackers = None
+    if distributed.is_primary():
+        settings = {"method": run.description.method, **run.description.settings}
+        trackers = RunTrackers(trainer.config.trackers, run.spec.name, run.folder, settings)
+    return RunLogger(
+        run.folder,
+        name=run.spec.name,
+        start=run.start,
+        total=trainer.total_steps,
+        steps_per_epoch=trainer.steps_per_epoch,
+        batch_size=trainer.config.batch_size,
+        partial_sums=run.partial_sums,
+        enabled=distributed.is_primary(),
+        trackers=trackers,
+    )

@@ -83,7 +83,7 @@ def compare(results: Results) -> list[Comparison]:
 
 
 def find_incomparable(results: Results) -> dict[str, dict[int, str]]:
-    """Returns `compare_conditions` of the students; runs of earlier versions do not have any."""
+    """Returns `compare_conditions` of the students."""
 
     def of(result: RunResult) -> dict[str, Any] | None:
         conditions = result.origin.get("conditions")
@@ -97,7 +97,7 @@ def find_incomparable(results: Results) -> dict[str, dict[int, str]]:
     return compare_conditions(conditions, baseline_of(conditions)) if conditions else {}
 
 
-def averaged(results: Results) -> Results:
+def without_incomparable(results: Results) -> Results:
     """Leaves out the runs of `find_incomparable`, unless their method has no others."""
     incomparable = find_incomparable(results)
     return {

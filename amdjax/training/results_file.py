@@ -14,7 +14,13 @@ from amdjax.data import Fingerprint
 from amdjax.errors import UserError, note
 from amdjax.files import set_aside, write_atomically
 from amdjax.methods import TEACHERS
-from amdjax.training.results import Results, RunResult, averaged, compare, find_incomparable
+from amdjax.training.results import (
+    Results,
+    RunResult,
+    compare,
+    find_incomparable,
+    without_incomparable,
+)
 
 RESULTS_FILE = "results.json"
 _DAMAGED = (ValueError, TypeError, LookupError, AttributeError)  # what `_parse_runs` raises
@@ -29,8 +35,9 @@ def write_results(workdir: Path, data: Fingerprint, results: Results) -> None:
     its `RunResult.origin`. The runs of earlier commands on the same classes stay; a seed is left
     out, with a note, where the new seeds of its method were trained with other settings, on other
     images or for another number of steps. So that the comparisons are of methods alone, they and
-    the means leave out the runs that differ so from those of the other methods, see `averaged`. A
-    note says so when such a run is part of the command, and when it is left out for the first time.
+    the means leave out the runs that differ so from those of the other methods, see
+    `without_incomparable`. A note says so when such a run is part of the command, and when it is
+    left out for the first time.
 
     Args:
       workdir: of the experiment.
@@ -47,7 +54,7 @@ def write_results(workdir: Path, data: Fingerprint, results: Results) -> None:
         for seed, difference in by_seed.items():
             if seed in results.get(method, {}) or seed not in before.get(method, {}):
                 note(f"{method} with seed {seed} is not compared ({difference})")
-    rows = {name: _row(by_seed) for name, by_seed in averaged(merged).items()}
+    rows = {name: _row(by_seed) for name, by_seed in without_incomparable(merged).items()}
     teachers = {name: rows.pop(name, None) for name in TEACHERS}
     comparisons = [
         {
@@ -113,8 +120,7 @@ def _merge(earlier: Results, results: Results) -> Results:
                 how = f"for {step:,} steps, not {' or '.join(map(str, sorted(lengths)))}"
             note(f"{RESULTS_FILE} no longer has {label} with seed {seed}, which was trained {how}")
         for seed, result in new.items():
-            # A run that was finished before keeps the date and the device of its training, which
-            # checkpoints of earlier versions do not have.
+            # A run that was finished before keeps the date and the device of its training.
             if seed in by_seed and _values(by_seed[seed]) == _values(result):
                 origin = dict(result.origin)
                 origin |= {k: v for k, v in by_seed[seed].origin.items() if k in _OF_PROCESS}
@@ -128,10 +134,9 @@ def _same_kind(one: RunResult, other: RunResult, defaults: Mapping[str, Any]) ->
     """Returns whether two runs of a method are averaged over their seeds."""
     if one.final()["step"] != other.final()["step"]:
         return False
-    origins = one.origin, other.origin
-    if not all({"method", "conditions"} <= origin.keys() for origin in origins):
-        return one.origin.get("settings") == other.origin.get("settings")  # of an earlier version
-    ours, theirs = (origin["conditions"] for origin in origins)
+    ours, theirs = (result.origin.get("conditions") for result in (one, other))
+    if ours is None or theirs is None:  # of a teacher that was trained elsewhere
+        return one.origin.get("settings") == other.origin.get("settings")
     same_method = one.origin["method"] == other.origin["method"]
     return same_method and not difference_of(ours, theirs, "", defaults)
 

@@ -5,7 +5,7 @@ import math
 from tabulate import tabulate
 
 from amdjax.metrics import format_stat
-from amdjax.training.results import Results, averaged, compare
+from amdjax.training.results import Results, compare, without_incomparable
 
 _CHOICES = {
     "test": "highest of all evaluations on the test split",
@@ -17,7 +17,7 @@ def format_results(results: Results) -> str:
     """Returns the results as lines of text: one for each network, then the comparisons."""
     columns = ("", "network", "parameters", "accuracy %", "NLL", "ECE %", "best accuracy %")
     rows = []
-    shown = averaged(results)
+    shown = without_incomparable(results)
     for name, by_seed in shown.items():
         runs = list(by_seed.values())
         final, best = [run.final() for run in runs], [run.best() for run in runs]

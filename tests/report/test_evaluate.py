@@ -87,15 +87,15 @@ def test_students_of_other_settings_are_not_compared(workdir):
         dataclasses.replace(network, method="sp", settings=settings),
         dataclasses.replace(network, method="ft", step=8),
     ]
-    different = selection.find_incomparable([network, *others], workdir, max_steps=16)
+    different = selection.find_not_compared([network, *others], workdir, max_steps=16)
     unfinished = "its training is not finished"
     assert different == {"sp": {0: "epochs: 5, kd 2"}, "ft": {0: unfinished}}
     # The others are not compared with a run of the baseline that is not finished.
     first = dataclasses.replace(network, seed=7, step=8)
     for networks in ([first, network, others[0]], [first, network]):
-        different = selection.find_incomparable(networks, workdir, max_steps=16)
+        different = selection.find_not_compared(networks, workdir, max_steps=16)
         assert different == {"kd": {7: unfinished}}
-    assert selection.find_incomparable([first], workdir, max_steps=16) == {}
+    assert selection.find_not_compared([first], workdir, max_steps=16) == {}
 
 
 def test_seeds_with_other_settings_of_their_method_are_not_averaged(workdir):
@@ -105,7 +105,7 @@ def test_seeds_with_other_settings_of_their_method_are_not_averaged(workdir):
     seeds = [dataclasses.replace(network, seed=seed) for seed in (0, 1)]
     changed = dataclasses.replace(network, seed=2, settings=settings)
     other_method = dataclasses.replace(changed, method="at", seed=0)
-    different = selection.find_incomparable([*seeds, changed, other_method], workdir, max_steps=0)
+    different = selection.find_not_compared([*seeds, changed, other_method], workdir, max_steps=0)
     temperature = network.settings["losses"]["kd"]["temperature"]
     assert different == {"kd": {2: f"losses.kd.temperature: 9.0, kd {temperature}"}}
 
@@ -136,9 +136,9 @@ def test_student_of_the_trained_teacher_is_compared_with_those_that_trained_it(w
     later = dataclasses.replace(
         network, method="at", settings=settings, teacher_checkpoints=(given,)
     )
-    assert selection.find_incomparable([network, later], workdir, max_steps=0) == {}
+    assert selection.find_not_compared([network, later], workdir, max_steps=0) == {}
     other = dataclasses.replace(later, teacher_checkpoints=({**given, "digest": "00000000"},))
-    different = selection.find_incomparable([network, other], workdir, max_steps=0)
+    different = selection.find_not_compared([network, other], workdir, max_steps=0)
     (difference,) = different["at"].values()
     assert f"teacher.digest: '00000000', kd '{digest}'" in difference
 

@@ -144,7 +144,7 @@ def test_train_loop_opens_nothing_for_a_finished_run(tmp_path, start):
 def test_train_loop_closes_the_first_log_if_the_second_cannot_be_opened(tmp_path, monkeypatch):
     trackers = [SimpleNamespace(finish=lambda: finished.append(True)), None]
     finished = []
-    monkeypatch.setattr(loop, "_start_trackers", lambda *_: trackers.pop(0))
+    monkeypatch.setattr(loop, "RunTrackers", lambda *_: trackers.pop(0))
     runs = [_run(tmp_path), _run(tmp_path / "removed")]
     with pytest.raises(FileNotFoundError):
         train_loop(_trainer(default.get_config()), runs, runner=None, preemption=None)

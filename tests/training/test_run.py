@@ -62,7 +62,7 @@ def test_run_logs_losses_rates_and_evaluations(finished):
 def test_run_does_not_train_a_finished_run_again(images, finished, capsys, monkeypatch):
     monkeypatch.delattr(Trainer, "init_state")  # weights are restored, and none are drawn
     change_saved(finished / "scratch/checkpoints/16", origin={"device": "A100"})
-    change_saved(finished / "amd_gl/checkpoints/16", origin={})  # as in earlier versions
+    change_saved(finished / "amd_gl/checkpoints/16", origin={})  # not known
     (finished / "results.json").unlink()
     before = {file: file.stat().st_mtime_ns for file in finished.glob("*/checkpoints/*/*")}
     run(tiny_config(images, ("scratch", "amd_gl")), str(finished))
@@ -295,10 +295,10 @@ def test_eskd_refuses_an_imported_teacher(images, tmp_path):
         *((method, "") for method in ("kd+center", "dkd", "arcface")),
     ],
 )
-def test_losses_of_class_labels_refuse_mixing(images, tmp_path, method, hint):
+def test_losses_of_classes_refuse_mixing(images, tmp_path, method, hint):
     config = tiny_config(images, (method,))
     config.mix.name = "cutmix"
-    message = f"use the mixed labels of config.mix.name='cutmix'; set it to none{hint}$"
+    message = f"mixed images of config.mix.name='cutmix'; set it to none{hint}$"
     with pytest.raises(UserError, match=message):
         run(config, tmp_path)
 
