@@ -58,7 +58,7 @@ def baseline_of(methods: Iterable[str], method: str = "") -> str:
 
 
 def _kd_alike(method: str) -> str:
-    """Returns KD with the swept value of a method: "kd-margin=1.5" for "amd_g-margin=1.5"."""
+    """Returns KD with the swept value of a method: "kd-kd.weight=2" for "amd_g-kd.weight=2"."""
     _, dash, value = method.partition("-")
     return f"{_BASELINE}{dash}{value}"
 

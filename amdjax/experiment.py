@@ -72,12 +72,12 @@ class RunSpec(RunIdentity):
 
 
 def label_of(method: str, sweep_key: str, sweep_value: Any) -> str:
-    """Returns a method with its swept value, "amd_g-weight=1000.0"; without a sweep the method."""
+    """Returns a method with its swept value, "amd_g-am.weight=1000.0"; without one the method."""
     if not sweep_key:
         return method
     if isinstance(sweep_value, list | tuple):
         sweep_value = "+".join(map(str, sweep_value))
-    return f"{method}-{sweep_key.rpartition('.')[2]}={sweep_value}"
+    return f"{method}-{sweep_key.removeprefix('losses.')}={sweep_value}"
 
 
 def plan_runs(config: ml_collections.ConfigDict) -> list[RunSpec]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import flax.traverse_util
 import ml_collections
 
-from amdjax.config import flatten_settings, validate
+from amdjax.config import PATH_SETTINGS, flatten_settings, validate
 from amdjax.configs import default
 from amdjax.data import Dataset, load_dataset
 from amdjax.errors import UnknownNameError, UserError, note
@@ -37,7 +37,11 @@ UNMOVED = DataPaths()
 
 def write_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Writes down the config of the workdir's last command, for `read_config`."""
-    values = {**config.to_dict(), "imports": imported_files(config.imports)}
+    values = {
+        **config.to_dict(),
+        "imports": imported_files(config.imports),
+        "started_in": str(Path.cwd()),
+    }
     write_atomically(workdir / _CONFIG_FILE, json.dumps(values, indent=2) + "\n")
 
 
@@ -45,7 +49,8 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     """Returns the config of the workdir's last command.
 
     The modules of `config.imports` are imported. Settings that were added to amdjax later have
-    their defaults; unknown ones are left out, with a note.
+    their defaults; unknown ones are left out, with a note. In another folder than that in which the
+    command was started, relative paths are those in the latter, where they exist there.
 
     Args:
       workdir: of the experiment.
@@ -70,11 +75,15 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     try:
         saved = with_tuples(json.loads(path.read_text()))
         imports = saved.pop("imports", {})
+        started_in = Path(saved.pop("started_in", "."))
         import_again(imports, workdir)
         config = default.get_config(imports=tuple(imports))
         saved, known = flatten_settings(saved), flatten_settings(config.to_dict())
         unknown = sorted(saved.keys() - known)
         kept = {key: value for key, value in saved.items() if key in known}
+        if started_in != Path.cwd():
+            paths = kept.keys() & set(PATH_SETTINGS)
+            kept |= {key: _from_folder(kept[key], started_in) for key in paths}
         config.update(flax.traverse_util.unflatten_dict(kept, sep="."))
         validate(config)
         plan_runs(config)
@@ -92,6 +101,13 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     if unknown:
         note(f"{path} has unknown settings: {', '.join(unknown)}")
     return config
+
+
+def _from_folder(paths: Any, folder: Path) -> Any:
+    """Returns a path, or a tuple of paths; where the folder has a relative one, its full path."""
+    if isinstance(paths, tuple):
+        return tuple(_from_folder(path, folder) for path in paths)
+    return str(folder / paths) if paths and (folder / paths).exists() else paths
 
 
 def load_data_again(data: ml_collections.ConfigDict) -> Dataset:

@@ -41,12 +41,13 @@ def test_compare_accuracies_uses_common_seeds_only():
 @pytest.mark.parametrize(
     "baselines",
     [
-        {"at": "kd", "kd": "kd", "amd_g-margin=1.1": "kd", "amd_g-margin=1.5": "kd"},
-        {"scratch": "scratch", "at": "scratch", "amd_g-margin=1.1": "scratch"},
+        {"at": "kd", "kd": "kd", "amd_g-am.margin=1.1": "kd", "amd_g-am.margin=1.5": "kd"},
+        {"scratch": "scratch", "at": "scratch", "amd_g-am.margin=1.1": "scratch"},
         {"kd-t=1": "kd-t=1", "kd-t=2": "kd-t=1", "dkd-t=1": "kd-t=1", "dkd-t=2": "kd-t=2"},
         {"dkd-t=1": "kd-t=1", "dkd-t=2": "kd-t=2", "kd-t=1": "kd-t=1", "kd-t=2": "kd-t=1"},
         {"at": "at", "kd-t=1": "at", "kd-t=2": "at", "dkd-t=2": "kd-t=2", "dkd-t=3": "at"},
         {"kd": "kd", "at": "kd", "kd-t=2": "kd", "dkd-t=2": "kd-t=2", "dkd-t=3": "kd"},
+        {"kd": "kd", "kd-kd.weight=2.0": "kd", "amd_g-am.weight=2.0": "kd"},
     ],
 )
 def test_baseline_is_kd_with_the_swept_value_or_kd_or_the_first_method(baselines):

@@ -12,7 +12,7 @@ def test_plan_runs_repeats_the_methods_that_a_sweep_concerns():
     config = figure8.get_config()
     names = [spec.name for spec in plan_runs(config)]
     values = ("1000.0", "3000.0", "5000.0", "7000.0", "9000.0")
-    assert names == ["teacher", "kd", *(f"amd_g-weight={value}" for value in values)]
+    assert names == ["teacher", "kd", *(f"amd_g-am.weight={value}" for value in values)]
     weights = [spec.losses["am"]["weight"] for spec in plan_runs(config)[2:]]
     assert weights == [float(value) for value in values]
     assert [spec.sweep_key for spec in plan_runs(config)] == ["", "", *["losses.am.weight"] * 5]
@@ -68,7 +68,7 @@ def test_plan_runs_names_a_swept_value_and_a_method_out_of_range(monkeypatch):
     config = default.get_config()
     config.methods, config.sweep.key = ("kd",), "losses.kd.temperature"
     config.sweep.choices = (4.0, 0.0)
-    message = r"kd-temperature=0\.0: config\.losses\.kd\.temperature must be above 0, not 0\.0"
+    message = r"kd-kd\.temperature=0\.0: config\.losses\.kd\.temperature must be above 0, not 0\.0"
     with pytest.raises(UserError, match=message):
         plan_runs(config)
     monkeypatch.setitem(METHODS, "mine", Method({"ce": {}, "at": {"weight": -5.0}}, "a method"))

@@ -238,5 +238,5 @@ def test_run_spec_keeps_method_seed_and_sweep_as_data(workdir, tmp_path):
     sweep = {"key": "losses.kd.weight", "value": 0.5}
     change_run(there / "kd", seed=7, sweep=sweep)
     network = restore(there / "kd", 4)
-    assert (network.label, network.seed) == ("kd-weight=0.5", 7)
+    assert (network.label, network.seed) == ("kd-kd.weight=0.5", 7)
     assert (network.sweep_key, network.sweep_value) == ("losses.kd.weight", 0.5)

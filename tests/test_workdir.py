@@ -7,7 +7,7 @@ import pytest
 from amdjax.errors import UserError
 from amdjax.experiment import plan_runs
 from amdjax.trained import restore
-from amdjax.workdir import DataPaths, load_data_again, read_config, run_data
+from amdjax.workdir import DataPaths, load_data_again, read_config, run_data, write_config
 from tests.tiny_run import tiny_config
 from tests.trained_run import METHODS, change, copy
 
@@ -44,6 +44,22 @@ def test_read_config_says_how_to_name_the_module_of_an_unknown_method(workdir, t
     change(copy(workdir, tmp_path / "run") / "config.json", methods=["kd", "mine_in_a_notebook"])
     with pytest.raises(UserError, match=r"'mine_in_a_notebook'.*--config\.imports=MODULE$"):
         read_config(tmp_path / "run")
+
+
+def test_read_config_finds_relative_paths_from_another_folder(images, tmp_path, monkeypatch):
+    (tmp_path / "teachers/one").mkdir(parents=True)
+    config = tiny_config(images, ("kd",))
+    config.data.data_dir, config.data.folder = "prepared", "gone"
+    config.teacher.ensemble, config.teacher.ensemble_models = ("teachers/one", "/x"), ("a", "b")
+    for name in ("prepared", "run"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    write_config(config, tmp_path / "run")
+    assert read_config(tmp_path / "run").to_dict() == config.to_dict()
+    monkeypatch.chdir("/")
+    there = read_config(tmp_path / "run")
+    assert (there.data.data_dir, there.data.folder) == (str(tmp_path / "prepared"), "gone")
+    assert there.teacher.ensemble == (str(tmp_path / "teachers/one"), "/x")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ class Fingerprint:
       num_images: split -> number of images.
       digest: of the names and sizes of the image files, or of registered arrays; "" for data sets
         of a fixed content.
+      labeled_digest: the digest without the images of `config.data.unlabeled`; None where there
+        are none.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Fingerprint:
     image_shape: tuple[int, ...]
     num_images: Mapping[str, int]
     digest: str = ""
+    labeled_digest: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fingerprint as JSON values."""
@@ -36,6 +39,7 @@ class Fingerprint:
             "image_shape": list(self.image_shape),
             "num_images": dict(self.num_images),
             "digest": self.digest,
+            "labeled_digest": self.labeled_digest,
         }
 
     @classmethod
@@ -51,7 +55,13 @@ class Fingerprint:
             tuple(map(int, values["image_shape"])),
             {str(split): int(count) for split, count in values["num_images"].items()},
             str(values["digest"]),
+            values.get("labeled_digest"),
         )
+
+    @property
+    def of_labeled(self) -> str:
+        """The digest of the images that have labels, all test images among them."""
+        return self.digest if self.labeled_digest is None else self.labeled_digest
 
 
 def normal_form(name: str) -> str:
@@ -109,8 +119,8 @@ def check_classes(saved: Fingerprint, current: Fingerprint, subject: str) -> Non
 def compare_test_images(saved: Fingerprint, current: Fingerprint) -> str:
     """Returns how the test images of two fingerprints differ, in words; "" if they may be the same.
 
-    Images without labels are part of the fingerprint of a run that has learned from them, so where
-    the numbers of training images differ, the digests say nothing about the test images.
+    The digests are also those of the training images: where their numbers differ, they say nothing
+    about the test images.
 
     Args:
       saved: of the data that a network was trained on.
@@ -119,7 +129,7 @@ def compare_test_images(saved: Fingerprint, current: Fingerprint) -> str:
     before, now = saved.num_images, current.num_images
     if before.get("test") != now.get("test"):
         return f"test {before.get('test', 0):,} -> {now.get('test', 0):,} images"
-    if before.get("train") == now.get("train") and saved.digest != current.digest:
+    if before.get("train") == now.get("train") and saved.of_labeled != current.of_labeled:
         return "the names or sizes of the files differ"
     return ""
 

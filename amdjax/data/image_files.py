@@ -58,10 +58,15 @@ def walk_files(
     for entry in visible_entries(folder):
         if not entry.is_dir():
             yield entry
-        elif entry.is_symlink() and os.path.realpath(entry.path) in parents:
+        elif entry.is_symlink() and _is_above(os.path.realpath(entry.path), parents):
             left_out["linking to a folder above"].append(entry.path)
         else:
             yield from walk_files(entry.path, parents, left_out)
+
+
+def _is_above(target: str, folders: tuple[str, ...]) -> bool:
+    """Returns whether a real path is that of one of some folders, or of a folder above one."""
+    return any(f"{folder}/".startswith(f"{target.rstrip('/')}/") for folder in folders)
 
 
 def report_left_out(base: str, left_out: Mapping[str, Sequence[str]]) -> None:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -195,7 +195,7 @@ def _describe_arrays(entry: ArrayEntry, data: ml_collections.ConfigDict) -> Data
         images, labels = sources["train"].arrays()
         for split, rows in (("train", ~held_out), ("validation", held_out)):
             sources[split] = InMemorySource(images[rows], labels[rows])
-    dataset = Dataset(data.name, class_names, train, **sources, digest=digest.hexdigest()[:16])
+    dataset = _join_splits(data.name, class_names, train, sources, digest.hexdigest()[:16])
     return DatasetSpec(dataset.num_classes, train, lambda: dataset)
 
 
@@ -280,7 +280,26 @@ def _open_prepared(
         crop = choose_crop(data.random_resized_crop, "unknown")
         sources["unknown"] = stream("unknown", unknown_records["test"], crop)
     digest = getattr(builder.builder_config, "content_digest", "")
-    return Dataset(data.name, class_names, shape, **sources, digest=digest)
+    return _join_splits(data.name, class_names, shape, sources, digest)
+
+
+def _join_splits(
+    name: str,
+    class_names: tuple[str, ...],
+    shape: tuple[int, int, int],
+    sources: Mapping[str, ImageSource],
+    digest: str,
+) -> Dataset:
+    return Dataset(
+        name,
+        class_names,
+        shape,
+        train=sources["train"],
+        test=sources["test"],
+        digest=digest,
+        validation=sources.get("validation"),
+        unknown=sources.get("unknown"),
+    )
 
 
 def _hold_out_validation(

@@ -36,6 +36,7 @@ class Dataset:
       train: the training images.
       test: the test images.
       digest: of the image files, see `Fingerprint`.
+      labeled_digest: see `Fingerprint`.
       validation: images that are held out from training, on which the best network is chosen;
         None: there are none.
       unknown: the test images of the classes that are held out from all of these, with their
@@ -48,6 +49,7 @@ class Dataset:
     train: ImageSource
     test: ImageSource
     digest: str = ""
+    labeled_digest: str | None = None
     validation: ImageSource | None = None
     unknown: ImageSource | None = None
 
@@ -72,7 +74,14 @@ class Dataset:
         counts = {"train": len(self.train), "test": len(self.test)}
         if self.validation is not None:
             counts["validation"] = len(self.validation)
-        return Fingerprint(self.name, self.class_names, self.image_shape, counts, self.digest)
+        return Fingerprint(
+            self.name,
+            self.class_names,
+            self.image_shape,
+            counts,
+            self.digest,
+            self.labeled_digest,
+        )
 
 
 MakeBuilder = Callable[[], tfds.core.DatasetBuilder]

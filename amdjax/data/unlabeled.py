@@ -69,7 +69,7 @@ def add_unlabeled(dataset: Dataset, data: ml_collections.ConfigDict) -> Dataset:
     names = [(normal_form(name), size) for name, size in sizes.items()]
     only = "only" if data.unlabeled_only else "and"
     digest = digest_files([*names, (f"{only} {dataset.digest}", 0)])
-    return dataclasses.replace(dataset, train=train, digest=digest)
+    return dataclasses.replace(dataset, train=train, digest=digest, labeled_digest=dataset.digest)
 
 
 def _memory(dataset: Dataset) -> int:

@@ -1,6 +1,7 @@
 """The model card of an exported network: Markdown with the metadata block of Hugging Face's Hub."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from amdjax.export.formats import FORMATS, metadata_file
 from amdjax.export.student import Metadata
 from amdjax.metrics import format_stat
 
+_MARKUP = re.compile(r"[\\`*_<>\[\]|]")  # of Markdown, to be escaped in a name
 _QUANTITIES = {
     "accuracy": ("Accuracy", 100, "%"),
     "nll": ("NLL", 1, "nats"),
@@ -115,7 +117,8 @@ def _what(name: str, metadata: Metadata, difference: float) -> str:
 
 def _data(data: Mapping[str, Any]) -> str:
     counts = " and ".join(f"{count:,} {split}" for split, count in data["num_images"].items())
-    names = ", ".join(data["class_names"][:20]) + (", ..." if len(data["class_names"]) > 20 else "")
+    shown = [_MARKUP.sub(r"\\\g<0>", name) for name in data["class_names"][:20]]
+    names = ", ".join(shown) + (", ..." if len(data["class_names"]) > 20 else "")
     digest = f" Digest of the image files: `{data['digest']}`." if data["digest"] else ""
     return (
         f"`{data['name']}`: {counts} images in {len(data['class_names'])} classes ({names})."

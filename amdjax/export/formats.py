@@ -73,6 +73,7 @@ def load_export(file: str | Path) -> Classify:
     shape = tuple(metadata["image_shape"])
 
     def checked(images: np.ndarray) -> np.ndarray:
+        images = np.asarray(images)
         if images.dtype != np.uint8 or images.shape[1:] != shape:
             raise UserError(
                 f"images must be uint8 [B,{','.join(map(str, shape))}] of values from 0 to 255, "

@@ -76,7 +76,7 @@ def _glob(pattern: Path) -> list[Path]:
     found = {
         path
         for path in Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))
-        if _count_hidden(path) <= hidden and CAM_MARK not in path.name
+        if _count_hidden(path) <= hidden and not _is_overlay(path)
     }
     return sorted(path for path in found if found.isdisjoint(path.parents))
 
@@ -94,8 +94,14 @@ def _images_of(path: Path) -> list[Path]:
         files = [Path(file.path) for file in walk_images(str(path), (), left_out)]
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
+    images = [file for file in files if not _is_overlay(file)]
+    left_out["that --cam has written"] = [str(file) for file in files if _is_overlay(file)]
     report_left_out(str(path), left_out)
-    return sorted(file for file in files if CAM_MARK not in file.name) or [path]
+    return sorted(images) or [path]
+
+
+def _is_overlay(path: Path) -> bool:
+    return CAM_MARK in path.stem and path.suffix == ".png"
 
 
 def read_images(

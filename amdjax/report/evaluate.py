@@ -70,6 +70,8 @@ def evaluate_workdir(
     if not (config.teacher.checkpoint or any(workdir.glob(f"*/{CHECKPOINTS_FOLDER}/[0-9]*"))):
         return _empty_report(workdir, config, ["no network has a checkpoint yet"])
     dataset = load_data_again(data_settings)
+    if len(dataset.test) < 2:
+        raise UserError("the test split has one image; a report needs at least two")
     _check_samples(indices, len(dataset.test))
     unknown_images = open_unknown(dataset, data_settings, setting)
     networks, notes = restore_all(workdir, config, dataset.fingerprint)

@@ -243,14 +243,15 @@ def class_sample(labels: np.ndarray, num_classes: int) -> np.ndarray:
       num_classes: C.
 
     Returns:
-      int64, ascending: 1000 / C examples of each class but at least 2, or all examples of a smaller
-      class; the same for the same labels.
+      int64, ascending: 1000 / C examples of each class, or all examples of a smaller class; of more
+      than 500 classes 2 examples of 500 of them; the same for the same labels.
     """
     per_class = max(2, _SAMPLE_SIZE // max(num_classes, 1))
     rng = np.random.default_rng(_SAMPLE_SEED)
-    drawn = [
-        rng.permutation(np.flatnonzero(labels == label))[:per_class] for label in range(num_classes)
-    ]
+    classes = np.arange(num_classes)
+    if num_classes * per_class > _SAMPLE_SIZE:
+        classes = rng.permutation(classes)[: _SAMPLE_SIZE // per_class]
+    drawn = [rng.permutation(np.flatnonzero(labels == label))[:per_class] for label in classes]
     return np.sort(np.concatenate([np.zeros([0], np.int64), *drawn]))
 
 

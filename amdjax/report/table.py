@@ -171,6 +171,20 @@ def _comparison(summary: MethodSummary, examples: int) -> tuple[Cell, Cell, Cell
     )
 
 
+def _partly_compared(summaries: dict[str, MethodSummary]) -> list[str]:
+    """Returns the methods whose test leaves out seeds of theirs or of the baseline."""
+    partial = []
+    for name, summary in summaries.items():
+        if (test := summary.test) is None:
+            continue
+        is_single = isinstance(test, McNemar)
+        compared = 1 if is_single else test.seeds
+        if compared < max(len(summary.seeds), len(summaries[test.baseline].seeds)):
+            seeds = f"seed {test.seed}" if is_single else f"{test.seeds} seeds"
+            partial.append(f"{name} ({seeds})")
+    return partial
+
+
 def _p_value(p: float) -> str:
     if math.isnan(p):
         return "–"
@@ -220,6 +234,11 @@ def _notes(
             "softmax probability; energy, the logsumexp of the logits; angle, the cosine of the "
             "embedding to the nearest class mean of the training images."
         )
+    if partial := _partly_compared(summaries):
+        notes.append(
+            f"Compared only over the seeds that a method shares with its baseline: "
+            f"{', '.join(partial)}; such a difference may not be that of the means."
+        )
     if any(len(summary.seeds) > 1 for summary in summaries.values()):
         notes.append("With several seeds: mean ± standard deviation (n − 1).")
     if has_bold:
@@ -252,10 +271,12 @@ def _notes(
 
 def _two_digits(value: float) -> str:
     """Rounds a speed to its precision: two significant digits."""
-    return f"{float(f'{value:.2g}'):,.0f}"
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
 
 
 def _with_prefix(value: float) -> str:
+    value = float(f"{value:.3g}")
     for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g} {prefix}"

@@ -73,6 +73,8 @@ def test_check_images_counts_what_changed():
         ({"digest": "def"}, "the names or sizes of the files differ"),
         ({"num_images": {"train": 4, "test": 3}, "digest": "def"}, "test 2 -> 3 images"),
         ({"num_images": {"train": 9, "test": 2}, "digest": "def"}, ""),
+        ({"digest": "def", "labeled_digest": SAVED.digest}, ""),  # as many without labels
+        ({"labeled_digest": "def"}, "the names or sizes of the files differ"),
     ],
 )
 def test_compare_test_images_ignores_a_digest_of_other_training_images(changes, difference):

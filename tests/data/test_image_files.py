@@ -25,6 +25,14 @@ def test_list_images_follows_links_and_counts_what_is_left_out(folder, tmp_path,
     ]
 
 
+def test_list_images_does_not_follow_links_to_folders_above_its_own(folder, tmp_path, capfd):
+    (tmp_path / "beside.png").touch()
+    (folder / "more/up").symlink_to("../..")
+    found = list_images(folder, "config.data.unlabeled")
+    assert not any(name.startswith("more/up") for name in found)
+    assert "left out 1 file linking to a folder above: more/up" in capfd.readouterr().err
+
+
 def test_list_images_names_a_broken_link(folder, tmp_path):
     (folder / "more/gone.png").symlink_to(tmp_path / "removed.png")
     message = r"config\.data\.unknown: .*more/gone\.png cannot be read: No such file or directory"

@@ -111,7 +111,9 @@ def test_add_unlabeled_changes_the_fingerprint(folder):
     assert (len(alone.train), alone.class_names) == (5, dataset.class_names)
     (folder / "b.png").rename(folder / "d.png")
     renamed = add_unlabeled(dataset, data)
-    assert len({one.digest for one in (dataset, joined, alone, renamed)}) == 4
+    every = (dataset, joined, alone, renamed)
+    assert len({one.digest for one in every}) == 4
+    assert {one.fingerprint.of_labeled for one in every} == {dataset.digest}
     data.unlabeled = ""
     assert add_unlabeled(dataset, data) is dataset
 

@@ -76,6 +76,12 @@ def test_card_states_the_values_of_its_seed():
     assert "Over 2 seeds (0, 1) the accuracy is 75.00 ± 7.07 %" in card
 
 
+def test_card_escapes_the_markup_in_names_of_classes():
+    data = {**_metadata()["data"], "class_names": ["m<b>x", "a_b*c", "Ünï|`md`"]}
+    card = model_card("s.onnx", _metadata(data=data), "other", 1e-7, {})
+    assert r"(m\<b\>x, a\_b\*c, Ünï\|\`md\`)" in card
+
+
 def test_card_of_a_single_seed_has_no_mean():
     card = model_card("s.onnx", _metadata(), "mit", 1e-7, {})
     assert "| ECE | 12.50 % |" in card

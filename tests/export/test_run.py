@@ -83,7 +83,7 @@ def test_export_writes_files_that_compute_the_probabilities(
     expected = _softmax(load_run(workdir / "kd").logits(images))
     student = load_export(file)
     np.testing.assert_allclose(student(images), expected, atol=1e-4)
-    for other in (images / np.float32(255), images[:, :8]):
+    for other in (images / np.float32(255), images[:, :8], images[:1].tolist()):
         with pytest.raises(UserError, match=r"^images must be uint8 \[B,16,16,3\] of values from"):
             student(other)
     card = file.with_name(f"{file.name}.md").read_text()

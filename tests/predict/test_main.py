@@ -348,7 +348,7 @@ def test_format_table_has_the_five_best_classes_of_each_network():
     assert lines[0].index("teacher") == lines[1].index("class 0")
 
 
-def test_find_images_expands_folders_and_globs(pictures, monkeypatch):
+def test_find_images_expands_folders_and_globs(pictures, monkeypatch, capsys):
     names = ["a.JPG", "b.png", "broken.png", "more/b.png"]
     assert find_images([str(pictures)]) == [pictures / name for name in names]
     assert find_images([str(pictures / "b*.png")]) == [pictures / "b.png", pictures / "broken.png"]
@@ -363,6 +363,10 @@ def test_find_images_expands_folders_and_globs(pictures, monkeypatch):
     (pictures / "more" / "up").symlink_to("..")
     for word in (".", "**"):
         assert find_images([word]) == [Path(name) for name in names]
+    assert "left out 1 file that --cam has written: b.cam-kd.png" in capsys.readouterr().err
+    (pictures / "front.cam-1.jpg").write_bytes(b"of a camera")
+    assert find_images(["f*"]) == [Path("front.cam-1.jpg")]
+    assert Path("front.cam-1.jpg") in find_images(["."])
     assert find_images(["**/b.png"]) == [Path("b.png"), Path("more/b.png")]
 
 

@@ -492,7 +492,7 @@ def test_sweep_curves_are_sorted_by_value():
     line = figure.axes[0].containers[0].lines[0]
     margins = [1.1, 1.35, 1.5]
     assert line.get_xdata().tolist() == margins
-    expected = [100 * summaries[f"amd_g-margin={m}"].scores["top1"].mean for m in margins]
+    expected = [100 * summaries[f"amd_g-am.margin={m}"].scores["top1"].mean for m in margins]
     assert line.get_ydata().tolist() == pytest.approx(expected)
     assert figure.axes[0].get_xlabel() == "m (losses.am.margin)"
 
@@ -501,7 +501,7 @@ def test_sweep_figures_contain_the_methods_of_their_sweep():
     report = SWEEPS["terms_and_weights"]()
     summaries = _summaries(report)
     networks = sweeps.swept_networks(report, "losses.am.weight")
-    assert list(networks) == ["amd_g-weight=1.0", "amd-weight=2.0"]
+    assert list(networks) == ["amd_g-am.weight=1.0", "amd-am.weight=2.0"]
     assert not sweeps.is_numeric(report, "losses.am.terms")
     with style.figure_style():
         curves = sweeps.curves(report, summaries, "losses.am.weight")
@@ -509,7 +509,7 @@ def test_sweep_figures_contain_the_methods_of_their_sweep():
     labels = {text.get_text() for text in curves.legends[0].get_texts()}
     assert labels == {"amd_g", "amd", "teacher", "kd"}
     labels = [text.get_text() for text in bars.axes[0].get_yticklabels()]
-    assert labels == ["kd", *(f"amd_g-terms={terms}" for terms in ("A", "P", "N", "A+P+N"))]
+    assert labels == ["kd", *(f"amd_g-am.terms={terms}" for terms in ("A", "P", "N", "A+P+N"))]
 
 
 def test_sweep_curves_of_one_method_have_one_colour_that_no_other_has():
@@ -553,8 +553,16 @@ def test_sweep_curves_of_many_methods_show_teacher_and_baseline_only():
 def test_labels_are_wrapped_and_shortened():
     assert style.wrapped_label("spherical_softmax", 9) == "spherical_\nsoftmax"
     assert style.wrapped_label("amd_gl", 9) == "amd_gl"
-    assert style.short_label("amd_g-terms=angular+negative") == "amd_g-terms=A+N"
-    assert style.short_label("amd_g-margin=1.5") == "amd_g-margin=1.5"
+    assert style.short_label("amd_g-am.terms=angular+negative") == "amd_g-am.terms=A+N"
+    assert style.short_label("amd_g-am.margin=1.5") == "amd_g-am.margin=1.5"
+    assert style.wrapped_label("amd_g-am.margin=1.5", 10) == "amd_g-am.\nmargin=1.5"
+
+
+def test_names_that_the_font_does_not_have_are_numbers():
+    names = ("cat", "日本語 猫", "n02123045 tabby cat", "Ünïcode")
+    report = dataclasses.replace(fake_report(classes=4), class_names=names)
+    shown = [style.short_class_name(report, label, 8) for label in range(4)]
+    assert shown == ["cat", "class 1", "tabby c…", "Ünïcode"]
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 1), (5, 5), (6, 3), (8, 4), (11, 4), (30, 5)])

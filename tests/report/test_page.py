@@ -127,6 +127,28 @@ def test_table_compares_methods_with_the_baseline(written):
     assert "McNemar" in notes and "t-test" not in notes and "several seeds" not in notes
 
 
+def test_table_says_which_differences_leave_out_seeds():
+    report = fake_report(("kd", "at", "afd"), seeds=(0, 1, 2), examples=40)
+    kept = {"kd": (0, 1, 2), "at": (0, 1), "afd": (2,), "teacher": (0,)}
+    networks = tuple(one for one in report.networks if one.seed in kept[one.method])
+    report = dataclasses.replace(report, networks=networks)
+    notes = " ".join(create_table(_summaries(report), 40).notes)
+    assert "shares with its baseline: at (2 seeds), afd (seed 2); such a" in notes
+    report = fake_report(("kd", "at"), seeds=(0, 1), examples=40)
+    assert "share" not in " ".join(create_table(_summaries(report), 40).notes)
+
+
+@pytest.mark.parametrize(
+    ("flops", "text"), [(999_600_000, "1 G"), (999_999, "1 M"), (27_300_000, "27.3 M"), (12, "12")]
+)
+def test_table_rounds_operations_before_it_chooses_the_unit(flops, text):
+    report = fake_report(examples=40)
+    networks = tuple(dataclasses.replace(one, flops=flops) for one in report.networks)
+    table = create_table(_summaries(dataclasses.replace(report, networks=networks)), 40)
+    column = table.headings.index("FLOPs")
+    assert {row[column].text for row in table.rows} == {text}
+
+
 def test_table_files_have_the_cells_of_the_page(written):
     summaries = _summaries(written.report)
     table = create_table(summaries, len(written.report.labels))
@@ -162,10 +184,10 @@ def test_table_compares_methods_with_the_same_value_of_a_sweep():
     column = table.headings.index("top-1 − baseline\n(points)")
     default = "scratch"
     baselines = {
-        "kd-temperature=1": default,
-        "kd-temperature=2": default,
-        "amd_g-temperature=1": "kd-temperature=1",
-        "amd_g-temperature=2": "kd-temperature=2",
+        "kd-kd.temperature=1": default,
+        "kd-kd.temperature=2": default,
+        "amd_g-kd.temperature=1": "kd-kd.temperature=1",
+        "amd_g-kd.temperature=2": "kd-kd.temperature=2",
     }
     differences = {row[0].text: row[column].text for row in table.rows}
     assert differences.pop("teacher") == differences.pop(default) == "–"

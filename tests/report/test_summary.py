@@ -216,7 +216,8 @@ def test_class_sample_is_balanced_and_deterministic():
     np.testing.assert_array_equal(np.bincount(labels[sample]), [250, 250, 250, rare])
     np.testing.assert_array_equal(sample, class_sample(labels, 4))
     many = np.repeat(np.arange(900), 3)
-    np.testing.assert_array_equal(np.bincount(many[class_sample(many, 900)]), 2)
+    counts = np.bincount(many[class_sample(many, 900)], minlength=900)
+    assert (set(counts), counts.sum()) == ({0, 2}, 1000)
 
 
 def test_summarize_of_one_class_has_no_distance_between_classes():

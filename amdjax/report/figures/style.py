@@ -1,6 +1,7 @@
 """The style of the figures: colours, fonts, grids of panels, and the labels of methods."""
 
 import contextlib
+import functools
 import itertools
 import math
 import re
@@ -11,6 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 
 from amdjax.metrics import format_stat
@@ -226,14 +228,14 @@ def level_title(layer: str) -> str:
 
 def short_label(method: str) -> str:
     """Returns a method's label with the AMD paper's letters for the swept terms of the AM loss."""
-    name, equals, words = method.partition("-terms=")
+    name, equals, words = method.partition(".terms=")
     return name + equals + "+".join(_TERMS.get(word, word) for word in words.split("+"))
 
 
 def wrapped_label(method: str, width: int = 22) -> str:
-    """Returns a method's label in lines of at most `width` letters, broken after "_+=-"."""
+    """Returns a method's label in lines of at most `width` letters, broken after "_+=-", "am."."""
     lines = [""]
-    for part in re.split(r"(?<=[_+=-])", short_label(method)):
+    for part in re.split(r"(?<=[_+=-])|(?<=[a-z]\.)", short_label(method)):
         if lines[-1] and len(lines[-1] + part) > width:
             lines.append("")
         lines[-1] += part
@@ -246,9 +248,21 @@ def class_name(report: ReportData, label: int) -> str:
 
 
 def short_class_name(report: ReportData, label: int, length: int) -> str:
-    """Returns the name of a class, cut to a number of letters."""
+    """Returns the name of a class, cut to a number of letters, for a figure.
+
+    A name that the font of the figures does not have, such as a Chinese one, is "class 3".
+    """
     name = class_name(report, label)
+    if not _letters().issuperset(map(ord, name)):
+        return f"class {label}"
     return name if len(name) <= length else name[: length - 1] + "…"
+
+
+@functools.cache
+def _letters() -> frozenset[int]:
+    """Returns the code points of the letters of the figures' font."""
+    font = get_font(findfont(FontProperties(family=_SETTINGS["font.family"])))
+    return frozenset(font.get_charmap())
 
 
 def legend_columns(methods: list[str], width: float) -> int:
