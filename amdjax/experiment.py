@@ -10,7 +10,7 @@ import ml_collections
 from amdjax.config import given_teacher_setting
 from amdjax.errors import UserError, unknown_name
 from amdjax.losses import LOSSES, Objective, build_objective
-from amdjax.losses.spec import SCHEDULE
+from amdjax.losses.spec import WEIGHT_SETTINGS
 from amdjax.methods import (
     EARLY_TEACHER,
     TEACHER,
@@ -106,7 +106,7 @@ def plan_runs(config: ml_collections.ConfigDict) -> list[RunSpec]:
         return students
     losses = method_losses("scratch", config.losses)
     # The schedule of cross-entropy is that of the students.
-    losses["ce"] |= {key: LOSSES["ce"].defaults()[key] for key in SCHEDULE}
+    losses["ce"] |= {key: LOSSES["ce"].defaults()[key] for key in WEIGHT_SETTINGS}
     fractions = {TEACHER: 1.0, EARLY_TEACHER: config.teacher.early_fraction}
     teachers = [
         RunSpec(

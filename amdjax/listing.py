@@ -7,7 +7,7 @@ from amdjax.data.mixing import MIXES
 from amdjax.data.policies import AUGMENTATIONS
 from amdjax.data.registry import DATASETS
 from amdjax.losses import LOSSES
-from amdjax.losses.spec import SCHEDULE
+from amdjax.losses.spec import WEIGHT_SETTINGS
 from amdjax.methods import METHODS
 from amdjax.models import MODELS
 from amdjax.recipes import list_recipes
@@ -35,7 +35,7 @@ def _losses() -> Iterable[tuple[str, str]]:
     """Yields each loss with its summary and its defaults, but for the schedule of the weight."""
     for name, settings in default.get_config().losses.to_dict().items():
         weight = settings.pop("weight")
-        for key in SCHEDULE:
+        for key in WEIGHT_SETTINGS:
             settings.pop(key)
         text = ", ".join(f"{key}={value}" for key, value in {"weight": weight, **settings}.items())
         yield name, f"{LOSSES[name].summary}: {text}"

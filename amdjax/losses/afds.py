@@ -10,7 +10,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from amdjax.errors import UserError
 from amdjax.losses import functional
 from amdjax.losses.connectors import conv
 
@@ -47,12 +46,12 @@ class AttentiveFeature(nn.Module):
         channels = teacher.shape[-1]
         if self.adapter:
             student = conv(channels, (1, 1), name="adapter")(student)
-        elif student.shape[-1] != channels:
-            raise UserError(
-                f"AFDS compares channel by channel, but the student has {student.shape[-1]} "
-                f"channels and the teacher {channels}: set config.losses.afds.adapter=True, or "
-                "choose a teacher and a student of equal width"
-            )
+        functional.check_channels(
+            student,
+            teacher,
+            "AFDS",
+            "set config.losses.afds.adapter=True, or choose a teacher and a student of equal width",
+        )
         hidden = nn.relu(_attention(channels, name="attention_0")(teacher.mean(axis=(1, 2))))
         # The sigmoids divided by their sum, also where all of them are smaller than any float32.
         rho = nn.softmax(nn.log_sigmoid(_attention(channels, name="attention_1")(hidden)))

@@ -1,5 +1,7 @@
 """Angular-margin distillation: Jeon et al., Neurocomputing 518 (2023) 466-481."""
 
+import itertools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -92,7 +94,7 @@ def am_global_local_loss(
 
     `global_weight * AM(map) + (1 - global_weight) * mean_k AM(patch_k)` (Eq. 9). Patches are cut
     from the globally normalised map; the unit L2 norms of the logits are taken within each patch.
-    `functional.patches` defines the patches where the grid does not divide the map. Under `jax.jit`
+    `patches` defines the patches where the grid does not divide the map. Under `jax.jit`
     all settings but `margin` and `scale` are static arguments.
 
     Args:
@@ -180,17 +182,14 @@ def _mean_of_terms(
 def _mean_over_patches(
     student: AMTerms, teacher: AMTerms, terms: tuple[str, ...], grid: int
 ) -> jax.Array:
-    functional.check_grid(student.angular, grid)
+    _check_grid(student.angular, grid)
     if not any(size % grid for size in student.angular.shape[1:]):
         return _mean_of_terms(student, teacher, terms, grid)
-    patches = (
-        (
-            AMTerms(*corners)
-            for corners in zip(*(functional.patches(x, grid) for x in side), strict=True)
-        )
+    cut = (
+        (AMTerms(*corners) for corners in zip(*(patches(x, grid) for x in side), strict=True))
         for side in (student, teacher)
     )
-    local: list[Any] = [_mean_of_terms(*pair, terms) for pair in zip(*patches, strict=True)]
+    local: list[Any] = [_mean_of_terms(*pair, terms) for pair in zip(*cut, strict=True)]
     return sum(local) / len(local)
 
 
@@ -202,3 +201,39 @@ def _check_terms(terms: tuple[str, ...]) -> None:
             raise unknown_name("AM term", name, AM_TERMS)
     if len(set(terms)) < len(terms):
         raise UserError(f"duplicate term in terms={tuple(terms)}")
+
+
+def _check_grid(x: jax.Array, grid: int) -> None:
+    """Raises UserError if a grid is below 1 or finer than the maps x [...,H,W]."""
+    height, width = x.shape[-2:]
+    if not 1 <= grid <= min(height, width):
+        raise UserError(
+            f"a grid of {grid}x{grid} patches does not fit a {height}x{width} feature map: "
+            f"it must be at least 1 and at most {min(height, width)}"
+        )
+
+
+def patches(x: jax.Array, grid: int) -> Iterator[jax.Array]:
+    """Cuts maps into a grid of patches, row by row.
+
+    Patch row i covers the rows from `i*H // grid` up to, not including, `(i+1)*H // grid`, and
+    likewise for columns: every position is in exactly one patch. Where the grid does not divide the
+    map, patches differ by at most one in height and width (a 7x7 map in a 2x2 grid: 3 and 4).
+
+    Args:
+      x: [..., H, W].
+      grid: number of patches in each direction.
+
+    Yields:
+      grid^2 arrays [..., h, w].
+
+    Raises:
+      UserError: if the grid is below 1 or finer than the map.
+    """
+    _check_grid(x, grid)
+    height, width = x.shape[-2:]
+    rows = [i * height // grid for i in range(grid + 1)]
+    columns = [i * width // grid for i in range(grid + 1)]
+    for top, bottom in itertools.pairwise(rows):
+        for left, right in itertools.pairwise(columns):
+            yield x[..., top:bottom, left:right]

@@ -4,11 +4,13 @@ import functools
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from amdjax.errors import UserError
 from amdjax.losses import functional
 from amdjax.models.layers import PYTORCH_KERNEL_INIT
 
+_MOMENTUM = 0.9  # weight of the previous running statistics
 # The kernels of the published losses start as PyTorch's; Flax's default has three times the
 # variance. Biases start at zero.
 conv = functools.partial(nn.Conv, kernel_init=PYTORCH_KERNEL_INIT)
@@ -33,6 +35,33 @@ class BatchStatisticsNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
         return functional.batch_norm(x, x.mean(axes), x.var(axes), scale, bias)
+
+
+class RunningBatchNorm(nn.Module):
+    """Batch norm over the channels with the statistics of the batch, and running ones to evaluate.
+
+    Unlike those of `models.layers.BatchNorm` the running statistics are in the state of a loss, and
+    those of the batch are of all its shards, which a loss that is `whole_batch` has.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Normalizes a float array [...,C] over all axes but the last."""
+        axes, channels = tuple(range(x.ndim - 1)), x.shape[-1:]
+        running_mean = self.variable("state", "mean", jnp.zeros, channels)
+        running_var = self.variable("state", "var", jnp.ones, channels)
+        scale = self.param("scale", nn.initializers.ones, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        mean, var = running_mean.value, running_var.value
+        if train:
+            mean, var = x.mean(axes), x.var(axes)
+            if not self.is_initializing():
+                count = x.size // x.shape[-1]
+                unbiased = var * (count / max(count - 1, 1))
+                for running, new in ((running_mean, mean), (running_var, unbiased)):
+                    new = jax.lax.stop_gradient(new)
+                    running.value = _MOMENTUM * running.value + (1.0 - _MOMENTUM) * new
+        return functional.batch_norm(x, mean, var, scale, bias)
 
 
 class Regressor(nn.Module):

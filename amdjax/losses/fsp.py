@@ -54,12 +54,12 @@ def fsp_loss(
         raise UserError("FSP needs at least two layers: set config.losses.fsp.features")
     teacher_features = jax.lax.stop_gradient(list(teacher_features))
     for student, teacher in zip(student_features, teacher_features, strict=True):
-        if student.shape[-1] != teacher.shape[-1]:
-            raise UserError(
-                f"FSP compares channel by channel, but the student has {student.shape[-1]} "
-                f"channels and the teacher {teacher.shape[-1]}: set config.losses.fsp.adapter="
-                "True, or choose a teacher and a student of equal width"
-            )
+        functional.check_channels(
+            student,
+            teacher,
+            "FSP",
+            "set config.losses.fsp.adapter=True, or choose a teacher and a student of equal width",
+        )
     loss = jnp.zeros((), jnp.float32)
     for i in range(len(student_features) - 1):
         difference = flow_matrix(*student_features[i : i + 2]) - flow_matrix(

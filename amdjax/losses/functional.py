@@ -3,7 +3,6 @@
 Every function is finite on maps that are all zero, and its gradient there is not large.
 """
 
-import itertools
 from collections.abc import Iterator
 
 import jax
@@ -177,6 +176,25 @@ def match_size(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.A
     raise UserError(_size_message(sh, sw, th, tw))
 
 
+def check_channels(student: jax.Array, teacher: jax.Array, subject: str, remedy: str) -> None:
+    """Makes sure that two features [...,C] have equally many channels.
+
+    Args:
+      student: of the student.
+      teacher: of the teacher.
+      subject: the loss, for the error.
+      remedy: what to do, for the error.
+
+    Raises:
+      UserError: if they do not.
+    """
+    if student.shape[-1] != teacher.shape[-1]:
+        raise UserError(
+            f"{subject} compares channel by channel, but the student has {student.shape[-1]} "
+            f"channels and the teacher {teacher.shape[-1]}: {remedy}"
+        )
+
+
 def unit_attention_maps(
     student_feature: jax.Array, teacher_feature: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -230,23 +248,6 @@ def resize(x: jax.Array, height: int, width: int) -> jax.Array:
             x = x.reshape(windows).mean(axis + 1)
         else:
             x = jnp.repeat(x, size // length, axis=axis)
-    return x
-
-
-def resize_nearest(x: jax.Array, height: int, width: int) -> jax.Array:
-    """Resizes maps to any size: position i of n has the value of position `i * length // n`.
-
-    Args:
-      x: float [B,H,W,...].
-      height: of the result.
-      width: of the result.
-
-    Returns:
-      float [B,height,width,...].
-    """
-    for axis, size in ((1, height), (2, width)):
-        if x.shape[axis] != size:
-            x = jnp.take(x, jnp.arange(size) * x.shape[axis] // size, axis=axis)
     return x
 
 
@@ -310,42 +311,6 @@ def pool_to_smaller(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax
 
 def _cell_bounds(length: int, cells: int) -> list[tuple[int, int]]:
     return [(i * length // cells, -(-(i + 1) * length // cells)) for i in range(cells)]
-
-
-def check_grid(x: jax.Array, grid: int) -> None:
-    """Raises UserError if a grid is below 1 or finer than the maps x [...,H,W]."""
-    height, width = x.shape[-2:]
-    if not 1 <= grid <= min(height, width):
-        raise UserError(
-            f"a grid of {grid}x{grid} patches does not fit a {height}x{width} feature map: "
-            f"it must be at least 1 and at most {min(height, width)}"
-        )
-
-
-def patches(x: jax.Array, grid: int) -> Iterator[jax.Array]:
-    """Cuts maps into a grid of patches, row by row.
-
-    Patch row i covers the rows from `i*H // grid` up to, not including, `(i+1)*H // grid`, and
-    likewise for columns: every position is in exactly one patch. Where the grid does not divide the
-    map, patches differ by at most one in height and width (a 7x7 map in a 2x2 grid: 3 and 4).
-
-    Args:
-      x: [..., H, W].
-      grid: number of patches in each direction.
-
-    Yields:
-      grid^2 arrays [..., h, w].
-
-    Raises:
-      UserError: if the grid is below 1 or finer than the map.
-    """
-    check_grid(x, grid)
-    height, width = x.shape[-2:]
-    rows = [i * height // grid for i in range(grid + 1)]
-    columns = [i * width // grid for i in range(grid + 1)]
-    for top, bottom in itertools.pairwise(rows):
-        for left, right in itertools.pairwise(columns):
-            yield x[..., top:bottom, left:right]
 
 
 def batch_norm(

@@ -13,9 +13,9 @@ from flax.core import FrozenDict
 from amdjax.errors import UserError, unknown_name
 from amdjax.losses import functional
 from amdjax.losses.registry import LOSSES
-from amdjax.losses.spec import SCHEDULE, LossInputs, LossSpec
+from amdjax.losses.spec import WEIGHT_SETTINGS, LossInputs, LossSpec
 from amdjax.models.layers import Outputs
-from amdjax.schedules import epoch_of, linear_ramp_up, ramp_up
+from amdjax.ramps import epoch_of, gaussian_ramp_up, linear_ramp_up
 
 # Variables of losses, collection -> loss -> call -> tree. "params" are trained by gradient descent,
 # "state" is updated without gradients (for instance the centres of the center loss).
@@ -305,7 +305,7 @@ class Objective:
             if term.ramp == "linear":
                 weight *= linear_ramp_up(epoch, term.ramp_up_epochs)
             else:
-                weight *= jnp.where(epoch < 1, 0.0, ramp_up(epoch, term.ramp_up_epochs))
+                weight *= jnp.where(epoch < 1, 0.0, gaussian_ramp_up(epoch, term.ramp_up_epochs))
         if term.end_fraction < 1:
             weight = jnp.where(epoch < term.end_fraction * self.epochs, weight, term.end_weight)
         return weight
@@ -427,7 +427,7 @@ def _term(name: str, settings: Mapping[str, Any]) -> Term:
             raise unknown_name(f"setting of the loss {name}", key, values)
         _check_kind(f"the setting {key} of the loss {name}", value, values[key])
     values.update({key: _hashable(value) for key, value in settings.items()})
-    schedule = {key: values.pop(key) for key in ("weight", *SCHEDULE)}
+    schedule = {key: values.pop(key) for key in ("weight", *WEIGHT_SETTINGS)}
     if schedule["ramp"] not in RAMPS:
         raise unknown_name(f"ramp of the loss {name}", schedule["ramp"], RAMPS)
     selection = {key: values.pop(key) for key in spec.selection_defaults()}

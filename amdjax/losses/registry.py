@@ -35,7 +35,7 @@ from amdjax.losses.rkd import rkd_loss
 from amdjax.losses.rld import rld_loss
 from amdjax.losses.simkd import SimKD
 from amdjax.losses.sp import sp_loss
-from amdjax.losses.spec import SCHEDULE, LossSpec, keyword_defaults
+from amdjax.losses.spec import WEIGHT_SETTINGS, LossSpec, keyword_defaults
 from amdjax.losses.ttm import ttm_loss, wttm_loss
 from amdjax.losses.vid import VariationalInformation
 from amdjax.losses.wkd import WassersteinFeature, wkd_class_weight_loss
@@ -145,7 +145,8 @@ LOSSES: dict[str, LossSpec] = {
         dkd_loss,
         inputs=(*_LOGITS, "hard_labels"),
         summary="decoupled knowledge distillation",
-        warm_up_epochs=20.0,
+        ramp_up_epochs=20.0,
+        ramp="linear",
     ),
     "dist": LossSpec(
         dist_loss,
@@ -172,7 +173,8 @@ LOSSES: dict[str, LossSpec] = {
         rld_loss,
         inputs=(*_LOGITS, "hard_labels"),
         summary="refined logit distillation",
-        warm_up_epochs=20.0,
+        ramp_up_epochs=20.0,
+        ramp="linear",
     ),
     "wkd_l": LossSpec(
         wkd_class_weight_loss,
@@ -259,7 +261,8 @@ LOSSES: dict[str, LossSpec] = {
         ReviewKD,
         inputs=(*_FEATURES, *_EMBEDDINGS),
         summary="knowledge review, with a trained fusion of the layers",
-        warm_up_epochs=20.0,
+        ramp_up_epochs=20.0,
+        ramp="linear",
         whole_batch=True,
         layers_together=True,
     ),
@@ -363,7 +366,7 @@ def _check_arguments(name: str, spec: LossSpec) -> None:
             f"the loss {name!r} has {len(spec.inputs)} inputs ({', '.join(spec.inputs)}), but "
             f"{function.__name__} takes {len(arrays)} arrays ({', '.join(arrays)})"
         )
-    reserved = {"weight", *SCHEDULE, *spec.selection_defaults()}
+    reserved = {"weight", *WEIGHT_SETTINGS, *spec.selection_defaults()}
     for key, value in keyword_defaults(spec.function).items():
         if key in reserved:
             raise UserError(

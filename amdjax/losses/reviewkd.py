@@ -107,11 +107,28 @@ class AttentionFusion(nn.Module):
             nn.Conv(self.width, (1, 1), use_bias=False, name="conv1")(x)
         )
         if deeper is not None:
-            deeper = functional.resize_nearest(deeper, *x.shape[1:3])
+            deeper = resize_nearest(deeper, *x.shape[1:3])
             attention = conv(2, (1, 1), name="attention")(jnp.concatenate([x, deeper], axis=-1))
             attention = nn.sigmoid(attention)
             x = x * attention[..., :1] + deeper * attention[..., 1:]
         height, width, channels = self.shape
-        x = functional.resize_nearest(x, height, width)
+        x = resize_nearest(x, height, width)
         output = nn.Conv(channels, (3, 3), padding=1, use_bias=False, name="conv2")(x)
         return x, BatchStatisticsNorm(name="bn2")(output)
+
+
+def resize_nearest(x: jax.Array, height: int, width: int) -> jax.Array:
+    """Resizes maps to any size: position i of n has the value of position `i * length // n`.
+
+    Args:
+      x: float [B,H,W,...].
+      height: of the result.
+      width: of the result.
+
+    Returns:
+      float [B,height,width,...].
+    """
+    for axis, size in ((1, height), (2, width)):
+        if x.shape[axis] != size:
+            x = jnp.take(x, jnp.arange(size) * x.shape[axis] // size, axis=axis)
+    return x

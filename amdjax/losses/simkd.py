@@ -11,10 +11,8 @@ import jax.numpy as jnp
 
 from amdjax.errors import UserError
 from amdjax.losses import functional
-from amdjax.losses.connectors import conv
+from amdjax.losses.connectors import RunningBatchNorm, conv
 from amdjax.models.layers import Outputs
-
-_MOMENTUM = 0.9  # weight of the previous running statistics
 
 
 class SimKD(nn.Module):
@@ -130,26 +128,3 @@ class Projector(nn.Module):
             x = conv(width, (size, size), padding="SAME", use_bias=False, name=f"conv_{i}")(x)
             x = nn.relu(RunningBatchNorm(name=f"bn_{i}")(x, train))
         return x
-
-
-class RunningBatchNorm(nn.Module):
-    """Batch norm with running statistics in the state of a loss, see `models.layers.BatchNorm`."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Normalizes a float array [...,C] over all axes but the last."""
-        axes, channels = tuple(range(x.ndim - 1)), x.shape[-1:]
-        running_mean = self.variable("state", "mean", jnp.zeros, channels)
-        running_var = self.variable("state", "var", jnp.ones, channels)
-        scale = self.param("scale", nn.initializers.ones, channels)
-        bias = self.param("bias", nn.initializers.zeros, channels)
-        mean, var = running_mean.value, running_var.value
-        if train:
-            mean, var = x.mean(axes), x.var(axes)
-            if not self.is_initializing():
-                count = x.size // x.shape[-1]
-                unbiased = var * (count / max(count - 1, 1))
-                for running, new in ((running_mean, mean), (running_var, unbiased)):
-                    new = jax.lax.stop_gradient(new)
-                    running.value = _MOMENTUM * running.value + (1.0 - _MOMENTUM) * new
-        return functional.batch_norm(x, mean, var, scale, bias)

@@ -15,7 +15,7 @@ from amdjax.models.layers import STAGES, Outputs
 _PAIR_LABELS = ("true", "predicted")
 
 # The settings of a weight, see `Objective`.
-SCHEDULE = ("ramp_up_epochs", "ramp", "end_fraction", "end_weight")
+WEIGHT_SETTINGS = ("ramp_up_epochs", "ramp", "end_fraction", "end_weight")
 
 _STRONG_VIEW = ("strong_student", "strong_teacher")
 _SIDES = ("student", "teacher", *_STRONG_VIEW)
@@ -101,8 +101,8 @@ class LossSpec:
       inputs: names of the arrays that the function reads.
       weight: default weight, the published one if there is one.
       summary: description in one line, for `--list`.
-      warm_up_epochs: epochs of the published linear warm-up, the default of the setting
-        `ramp_up_epochs`.
+      ramp_up_epochs: default of this setting, the epochs in which the weight rises.
+      ramp: default of this setting, the form of that rise: "gaussian" or "linear".
       features: default of the setting `features`, the layers to compare.
       whole_batch: gather the arrays of all shards, for losses that compare samples. Variables of
         the collection "state" are then equal on all devices. Those of a loss that is not
@@ -128,7 +128,8 @@ class LossSpec:
     inputs: tuple[str, ...]
     weight: float = 1.0
     summary: str = ""
-    warm_up_epochs: float = 0.0
+    ramp_up_epochs: float = 0.0
+    ramp: str = "gaussian"
     features: tuple[str, ...] = STAGES
     whole_batch: bool = False
     pairs_halves: bool = False
@@ -225,8 +226,8 @@ class LossSpec:
         """Returns the settings of `config.losses.<name>` with their defaults."""
         schedule = {
             "weight": self.weight,
-            "ramp_up_epochs": self.warm_up_epochs,
-            "ramp": "linear" if self.warm_up_epochs else "gaussian",
+            "ramp_up_epochs": self.ramp_up_epochs,
+            "ramp": self.ramp,
             "end_fraction": 1.0,
             "end_weight": 0.0,
         }

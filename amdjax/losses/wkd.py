@@ -167,11 +167,9 @@ def wkd_feature_loss(
       UserError: if the channels or the numbers of images differ, or if a cell has one position.
     """
     student, teacher = functional.comparable(student_feature, teacher_feature)
-    if student.shape[-1] != teacher.shape[-1]:
-        raise UserError(
-            f"WKD compares channel by channel, but the student has {student.shape[-1]} channels "
-            f"and the teacher {teacher.shape[-1]}: set config.losses.wkd_f.projector=regressor"
-        )
+    functional.check_channels(
+        student, teacher, "WKD", "set config.losses.wkd_f.projector=regressor"
+    )
 
     def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         cells = list(functional.adaptive_cells(x, grid, grid))

@@ -9,8 +9,8 @@ import ml_collections
 import optax
 
 from amdjax.errors import UserError, unknown_name
+from amdjax.ramps import epoch_of, gaussian_ramp_down, gaussian_ramp_up, linear_ramp_up
 from amdjax.registry import registering
-from amdjax.schedules import epoch_of, linear_ramp_up, ramp_down, ramp_up
 
 SCHEDULES = ("step", "cosine", "linear")
 
@@ -154,8 +154,8 @@ def learning_rate_schedule(
     def schedule(step: jax.Array) -> jax.Array:
         epoch = epoch_of(step, steps_per_epoch)
         rate = base_rate(step)
-        rate *= ramp_up(epoch, optim.ramp_up_epochs)
-        rate *= ramp_down(epoch, optim.ramp_down_epochs, epochs)
+        rate *= gaussian_ramp_up(epoch, optim.ramp_up_epochs)
+        rate *= gaussian_ramp_down(epoch, optim.ramp_down_epochs, epochs)
         if warmup_steps:
             rate *= linear_ramp_up(jnp.asarray(step, jnp.float32), warmup_steps)
         return rate
@@ -191,7 +191,7 @@ def create_optimizer(
 
     def beta1(step: jax.Array) -> jax.Array:
         epoch = epoch_of(step, steps_per_epoch)
-        down = ramp_down(epoch, optim.ramp_down_epochs, epochs)
+        down = gaussian_ramp_down(epoch, optim.ramp_down_epochs, epochs)
         return down * optim.beta1 + (1.0 - down) * optim.beta1_end
 
     inputs = OptimizerInputs(

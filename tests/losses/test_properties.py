@@ -11,6 +11,7 @@ import pytest
 from amdjax import losses
 from amdjax.errors import UserError
 from amdjax.losses import functional
+from amdjax.losses.am import patches
 from tests.losses.random_arrays import draw
 
 FEATURE_LOSSES = [
@@ -215,7 +216,7 @@ def test_am_global_local_loss_interpolates_between_map_and_patches():
 @pytest.mark.parametrize(("size", "grid"), [(8, 2), (7, 2), (8, 3), (7, 3), (5, 5)])
 def test_patches_cover_each_position_once(size, grid):
     x = jnp.arange(2 * size * size).reshape(2, size, size)
-    pieces = list(functional.patches(x, grid))
+    pieces = list(patches(x, grid))
     assert len(pieces) == grid**2
     np.testing.assert_array_equal(
         np.sort(np.concatenate([piece.ravel() for piece in pieces])), np.arange(x.size)
@@ -227,7 +228,7 @@ def test_patches_cover_each_position_once(size, grid):
 
 def test_patches_refuses_a_grid_finer_than_the_map():
     with pytest.raises(UserError, match="5x5 patches does not fit a 4x4 feature map"):
-        list(functional.patches(jnp.zeros((1, 4, 4)), 5))
+        list(patches(jnp.zeros((1, 4, 4)), 5))
 
 
 @pytest.mark.parametrize("loss", [losses.at_loss, losses.am_loss, losses.am_global_local_loss])

@@ -18,7 +18,7 @@ from amdjax.losses.afds import AttentiveFeature
 from amdjax.losses.connectors import BatchStatisticsNorm, Regressor
 from amdjax.losses.fsp import FlowProcedure
 from amdjax.losses.ft_factor import FactorTransfer
-from amdjax.losses.reviewkd import AttentionFusion, ReviewKD
+from amdjax.losses.reviewkd import AttentionFusion, ReviewKD, resize_nearest
 from amdjax.losses.wkd import WassersteinFeature
 from tests.losses.random_arrays import draw
 from tests.reference_values import cases, load, nhwc, prefixed
@@ -404,6 +404,4 @@ def test_adaptive_average_pool_averages_the_adaptive_cells(size, cells):
 
 def test_resize_nearest_repeats_or_skips_positions():
     x = jnp.arange(6.0).reshape(1, 3, 2, 1)
-    np.testing.assert_array_equal(
-        functional.resize_nearest(x, 4, 1)[0, :, :, 0], [[0.0], [0.0], [2.0], [4.0]]
-    )
+    np.testing.assert_array_equal(resize_nearest(x, 4, 1)[0, :, :, 0], [[0.0], [0.0], [2.0], [4.0]])

@@ -13,7 +13,7 @@ def epoch_of(step: jax.Array, steps_per_epoch: int) -> jax.Array:
     return (jnp.asarray(step, jnp.int32) // steps_per_epoch).astype(jnp.float32)
 
 
-def ramp_up(epoch: jax.Array, length: float) -> jax.Array:
+def gaussian_ramp_up(epoch: jax.Array, length: float) -> jax.Array:
     """Returns `exp(-5 (1 - epoch / length)^2)` below `length` epochs and 1 from there on."""
     if length <= 0:
         return jnp.ones_like(epoch)
@@ -28,7 +28,7 @@ def linear_ramp_up(done: jax.Array, length: float) -> jax.Array:
     return jnp.minimum((done + 1.0) / length, 1.0)
 
 
-def ramp_down(epoch: jax.Array, length: float, epochs: float) -> jax.Array:
+def gaussian_ramp_down(epoch: jax.Array, length: float, epochs: float) -> jax.Array:
     """Returns `exp(-(x / 2)^2 / length)`, x the epochs into the last `length` of `epochs`."""
     if length <= 0:
         return jnp.ones_like(epoch)
