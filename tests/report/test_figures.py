@@ -23,6 +23,7 @@ from amdjax.report.figures import (
     sweeps,
     training,
 )
+from amdjax.report.outputs import compare_maps
 from amdjax.report.report_data import ReportData
 from amdjax.report.summary import MethodSummary, summarize
 from tests.report.fake_report import LAYERS, empty_report, fake_report
@@ -568,3 +569,17 @@ def test_names_that_the_font_does_not_have_are_numbers():
 @pytest.mark.parametrize(("count", "columns"), [(1, 1), (5, 5), (6, 3), (8, 4), (11, 4), (30, 5)])
 def test_columns_fill_the_last_row(count, columns):
     assert style.columns(count, 2.7, 5) == columns
+
+
+def test_report_leaves_out_maps_that_networks_do_not_have():
+    report = fake_report(("kd",), examples=20)
+    without = [dataclasses.replace(one, maps={}, cams={}, angles={}) for one in report.networks]
+    report = dataclasses.replace(report, networks=tuple(without))
+    summaries = {summary.method: summary for summary in summarize(report)}
+    sections = {one.key: one for one in create_sections(report, summaries)}
+    for key, left in (("activation", "distance"), ("angles", "geodesic")):
+        assert [figure.name for figure in sections[key].figures] == [left]
+        assert "stage1, stage2 and stage3 in common" in sections[key].notes[0]
+    maps = {"stage1": np.ones((2, 4, 4, 3)), "stage2": np.ones((2, 2, 2, 3))}
+    compared = compare_maps({"stage2": maps["stage2"]}, maps, 1.35, 64.0)
+    assert compared["similarity"].keys() == {"stage2"}
