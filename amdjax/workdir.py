@@ -107,7 +107,10 @@ def _from_folder(paths: Any, folder: Path) -> Any:
     """Returns a path, or a tuple of paths; where the folder has a relative one, its full path."""
     if isinstance(paths, tuple):
         return tuple(_from_folder(path, folder) for path in paths)
-    return str(folder / paths) if paths and (folder / paths).exists() else paths
+    try:
+        return str(folder / paths) if paths and (folder / paths).exists() else paths
+    except OSError:  # the folder may not be entered
+        return paths
 
 
 def load_data_again(data: ml_collections.ConfigDict) -> Dataset:
