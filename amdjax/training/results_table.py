@@ -4,6 +4,7 @@ import math
 
 from tabulate import tabulate
 
+from amdjax.comparison import Comparison
 from amdjax.metrics import format_stat
 from amdjax.training.results import Results, compare, without_incomparable
 
@@ -53,7 +54,7 @@ def format_results(results: Results) -> str:
         rows = [
             (
                 f"  {entry.method} - {entry.baseline}",
-                f"{100 * entry.difference:+.2f} points",
+                f"{100 * entry.difference:+.2f} points{_seeds_of(entry, shown)}",
                 "p not defined" if math.isnan(entry.p_value) else f"p = {entry.p_value:.3g}",
                 *([] if tests < 2 or math.isnan(entry.p_value) else [f"{entry.adjusted_p:.3g}"]),
             )
@@ -64,3 +65,9 @@ def format_results(results: Results) -> str:
             rows, tablefmt="plain", disable_numparse=True, colalign=align, preserve_whitespace=True
         )
     return text
+
+
+def _seeds_of(comparison: Comparison, shown: Results) -> str:
+    """Returns " (2 seeds)" where one of the methods has other seeds, too; else ""."""
+    counts = {len(shown[name]) for name in (comparison.method, comparison.baseline)}
+    return "" if counts == {comparison.seeds} else f" ({comparison.seeds} seeds)"

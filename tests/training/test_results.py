@@ -212,6 +212,12 @@ def test_table_has_adjusted_p_values_if_there_are_several_tests():
     assert last.split()[-1] == f"{sp.adjusted_p:.3g}"
 
 
+def test_table_says_over_how_many_seeds_a_difference_is_where_methods_have_others():
+    fewer = {**SEVERAL, "amd_gl": {seed: SEVERAL["amd_gl"][seed] for seed in (0, 1)}}
+    assert "points (2 seeds)" in format_results(fewer)
+    assert "seeds)" not in format_results(SEVERAL)
+
+
 def test_write_has_null_for_an_undefined_p_value(tmp_path):
     same = {**SEVERAL, "amd_gl": SEVERAL["kd"]}
     assert "p not defined" in format_results(same)
