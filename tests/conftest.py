@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab_module import LAB
 from tests.make_data import write_folder
 from tests.tiny_run import QUICK_COMPILATION, start
 
@@ -47,6 +48,15 @@ def _registrations() -> Iterator[None]:
 
     with temporary_registrations():
         yield
+
+
+@pytest.fixture
+def lab_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with the module `lab` and an empty folder for a run."""
+    (tmp_path / "lab.py").write_text(LAB)
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

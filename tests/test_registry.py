@@ -19,15 +19,6 @@ from tests.lab_module import LAB
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The current folder, with the module `lab`."""
-    (tmp_path / "lab.py").write_text(LAB)
-    (tmp_path / "run").mkdir()
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def _loss(name="mine", function=lambda student: student, **options):
     options = {"inputs": ("student.logits",), **options}
     return amdjax.register_loss(name, "a loss", **options)(function)
@@ -51,10 +42,10 @@ def test_register_refuses_a_name_that_is_taken():
         _loss(function=other)
 
 
-def test_register_replaces_the_entry_of_a_module_that_is_loaded_again(folder):
+def test_register_replaces_the_entry_of_a_module_that_is_loaded_again(lab_folder):
     import_modules(("lab",))
     first = LOSSES["gap"].function
-    (folder / "lab.py").write_text(LAB.replace("weight=0.5", "weight=0.25"))
+    (lab_folder / "lab.py").write_text(LAB.replace("weight=0.5", "weight=0.25"))
     sys.modules.pop("lab")
     import_modules(("lab",))
     assert LOSSES["gap"].function is not first
@@ -114,11 +105,13 @@ def test_validate_accepts_a_setting_of_a_loss_whose_default_is_none():
     validate(config)
 
 
-def test_register_method_keeps_the_last_definition_of_a_file(folder):
+def test_register_method_keeps_the_last_definition_of_a_file(lab_folder):
     for temperature in (2.0, 3.0):
         amdjax.register_method("mine", "a method", {"kd": {"temperature": temperature}})
     assert METHODS["mine"].losses == {"kd": {"temperature": 3.0}}
-    (folder / "other.py").write_text(LAB + 'amdjax.register_method("mine", "another", {"gap": {}})')
+    (lab_folder / "other.py").write_text(
+        LAB + 'amdjax.register_method("mine", "another", {"gap": {}})'
+    )
     with pytest.raises(UserError, match=r"'mine' is already registered by .*test_registry\.py"):
         import_modules(("other",))
 
